@@ -1,0 +1,152 @@
+// swift-tools-version: 6.2
+import PackageDescription
+
+// Our own checks set this: a warning in our targets then fails the build. A user's build never sees it.
+let warningsAreErrors = Context.environment["STARLING_WARNINGS_AS_ERRORS"] == "1"
+
+let settings: [SwiftSetting] =
+    [
+        .swiftLanguageMode(.v6),
+        .strictMemorySafety(),
+        .enableUpcomingFeature("ExistentialAny"),
+        .enableUpcomingFeature("MemberImportVisibility"),
+        .enableUpcomingFeature("InternalImportsByDefault"),
+        .enableUpcomingFeature("NonisolatedNonsendingByDefault"),
+        .enableExperimentalFeature("Lifetimes"),
+    ] + (warningsAreErrors ? [.treatAllWarnings(as: .error)] : [])
+
+let package = Package(
+    name: "starling",
+    platforms: [.macOS(.v15)],
+    products: [
+        .library(name: "StarlingCore", targets: ["StarlingCore"]),
+        .library(name: "StarlingDeflate", targets: ["StarlingDeflate"]),
+        .library(name: "Starling", targets: ["Starling"]),
+        .library(name: "StarlingNative", targets: ["StarlingNative"]),
+        .library(name: "StarlingTesting", targets: ["StarlingTesting"]),
+    ],
+    dependencies: [
+        .package(url: "https://github.com/apple/swift-http-types", from: "1.8.0", traits: []),
+        .package(url: "https://github.com/apple/swift-log", from: "1.16.0"),
+        .package(url: "https://github.com/apple/swift-metrics", from: "2.13.0"),
+        .package(url: "https://github.com/swift-server/swift-service-lifecycle", from: "2.13.0"),
+        // Examples and benchmarks only: no library product reaches it, so that no user resolves it.
+        .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.0"),
+    ],
+    targets: [
+        // RFC 6455 and the negotiation of RFC 7692 as values.
+        .target(
+            name: "StarlingCore",
+            dependencies: [.product(name: "HTTPTypes", package: "swift-http-types")],
+            swiftSettings: settings
+        ),
+
+        // permessage-deflate on zlib.
+        .systemLibrary(name: "CZlib", providers: [.apt(["zlib1g-dev"])]),
+        .target(name: "StarlingDeflate", dependencies: ["StarlingCore", "CZlib"], swiftSettings: settings),
+
+        // Endpoint, connection, server, broadcaster, registry.
+        .target(
+            name: "Starling",
+            dependencies: [
+                "StarlingCore",
+                "StarlingDeflate",
+                .product(name: "HTTPTypes", package: "swift-http-types"),
+                .product(name: "Logging", package: "swift-log"),
+                .product(name: "CoreMetrics", package: "swift-metrics"),
+                .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
+            ],
+            swiftSettings: settings
+        ),
+
+        // Linux event loops and TLS with OpenSSL.
+        .target(name: "CStarlingLinux"),
+        .target(name: "COpenSSL", linkerSettings: [.linkedLibrary("ssl"), .linkedLibrary("crypto")]),
+        .target(
+            name: "StarlingNative",
+            dependencies: [
+                "Starling", "CStarlingLinux", "COpenSSL", .product(name: "Logging", package: "swift-log"),
+            ],
+            swiftSettings: settings
+        ),
+
+        // What tests are written with: ours and a user's.
+        .target(
+            name: "StarlingTesting",
+            dependencies: ["Starling", "StarlingCore"],
+            swiftSettings: settings
+        ),
+
+        .target(
+            name: "ExampleSupport",
+            dependencies: [
+                "Starling", "StarlingCore", "StarlingNative",
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
+                .product(name: "Logging", package: "swift-log"),
+                .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
+                .product(name: "UnixSignals", package: "swift-service-lifecycle"),
+            ],
+            path: "Examples/Support",
+            exclude: ["setup.sh"],
+            swiftSettings: settings
+        ),
+        .executableTarget(
+            name: "Echo",
+            dependencies: [
+                "Starling", "ExampleSupport",
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
+            ],
+            path: "Examples/Echo",
+            swiftSettings: settings
+        ),
+        .executableTarget(
+            name: "EchoCallback",
+            dependencies: [
+                "Starling", "StarlingCore", "ExampleSupport",
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
+            ],
+            path: "Examples/EchoCallback",
+            swiftSettings: settings
+        ),
+
+        .testTarget(
+            name: "StarlingCoreTests",
+            dependencies: ["StarlingCore", .product(name: "HTTPTypes", package: "swift-http-types")],
+            swiftSettings: settings
+        ),
+        .testTarget(
+            name: "StarlingDeflateTests",
+            dependencies: ["StarlingCore", "StarlingDeflate"],
+            swiftSettings: settings
+        ),
+        .executableTarget(name: "BenchmarkFloor", path: "Benchmarks/Floor"),
+        .executableTarget(name: "LoadGenerator", path: "Benchmarks/LoadGenerator"),
+        .executableTarget(
+            name: "BenchmarkServer",
+            dependencies: [
+                "Starling", "StarlingCore", "StarlingNative",
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
+            ],
+            path: "Benchmarks/Server",
+            swiftSettings: settings
+        ),
+        .executableTarget(
+            name: "Benchmarks",
+            dependencies: [
+                "BenchmarkFloor", "LoadGenerator", "BenchmarkServer",
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
+            ],
+            path: "Benchmarks/Runner",
+            swiftSettings: settings
+        ),
+
+        .testTarget(
+            name: "StarlingTests",
+            dependencies: [
+                "Starling", "StarlingCore", "StarlingTesting",
+                .product(name: "HTTPTypes", package: "swift-http-types"),
+            ],
+            swiftSettings: settings
+        ),
+    ]
+)
