@@ -1,0 +1,271 @@
+public import HTTPTypes
+
+/// The head of a request in HTTP/1, parsed strictly: what two parsers could read differently is refused.
+///
+/// No obsolete line folding, no bare line feeds, no space before a colon, one `Host`, and no body (RFC 9112 §3, §5,
+/// §6; the rules that request smuggling lives on).
+public struct HTTPRequestHead: Sendable, Hashable {
+    /// Method, target as path, `Host` as authority, and the fields.
+    public let request: HTTPRequest
+    /// Whether the request says HTTP/1.1; it says HTTP/1.0 otherwise.
+    public let isHTTP11: Bool
+
+    /// Whether the connection may carry another request after this one (RFC 9112 §9.3).
+    public var keepsConnection: Bool {
+        let options = self.request.headerFields[.connection].map(HTTPList.init)
+        if options?.contains("close") == true { return false }
+        return self.isHTTP11 || options?.contains("keep-alive") == true
+    }
+
+    /// Parses a whole head, from the request line to the empty line.
+    public init(parsing head: [UInt8], limits: Limits = Limits()) throws(HandshakeError) {
+        var lines = HTTPLines(head)
+        let requestLine = try lines.nextLine().split(
+            separator: UInt8(ascii: " "),
+            omittingEmptySubsequences: false
+        )
+        guard requestLine.count == 3, let method = HTTPRequest.Method(String(utf8: requestLine[0])) else {
+            throw HandshakeError(.malformedHead)
+        }
+        switch String(utf8: requestLine[2]) {
+        case "HTTP/1.1": self.isHTTP11 = true
+        case "HTTP/1.0": self.isHTTP11 = false
+        case let version where version.hasPrefix("HTTP/"): throw HandshakeError(.unsupportedVersion)
+        default: throw HandshakeError(.malformedHead)
+        }
+        let fields = try lines.parseFields(countMax: limits.headFieldsMax)
+
+        let hosts = fields[values: .hostField]
+        guard hosts.count == 1 || hosts.isEmpty && !self.isHTTP11 else { throw HandshakeError(.missingHost) }
+        try Self.checkThatThereIsNoBody(fields)
+        self.request = HTTPRequest(
+            method: method,
+            scheme: nil,
+            authority: hosts.first,
+            path: try Self.path(ofTarget: requestLine[1]),
+            headerFields: fields
+        )
+    }
+
+    private static func checkThatThereIsNoBody(_ fields: HTTPFields) throws(HandshakeError) {
+        let lengths = fields[values: .contentLength]
+        if fields.contains(.transferEncoding) {
+            // Both together is how requests are smuggled (RFC 9112 §6.1).
+            throw HandshakeError(lengths.isEmpty ? .unexpectedBody : .malformedHead)
+        }
+        guard let length = lengths.first else { return }
+        guard lengths.count == 1, !length.isEmpty, length.utf8.allSatisfy({ $0 >= 0x30 && $0 <= 0x39 }) else {
+            throw HandshakeError(.malformedHead)
+        }
+        guard length.utf8.allSatisfy({ $0 == 0x30 }) else { throw HandshakeError(.unexpectedBody) }
+    }
+
+    /// The path and query of an origin-form or absolute-form target (RFC 9112 §3.2).
+    private static func path(ofTarget target: ArraySlice<UInt8>) throws(HandshakeError) -> String {
+        guard !target.isEmpty, target.allSatisfy({ $0 > 0x20 && $0 < 0x7F }) else {
+            throw HandshakeError(.malformedHead)
+        }
+        let text = String(utf8: target)
+        if text.utf8.first == UInt8(ascii: "/") { return text }
+        for scheme in ["http://", "https://", "ws://", "wss://"] where text.lowercased().hasPrefix(scheme) {
+            let rest = text.utf8.dropFirst(scheme.utf8.count)
+            guard let slash = rest.firstIndex(of: UInt8(ascii: "/")) else { return "/" }
+            return String(text[slash...])
+        }
+        throw HandshakeError(.malformedHead)
+    }
+}
+
+/// The head of a response in HTTP/1, for the client's side of a handshake.
+public struct HTTPResponseHead: Sendable, Hashable {
+    /// Status and fields.
+    public let response: HTTPResponse
+
+    /// Parses a whole head, from the status line to the empty line.
+    public init(parsing head: [UInt8], limits: Limits = Limits()) throws(HandshakeError) {
+        var lines = HTTPLines(head)
+        let statusLine = try lines.nextLine().split(
+            separator: UInt8(ascii: " "),
+            maxSplits: 2,
+            omittingEmptySubsequences: false
+        )
+        guard statusLine.count >= 2, String(utf8: statusLine[0]) == "HTTP/1.1", statusLine[1].count == 3,
+            let code = Int(String(utf8: statusLine[1])), code >= 100
+        else { throw HandshakeError(.malformedHead) }
+        let phrase = statusLine.count == 3 ? String(utf8: statusLine[2]) : ""
+        self.response = HTTPResponse(
+            status: .init(code: code, reasonPhrase: phrase),
+            headerFields: try lines.parseFields(countMax: limits.headFieldsMax)
+        )
+    }
+}
+
+/// Collects the bytes of a head as they arrive, and finds its end without looking at a byte twice.
+public struct HTTPHeadReader: Sendable {
+    private var bytes: [UInt8] = []
+    /// How many bytes of CR LF CR LF have been seen in a row.
+    private var terminatorCount = 0
+    private let byteCountMax: Int
+
+    /// A reader at the start of a head.
+    public init(limits: Limits = Limits()) {
+        self.byteCountMax = limits.headBytesMax
+    }
+
+    /// Bytes held.
+    public var byteCount: Int {
+        self.bytes.count
+    }
+
+    /// Takes bytes up to the end of the head, which it returns; nil if more are needed.
+    ///
+    /// What follows the head stays in `input`, and the reader is ready for the next head.
+    ///
+    /// - Throws: ``HandshakeError/Kind/headTooLarge`` over the limit, and ``HandshakeError/Kind/malformedHead`` at the
+    ///   first byte that no request starts with: TLS on a plain port is refused at once.
+    public mutating func read(from input: inout MutableRawSpan) throws(HandshakeError) -> [UInt8]? {
+        let cr = UInt8(ascii: "\r")
+        let lf = UInt8(ascii: "\n")
+        var index = 0
+        while index < input.byteCount {
+            // The index is below the count, as just checked.
+            let byte = unsafe input.unsafeLoad(fromUncheckedByteOffset: index, as: UInt8.self)
+            index += 1
+            if self.bytes.isEmpty {
+                // RFC 9112 §2.2: empty lines before the request line are to be ignored.
+                if byte == cr || byte == lf { continue }
+                guard byte.isHTTPToken else { throw HandshakeError(.malformedHead) }
+            }
+            guard self.bytes.count < self.byteCountMax else { throw HandshakeError(.headTooLarge) }
+            self.bytes.append(byte)
+            let expected = self.terminatorCount & 1 == 0 ? cr : lf
+            self.terminatorCount = byte == expected ? self.terminatorCount + 1 : byte == cr ? 1 : 0
+            if self.terminatorCount == 4 {
+                input.removeFirst(index)
+                defer {
+                    self.bytes = []
+                    self.terminatorCount = 0
+                }
+                return self.bytes
+            }
+        }
+        input.removeFirst(index)
+        return nil
+    }
+}
+
+// MARK: - Lines and lists
+
+/// The lines of a head, each ended by CR LF.
+struct HTTPLines {
+    private var rest: ArraySlice<UInt8>
+
+    init(_ head: [UInt8]) {
+        self.rest = head[...]
+    }
+
+    /// Takes the next line, without its end.
+    mutating func nextLine() throws(HandshakeError) -> ArraySlice<UInt8> {
+        guard let end = self.rest.firstIndex(of: UInt8(ascii: "\n")), end > self.rest.startIndex,
+            self.rest[end - 1] == UInt8(ascii: "\r")
+        else { throw HandshakeError(.malformedHead) }
+        let line = self.rest[self.rest.startIndex..<end - 1]
+        self.rest = self.rest[(end + 1)...]
+        return line
+    }
+
+    /// Takes field lines until the empty line.
+    mutating func parseFields(countMax: Int) throws(HandshakeError) -> HTTPFields {
+        var fields = HTTPFields()
+        var count = 0
+        while true {
+            let line = try self.nextLine()
+            if line.isEmpty { return fields }
+            count += 1
+            guard count <= countMax else { throw HandshakeError(.tooManyFields) }
+            // A name is a token, so that folded lines and a space before the colon fail here.
+            guard let colon = line.firstIndex(of: UInt8(ascii: ":")),
+                let name = HTTPField.Name(String(utf8: line[..<colon]))
+            else { throw HandshakeError(.malformedHead) }
+            let value = line[(colon + 1)...].trimmingHTTPSpace()
+            guard value.allSatisfy({ $0 >= 0x20 && $0 != 0x7F || $0 == 0x09 }) else {
+                throw HandshakeError(.malformedHead)
+            }
+            fields.append(HTTPField(name: name, value: value))
+        }
+    }
+}
+
+/// A field's value as a list of tokens, separated by commas; case does not count (RFC 9110 §5.6.1).
+struct HTTPList {
+    let members: [String]
+
+    init(_ value: String) {
+        self.members = value.utf8.split(separator: UInt8(ascii: ",")).compactMap { member in
+            let token = Array(member)[...].trimmingHTTPSpace()
+            return token.isEmpty ? nil : String(utf8: token)
+        }
+    }
+
+    func contains(_ token: String) -> Bool {
+        self.members.contains { $0.lowercased() == token }
+    }
+}
+
+extension UInt8 {
+    /// Whether the byte may stand in a token (RFC 9110 §5.6.2).
+    var isHTTPToken: Bool {
+        switch self {
+        case UInt8(ascii: "0")...UInt8(ascii: "9"), UInt8(ascii: "A")...UInt8(ascii: "Z"),
+            UInt8(ascii: "a")...UInt8(ascii: "z"):
+            true
+        default: "!#$%&'*+-.^_`|~".utf8.contains(self)
+        }
+    }
+}
+
+extension ArraySlice<UInt8> {
+    /// Without the spaces and tabs at both ends.
+    func trimmingHTTPSpace() -> ArraySlice<UInt8> {
+        let isSpace = { (byte: UInt8) in byte == 0x20 || byte == 0x09 }
+        guard let first = self.firstIndex(where: { !isSpace($0) }),
+            let last = self.lastIndex(where: { !isSpace($0) })
+        else { return [] }
+        return self[first...last]
+    }
+}
+
+extension String {
+    /// Decodes bytes as UTF-8.
+    init(utf8 bytes: ArraySlice<UInt8>) {
+        self.init(decoding: bytes, as: UTF8.self)
+    }
+}
+
+extension HTTPField.Name {
+    /// `Host`, which HTTPTypes wants to be an authority; in HTTP/1 it is a field like others.
+    static let hostField = HTTPField.Name("Host")!
+}
+
+extension HTTPResponse {
+    /// The head as it stands on the wire in HTTP/1.1.
+    public func serialized() -> [UInt8] {
+        var text = "HTTP/1.1 \(self.status.code) \(self.status.reasonPhrase)\r\n"
+        for field in self.headerFields { text += "\(field.name.rawName): \(field.value)\r\n" }
+        text += "\r\n"
+        return Array(text.utf8)
+    }
+}
+
+extension HTTPRequest {
+    /// The head as it stands on the wire in HTTP/1.1; the authority becomes `Host`.
+    public func serialized() -> [UInt8] {
+        var text = "\(self.method.rawValue) \(self.path ?? "/") HTTP/1.1\r\n"
+        if let authority = self.authority, !self.headerFields.contains(.hostField) {
+            text += "Host: \(authority)\r\n"
+        }
+        for field in self.headerFields { text += "\(field.name.rawName): \(field.value)\r\n" }
+        text += "\r\n"
+        return Array(text.utf8)
+    }
+}
