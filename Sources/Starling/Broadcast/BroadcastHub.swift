@@ -1,0 +1,193 @@
+/// Where an endpoint's subscriptions on all loops and its broadcaster meet.
+///
+/// It knows which loops have subscribers of which topic, tells the broadcaster of a topic's first and last one, and
+/// hands what arrives to the loops that are interested. Interest changes are brought to the broadcaster by one task
+/// (``run()``), in batches and in order, so that a topic that is left and joined again ends up subscribed.
+final class BroadcastHub: Sendable {
+    private struct State {
+        var loops: [EventLoop] = []
+        /// The loops with subscribers, one bit each.
+        var interest: [Topic: UInt64] = [:]
+        /// Topics that the broadcaster delivers.
+        var active: Set<Topic> = []
+        /// Topics whose interest changed since `run` last looked.
+        var changed: Set<Topic> = []
+        var waiters: [Topic: [CheckedContinuation<BroadcastError?, Never>]] = [:]
+        var queue: [Publication] = []
+        var queuedByteCount = 0
+        var wakeup: CheckedContinuation<Void, Never>?
+        var isFinished = false
+    }
+
+    private let state = Lock(State())
+    private let broadcaster: any Broadcaster
+    private let immediate: (any ImmediateBroadcaster)?
+    private let endpoint: Int
+    private let needsInterest: Bool
+
+    /// Bytes of publications from synchronous handlers that may wait for a broadcaster that suspends; a further one is
+    /// dropped, and its publisher told so.
+    static let queuedByteCountMax = 8 << 20
+
+    init(_ broadcaster: any Broadcaster, endpoint: Int) {
+        self.broadcaster = broadcaster
+        self.immediate = broadcaster as? any ImmediateBroadcaster
+        self.needsInterest = self.immediate?.deliversEverything != true
+        self.endpoint = endpoint
+    }
+
+    /// Connects hub and broadcaster; once, before anything else.
+    func attach() {
+        self.broadcaster.attach(BroadcastSink(hub: self))
+    }
+
+    func add(_ loop: EventLoop) {
+        self.state.withLock { $0.loops.append(loop) }
+    }
+
+    // MARK: - From the broadcaster
+
+    func deliver(_ publication: Publication) {
+        self.state.withLock { state in
+            guard var interested = state.interest[publication.topic] else { return }
+            while interested != 0 {
+                let index = interested.trailingZeroBitCount
+                interested &= interested - 1
+                guard let loop = state.loops.first(where: { $0.index == index }) else { continue }
+                loop.post(.publication(publication, endpoint: self.endpoint))
+            }
+        }
+    }
+
+    // MARK: - From the loops
+
+    func addInterest(in topic: Topic, of loop: EventLoop) {
+        let wakeup = self.state.withLock { state in
+            state.interest[topic, default: 0] |= 1 << UInt64(loop.index)
+            return self.noteChange(of: topic, in: &state)
+        }
+        wakeup?.resume()
+    }
+
+    func removeInterest(in topic: Topic, of loop: EventLoop) {
+        let wakeup: CheckedContinuation<Void, Never>? = self.state.withLock { state in
+            guard var loops = state.interest[topic] else { return nil }
+            loops &= ~(1 << UInt64(loop.index))
+            state.interest[topic] = loops == 0 ? nil : loops
+            return self.noteChange(of: topic, in: &state)
+        }
+        wakeup?.resume()
+    }
+
+    /// Returns once the broadcaster delivers the topic, which a loop has noted its interest in before.
+    func waitUntilSubscribed(to topic: Topic) async throws(BroadcastError) {
+        guard self.needsInterest else { return }
+        let error = await withCheckedContinuation { continuation in
+            let isDone = self.state.withLock { state in
+                if state.active.contains(topic) || state.isFinished { return true }
+                state.waiters[topic, default: []].append(continuation)
+                return false
+            }
+            if isDone { continuation.resume(returning: nil) }
+        }
+        if let error { throw error }
+    }
+
+    func tryPublish(_ message: Message, to topic: Topic) -> Bool {
+        if let immediate = self.immediate { return immediate.tryPublish(message, to: topic) }
+        let (isTaken, wakeup): (Bool, CheckedContinuation<Void, Never>?) = self.state.withLock { state in
+            guard state.queuedByteCount + message.byteCount <= Self.queuedByteCountMax, !state.isFinished
+            else {
+                return (false, nil)
+            }
+            state.queuedByteCount += message.byteCount
+            state.queue.append(Publication(message, to: topic))
+            defer { state.wakeup = nil }
+            return (true, state.wakeup)
+        }
+        wakeup?.resume()
+        return isTaken
+    }
+
+    private func noteChange(of topic: Topic, in state: inout State) -> CheckedContinuation<Void, Never>? {
+        guard self.needsInterest else { return nil }
+        state.changed.insert(topic)
+        defer { state.wakeup = nil }
+        return state.wakeup
+    }
+
+    // MARK: - The task between both
+
+    /// Brings interest and queued publications to the broadcaster until the task is cancelled.
+    func run() async {
+        while await self.waitForWork() {
+            let (added, removed, publications) = self.takeWork()
+            if !added.isEmpty {
+                var failure: BroadcastError?
+                do throws(BroadcastError) {
+                    try await self.broadcaster.subscribe(to: added)
+                } catch {
+                    failure = error
+                }
+                self.finishSubscribing(to: added, failure)
+            }
+            // A failure to unsubscribe costs traffic for nobody, not correctness; the broadcaster logs it.
+            if !removed.isEmpty { try? await self.broadcaster.unsubscribe(from: removed) }
+            for publication in publications {
+                // As above: the publisher has not waited for an answer, the broadcaster logs and counts.
+                _ = try? await self.broadcaster.publish(publication.message, to: publication.topic)
+            }
+        }
+        let waiters = self.state.withLock { state in
+            state.isFinished = true
+            defer { state.waiters = [:] }
+            return state.waiters.values.flatMap { $0 }
+        }
+        for waiter in waiters {
+            waiter.resume(returning: BroadcastError(.unavailable, message: "the server has ended"))
+        }
+    }
+
+    private func waitForWork() async -> Bool {
+        await withTaskCancellationHandler {
+            await withCheckedContinuation { continuation in
+                let isReady = self.state.withLock { state in
+                    if !state.changed.isEmpty || !state.queue.isEmpty || Task.isCancelled { return true }
+                    state.wakeup = continuation
+                    return false
+                }
+                if isReady { continuation.resume() }
+            }
+        } onCancel: {
+            let wakeup = self.state.withLock { state in
+                defer { state.wakeup = nil }
+                return state.wakeup
+            }
+            wakeup?.resume()
+        }
+        return !Task.isCancelled
+    }
+
+    private func takeWork() -> (added: Set<Topic>, removed: Set<Topic>, publications: [Publication]) {
+        self.state.withLock { state in
+            let wanted = state.changed.filter { state.interest[$0] != nil }
+            let added = wanted.subtracting(state.active)
+            let removed = state.changed.subtracting(wanted).intersection(state.active)
+            state.active.subtract(removed)
+            state.changed = []
+            defer {
+                state.queue = []
+                state.queuedByteCount = 0
+            }
+            return (added, removed, state.queue)
+        }
+    }
+
+    private func finishSubscribing(to topics: Set<Topic>, _ failure: BroadcastError?) {
+        let waiters = self.state.withLock { state in
+            if failure == nil { state.active.formUnion(topics) }
+            return topics.flatMap { state.waiters.removeValue(forKey: $0) ?? [] }
+        }
+        for waiter in waiters { waiter.resume(returning: failure) }
+    }
+}

@@ -1,0 +1,230 @@
+public import StarlingCore
+
+/// The synchronous form of an endpoint, for the hot path: calls on the event loop's thread, and no task.
+///
+/// Each event loop has a copy of its own and calls it only on its thread, so that a handler may keep what it likes
+/// without a lock; what all loops share belongs elsewhere. A call must not block: it holds up every connection of the
+/// loop. The calls for one connection are `opened`, then any number of `received` and `drained`, then `closed`.
+public protocol ConnectionHandler: Sendable {
+    /// What each connection keeps between calls, in the loop's memory.
+    associatedtype State = Void
+    /// What `authenticate` accepts a connection with.
+    associatedtype UserData: Sendable = Void
+
+    /// The upgrade is done; messages will follow. Returns the connection's state.
+    mutating func opened(_ connection: inout Connection<Self>, userData: UserData) -> State
+    /// A message arrived. The view is lent: what must outlive the call is copied.
+    mutating func received(_ message: borrowing MessageView, on connection: inout Connection<Self>)
+    /// The outbound buffer is below its low watermark again, after ``SendResult/buffered``.
+    mutating func drained(_ connection: inout Connection<Self>)
+    /// The connection is over, for whatever reason; sends go nowhere.
+    mutating func closed(_ connection: inout Connection<Self>, code: CloseCode)
+}
+
+extension ConnectionHandler {
+    /// Does nothing.
+    @inlinable
+    public mutating func drained(_ connection: inout Connection<Self>) {}
+    /// Does nothing.
+    @inlinable
+    public mutating func closed(_ connection: inout Connection<Self>, code: CloseCode) {}
+}
+
+extension ConnectionHandler where State == Void {
+    /// Does nothing.
+    @inlinable
+    public mutating func opened(_ connection: inout Connection<Self>, userData: UserData) {}
+}
+
+/// A connection as its handler sees it, for the time of one call.
+public struct Connection<Handler: ConnectionHandler>: ~Copyable, ~Escapable {
+    @usableFromInline let context: ConnectionContext
+
+    @inlinable
+    @_lifetime(immortal)
+    init(_ context: ConnectionContext) {
+        self.context = context
+    }
+
+    /// The connection's state, made by `opened`.
+    ///
+    /// - Precondition: `opened` has returned.
+    public var state: Handler.State {
+        @inlinable
+        unsafeAddress {
+            unsafe UnsafePointer(self.context.state(as: Handler.State.self))
+        }
+        @inlinable
+        nonmutating unsafeMutableAddress {
+            unsafe self.context.state(as: Handler.State.self)
+        }
+    }
+
+    /// The connection's name within this process.
+    public var id: ConnectionID { self.context.id }
+    /// The path of the request, without the query.
+    public var path: String { self.context.path }
+    /// The subprotocol that was agreed on.
+    public var subprotocol: String? { self.context.subprotocol }
+    /// Bytes that wait to be written.
+    public var bufferedByteCount: Int { self.context.bufferedByteCount }
+
+    /// Sends a copy of a received message.
+    @inlinable
+    @discardableResult
+    public mutating func send(_ message: borrowing MessageView) -> SendResult {
+        self.context.send(message.kind, message.bytes)
+    }
+
+    /// Sends a message.
+    @inlinable
+    @discardableResult
+    public mutating func send(_ message: Message) -> SendResult {
+        self.context.send(message.kind, message.bytes)
+    }
+
+    /// Sends a text.
+    @inlinable
+    @discardableResult
+    public mutating func send(_ text: String) -> SendResult {
+        unsafe self.context.send(.text, text.utf8.span.bytes)
+    }
+
+    /// Sends borrowed bytes.
+    @inlinable
+    @discardableResult
+    public mutating func send(_ kind: MessageView.Kind, _ bytes: RawSpan) -> SendResult {
+        self.context.send(kind, bytes)
+    }
+
+    /// Starts the closing handshake; nothing can be sent after it.
+    ///
+    /// `closed` follows when it is over.
+    public mutating func close(_ code: CloseCode = .normalClosure, reason: String = "") {
+        self.context.close(code, reason: reason)
+    }
+
+    /// Subscribes to a topic; from now on its publications go to this connection.
+    ///
+    /// With a broadcaster that spans nodes, publications of other nodes arrive once the broker knows of the interest.
+    ///
+    /// - Returns: False at the limit ``EndpointConfiguration/subscriptionsMax``.
+    @discardableResult
+    public mutating func subscribe(to topic: Topic) -> Bool {
+        self.context.subscribe(to: topic)
+    }
+
+    /// Ends a subscription, if there is one.
+    public mutating func unsubscribe(from topic: Topic) {
+        self.context.unsubscribe(from: topic)
+    }
+
+    /// Publishes a copy of a received message to a topic's subscribers on every node, this connection included if it is
+    /// one of them.
+    ///
+    /// - Returns: ``SendResult/dropped`` if the broadcaster's queue is full.
+    @discardableResult
+    public mutating func publish(_ message: borrowing MessageView, to topic: Topic) -> SendResult {
+        self.context.publish(Message(copying: message), to: topic)
+    }
+
+    /// Publishes a message to a topic's subscribers on every node.
+    ///
+    /// - Returns: ``SendResult/dropped`` if the broadcaster's queue is full.
+    @discardableResult
+    public mutating func publish(_ message: Message, to topic: Topic) -> SendResult {
+        self.context.publish(message, to: topic)
+    }
+}
+
+@available(*, unavailable) extension Connection: Sendable {}
+
+/// A driver and one of its slots: what a ``Connection`` is made of, without the handler's type.
+@usableFromInline
+@safe struct ConnectionContext {
+    /// Not retained: it exists for the time of a call that the driver itself makes.
+    private let driver: Unmanaged<ConnectionDriver>
+    private let index: Int
+
+    init(_ driver: ConnectionDriver, _ index: Int) {
+        unsafe self.driver = unsafe .passUnretained(driver)
+        self.index = index
+    }
+
+    @usableFromInline
+    func state<State>(as type: State.Type) -> UnsafeMutablePointer<State> {
+        guard MemoryLayout<State>.size > 0 else {
+            // A type without bytes has nothing to load or store.
+            return unsafe UnsafeMutablePointer(bitPattern: MemoryLayout<State>.alignment)!
+        }
+        guard let state = unsafe self.slot.pointee.state else {
+            preconditionFailure("the connection's state is not there before opened has returned it")
+        }
+        return unsafe state.assumingMemoryBound(to: State.self)
+    }
+
+    /// Keeps the state that `opened` returned.
+    @usableFromInline
+    func initializeState<State>(_ state: consuming State) {
+        guard MemoryLayout<State>.size > 0 else { return }
+        let memory = UnsafeMutablePointer<State>.allocate(capacity: 1)
+        unsafe memory.initialize(to: state)
+        unsafe self.slot.pointee.state = UnsafeMutableRawPointer(memory)
+    }
+
+    /// Destroys the state, after `closed`.
+    @usableFromInline
+    func deinitializeState<State>(as type: State.Type) {
+        guard MemoryLayout<State>.size > 0, let state = unsafe self.slot.pointee.state else { return }
+        let memory = unsafe state.assumingMemoryBound(to: State.self)
+        unsafe memory.deinitialize(count: 1)
+        unsafe memory.deallocate()
+        unsafe self.slot.pointee.state = nil
+    }
+
+    @usableFromInline
+    func takeUserData() -> (any Sendable)? {
+        defer { unsafe self.slot.pointee.details?.userData = nil }
+        return unsafe self.slot.pointee.details?.userData
+    }
+
+    @usableFromInline
+    func send(_ kind: MessageView.Kind, _ bytes: RawSpan) -> SendResult {
+        unsafe self.driver._withUnsafeGuaranteedRef { $0.send(kind, bytes, to: self.index) }
+    }
+
+    func close(_ code: CloseCode, reason: String) {
+        unsafe self.driver._withUnsafeGuaranteedRef {
+            $0.close(self.index, code, reason: reason, cause: .applicationClosed)
+        }
+    }
+
+    func subscribe(to topic: Topic) -> Bool {
+        unsafe self.driver._withUnsafeGuaranteedRef { $0.subscribe(self.index, to: topic) }
+    }
+
+    func unsubscribe(from topic: Topic) {
+        unsafe self.driver._withUnsafeGuaranteedRef { $0.unsubscribe(self.index, from: topic) }
+    }
+
+    func publish(_ message: Message, to topic: Topic) -> SendResult {
+        guard let endpoint = unsafe self.slot.pointee.endpoint else { return .dropped }
+        return endpoint.hub.tryPublish(message, to: topic) ? .sent : .dropped
+    }
+
+    var id: ConnectionID { unsafe self.driver._withUnsafeGuaranteedRef { $0.id(of: self.index) } }
+    var loop: EventLoop { unsafe self.driver._withUnsafeGuaranteedRef { $0.loop } }
+    var path: String { unsafe self.slot.pointee.details?.path ?? self.slot.pointee.endpoint?.path ?? "/" }
+    var subprotocol: String? { unsafe self.slot.pointee.details?.subprotocol }
+    var bufferedByteCount: Int { unsafe self.slot.pointee.outbound.byteCount }
+    var remoteAddress: RemoteAddress { unsafe self.slot.pointee.details?.address ?? .unknown }
+    var user: String? { unsafe self.slot.pointee.details?.user }
+    var cause: CloseCause { unsafe self.slot.pointee.cause }
+    var inboundByteCountMax: Int {
+        unsafe self.slot.pointee.endpoint?.configuration.inboundByteCountMax ?? .max
+    }
+
+    private var slot: UnsafeMutablePointer<ConnectionSlot> {
+        unsafe self.driver._withUnsafeGuaranteedRef { unsafe $0.slots.pointer(self.index) }
+    }
+}

@@ -1,0 +1,115 @@
+public import StarlingCore
+
+/// One open connection, and the sequence of its messages.
+///
+/// Copies refer to the same connection and may be used from any task. Inside the endpoint's body everything happens on
+/// the connection's event loop, without a thread hop; elsewhere an operation is handed to the loop.
+///
+/// Iteration ends when the connection is closed by either side with a closing handshake, and throws when it ends in
+/// another way. There may be one iteration at a time. Cancelling the task ends the iteration too.
+public struct WebSocket: Sendable, AsyncSequence {
+    /// A whole message.
+    public typealias Element = Message
+    /// Why the connection ended without a closing handshake.
+    public typealias Failure = WebSocketError
+
+    let connection: AsyncConnection
+
+    /// The connection's name within this process.
+    public var id: ConnectionID { self.connection.id }
+    /// The path of the request, without the query.
+    public var path: String { self.connection.path }
+    /// The subprotocol that was agreed on.
+    public var subprotocol: String? { self.connection.subprotocol }
+    /// The user that `authenticate` accepted the connection for.
+    public var user: String? { self.connection.user }
+    /// Where the connection comes from.
+    public var remoteAddress: RemoteAddress { self.connection.remoteAddress }
+    /// The event loop that serves the connection.
+    ///
+    /// A child task that uses it as its executor preference stays there.
+    public var eventLoop: EventLoop { self.connection.loop }
+
+    /// Sends a message.
+    ///
+    /// Suspends only while the outbound buffer is above its high watermark. When it returns, the message is in order
+    /// behind all earlier ones of this task; it is not yet received.
+    ///
+    /// - Throws: ``WebSocketError/Code/closed`` once the connection is closing, and
+    ///   ``WebSocketError/Code/messageTooBig`` for a message that alone passes ``OutboundConfiguration/byteCountMax``.
+    public func send(_ message: Message) async throws(WebSocketError) {
+        if self.connection.isSendFast {
+            switch self.connection.sendOnLoop(message) {
+            case .sent: return
+            case .buffered: return await self.connection.waitUntilDrained()
+            case .dropped: break
+            }
+        }
+        try await self.connection.sendSlowly(message)
+    }
+
+    /// Sends a text.
+    public func send(_ text: String) async throws(WebSocketError) {
+        try await self.send(.text(text))
+    }
+
+    /// Sends a message if the outbound buffer takes it now.
+    ///
+    /// Never suspends.
+    @discardableResult
+    public func trySend(_ message: Message) -> SendResult {
+        self.connection.trySend(message)
+    }
+
+    /// Subscribes to a topic, and returns when every node's publications from now on will arrive.
+    ///
+    /// Publications go from the loop's topic table straight to the outbound buffer; this connection's task is not woken.
+    ///
+    /// - Throws: If the connection is closing, is subscribed to too many topics, or the broadcaster fails.
+    public func subscribe(to topic: Topic) async throws(WebSocketError) {
+        try await self.connection.subscribe(to: topic)
+    }
+
+    /// Ends a subscription, if there is one.
+    public func unsubscribe(from topic: Topic) async {
+        await self.connection.unsubscribe(from: topic)
+    }
+
+    /// Starts the closing handshake.
+    ///
+    /// Returns at once; iteration ends when it is done.
+    public func close(_ code: CloseCode = .normalClosure, reason: String = "") async {
+        self.connection.close(code, reason: reason)
+    }
+
+    /// Sends a ping and returns the time until its pong.
+    ///
+    /// - Throws: If the connection ends first; deadlines for pongs do not apply, those of the task do.
+    public func ping() async throws(WebSocketError) -> Duration {
+        try await self.connection.ping()
+    }
+
+    /// Iterates over the messages.
+    public struct AsyncIterator: AsyncIteratorProtocol {
+        let connection: AsyncConnection
+
+        /// The next message; nil after a closing handshake.
+        public mutating func next() async throws(WebSocketError) -> Message? {
+            if self.connection.loop.isCurrent, let message = self.connection.takeMessage() { return message }
+            return try await self.connection.nextSlowly()
+        }
+
+        /// The next message; nil after a closing handshake.
+        public mutating func next(
+            isolation actor: isolated (any Actor)?
+        ) async throws(WebSocketError) -> Message? {
+            if self.connection.loop.isCurrent, let message = self.connection.takeMessage() { return message }
+            return try await self.connection.nextSlowly()
+        }
+    }
+
+    /// Starts iterating.
+    public func makeAsyncIterator() -> AsyncIterator {
+        AsyncIterator(connection: self.connection)
+    }
+}

@@ -1,0 +1,178 @@
+public import StarlingCore
+
+/// What an application does with its WebSocket connections, whatever transport carries them.
+///
+/// ```swift
+/// let echo = WebSocketEndpoint { socket in
+///     for try await message in socket {
+///         try await socket.send(message)
+///     }
+/// }
+/// ```
+///
+/// An endpoint knows no transport: a ``WebSocketServer`` serves it under a route, and a test drives it directly.
+public struct WebSocketEndpoint: Sendable {
+    /// Everything that has a default.
+    public let configuration: EndpointConfiguration
+
+    let broadcaster: any Broadcaster
+    let authenticate: (@Sendable (UpgradeRequest) async throws -> UpgradeDecision<any Sendable>)?
+    let makeCallbacks: @Sendable () -> HandlerCallbacks
+
+    // MARK: The async form
+
+    /// An endpoint that runs a task for each connection, on the connection's event loop.
+    ///
+    /// The connection is closed with 1000 when `body` returns and with 1011 when it throws; it is over for `body`, in
+    /// turn, when iteration ends. Code in `body` runs on the event loop's thread between suspensions, and must not block.
+    ///
+    /// - Parameters:
+    ///   - broadcaster: Carries publications between event loops and nodes.
+    ///   - configuration: Limits, deadlines and the like.
+    ///   - body: What to do with a connection.
+    public init(
+        broadcaster: any Broadcaster = InMemoryBroadcaster(),
+        configuration: EndpointConfiguration = EndpointConfiguration(),
+        _ body: @escaping @Sendable (WebSocket) async throws -> Void
+    ) {
+        self.init(
+            broadcaster: broadcaster,
+            configuration: configuration,
+            handler: TaskHandler<Void> { socket, _ in try await body(socket) }
+        )
+    }
+
+    /// An endpoint that asks `authenticate` before each upgrade, and gives what it accepts with to `body`.
+    ///
+    /// - Parameters:
+    ///   - broadcaster: Carries publications between event loops and nodes.
+    ///   - configuration: Limits, deadlines and the like.
+    ///   - authenticate: Sees the request and decides; runs on the connection's event loop and may suspend for
+    ///     ``ConnectionTimeouts/authenticationTimeout``. An error that it throws refuses the upgrade with 500.
+    ///   - body: What to do with a connection.
+    public init<UserData: Sendable>(
+        broadcaster: any Broadcaster = InMemoryBroadcaster(),
+        configuration: EndpointConfiguration = EndpointConfiguration(),
+        authenticate: @escaping @Sendable (UpgradeRequest) async throws -> UpgradeDecision<UserData>,
+        _ body: @escaping @Sendable (WebSocket, UserData) async throws -> Void
+    ) {
+        self.init(
+            broadcaster: broadcaster,
+            configuration: configuration,
+            authenticate: authenticate,
+            handler: TaskHandler(body: body)
+        )
+    }
+
+    // MARK: The synchronous form
+
+    /// An endpoint whose handler is called on the event loop.
+    ///
+    /// - Parameters:
+    ///   - broadcaster: Carries publications between event loops and nodes.
+    ///   - configuration: Limits, deadlines and the like.
+    ///   - handler: Copied once for each event loop.
+    @inlinable
+    public init<Handler: ConnectionHandler>(
+        broadcaster: any Broadcaster = InMemoryBroadcaster(),
+        configuration: EndpointConfiguration = EndpointConfiguration(),
+        handler: Handler
+    ) where Handler.UserData == Void {
+        self.init(
+            broadcaster: broadcaster,
+            configuration: configuration,
+            erasedAuthenticate: nil,
+            makeCallbacks: { HandlerCallbacks(handler) }
+        )
+    }
+
+    /// An endpoint that asks `authenticate` before each upgrade, and whose handler is called on the event loop.
+    @inlinable
+    public init<Handler: ConnectionHandler>(
+        broadcaster: any Broadcaster = InMemoryBroadcaster(),
+        configuration: EndpointConfiguration = EndpointConfiguration(),
+        authenticate: @escaping @Sendable (UpgradeRequest) async throws -> UpgradeDecision<Handler.UserData>,
+        handler: Handler
+    ) {
+        self.init(
+            broadcaster: broadcaster,
+            configuration: configuration,
+            erasedAuthenticate: { try await authenticate($0).erased },
+            makeCallbacks: { HandlerCallbacks(handler) }
+        )
+    }
+
+    @usableFromInline
+    init(
+        broadcaster: any Broadcaster,
+        configuration: EndpointConfiguration,
+        erasedAuthenticate: (@Sendable (UpgradeRequest) async throws -> UpgradeDecision<any Sendable>)?,
+        makeCallbacks: @escaping @Sendable () -> HandlerCallbacks
+    ) {
+        self.broadcaster = broadcaster
+        self.configuration = configuration
+        self.authenticate = erasedAuthenticate
+        self.makeCallbacks = makeCallbacks
+    }
+}
+
+extension UpgradeDecision {
+    /// The same decision, without the type of its data.
+    @usableFromInline
+    var erased: UpgradeDecision<any Sendable> {
+        switch self.base {
+        case .accept(let data, let user, let subprotocol, let fields):
+            .accept(data, user: user, subprotocol: subprotocol, headerFields: fields)
+        case .refuse(let reply): UpgradeDecision<any Sendable>(base: .refuse(reply))
+        }
+    }
+}
+
+/// A handler's four functions for one event loop, without the handler's type.
+///
+/// Made where the type is known, so that the compiler specialises the closures' bodies for it: a call costs one
+/// indirection. (A generic class would not do: its methods are called through unspecialised table entries.)
+@usableFromInline
+struct HandlerCallbacks {
+    @usableFromInline let opened: (ConnectionContext) -> Void
+    @usableFromInline let received: (borrowing MessageView, ConnectionContext) -> Void
+    @usableFromInline let drained: (ConnectionContext) -> Void
+    @usableFromInline let closed: (ConnectionContext, CloseCode) -> Void
+
+    @inlinable
+    init<Handler: ConnectionHandler>(_ handler: Handler) {
+        let handler = HandlerBox(handler)
+        self.opened = { context in
+            var connection = Connection<Handler>(context)
+            guard
+                let userData = (Handler.UserData.self == Void.self ? () : context.takeUserData())
+                    as? Handler.UserData
+            else { preconditionFailure("an endpoint's authenticate accepted with data of another type") }
+            context.initializeState(handler.value.opened(&connection, userData: userData))
+        }
+        self.received = { message, context in
+            var connection = Connection<Handler>(context)
+            handler.value.received(message, on: &connection)
+        }
+        self.drained = { context in
+            var connection = Connection<Handler>(context)
+            handler.value.drained(&connection)
+        }
+        self.closed = { context, code in
+            var connection = Connection<Handler>(context)
+            handler.value.closed(&connection, code: code)
+            context.deinitializeState(as: Handler.State.self)
+        }
+    }
+}
+
+/// A loop's copy of a handler, where its four closures find it.
+@usableFromInline
+final class HandlerBox<Handler> {
+    @usableFromInline var value: Handler
+
+    @inlinable
+    init(_ value: Handler) {
+        self.value = value
+    }
+}

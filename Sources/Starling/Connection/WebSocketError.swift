@@ -1,0 +1,64 @@
+public import StarlingCore
+
+/// Why an operation on a connection failed.
+public struct WebSocketError: Error, Sendable {
+    /// What happened.
+    public struct Code: Hashable, Sendable {
+        enum Base: Sendable {
+            case closed, connectionLost, protocolViolation, timedOut, messageTooBig, slowConsumer,
+                tooManySubscriptions
+            case broadcasting
+        }
+        let base: Base
+
+        /// The connection is closed, or its close is decided.
+        public static let closed = Code(base: .closed)
+        /// The connection ended without a close frame.
+        public static let connectionLost = Code(base: .connectionLost)
+        /// The peer broke the protocol or a limit.
+        public static let protocolViolation = Code(base: .protocolViolation)
+        /// The peer did not answer a ping, a close or a write in time.
+        public static let timedOut = Code(base: .timedOut)
+        /// The connection was closed because its peer reads too slowly.
+        public static let slowConsumer = Code(base: .slowConsumer)
+        /// The message alone is over ``OutboundConfiguration/byteCountMax``.
+        public static let messageTooBig = Code(base: .messageTooBig)
+        /// The connection is subscribed to ``EndpointConfiguration/subscriptionsMax`` topics already.
+        public static let tooManySubscriptions = Code(base: .tooManySubscriptions)
+        /// The broadcaster failed; see ``WebSocketError/underlying``.
+        public static let broadcasting = Code(base: .broadcasting)
+    }
+
+    /// What happened.
+    public let code: Code
+    /// The code that the connection closed with, if it did.
+    public let closeCode: CloseCode?
+    /// The error below this one, for the operator.
+    public let underlying: (any Error)?
+
+    init(_ code: Code, closeCode: CloseCode? = nil, underlying: (any Error)? = nil) {
+        self.code = code
+        self.closeCode = closeCode
+        self.underlying = underlying
+    }
+}
+
+extension WebSocketError: CustomStringConvertible {
+    /// The code, and what is known beside it.
+    public var description: String {
+        var text = "\(self.code.base)"
+        if let closeCode = self.closeCode { text += " (\(closeCode))" }
+        if let underlying = self.underlying { text += ": \(underlying)" }
+        return text
+    }
+}
+
+/// What became of a message that was handed over without suspending.
+public enum SendResult: Sendable, Hashable {
+    /// It will be written at the end of this tick, or as soon as it reaches the loop.
+    case sent
+    /// It waits behind others, and the outbound buffer is above its high watermark: pause until `drained`.
+    case buffered
+    /// It was not taken: the connection is closing, or its outbound buffer is full.
+    case dropped
+}

@@ -1,0 +1,232 @@
+internal import Logging
+internal import StarlingCore
+
+extension ConnectionDriver {
+    // MARK: - Decided here
+
+    /// Starts the closing handshake.
+    func close(_ index: Int, _ code: CloseCode, reason: String, cause: CloseCause) {
+        let slot = unsafe self.slots.pointer(index)
+        guard unsafe slot.pointee.phase == .open else { return }
+        // A code that may not stand in a frame is the application's mistake; it must not become a protocol error.
+        let sendable = code.isSendable ? code : .normalClosure
+        switch unsafe slot.pointee.closing.close(sendable) {
+        case .sendCloseThenWait(let code):
+            unsafe slot.pointee.cause = cause
+            unsafe slot.pointee.closeSentAt = self.now
+            self.appendClose(code, reason: reason, to: index)
+            // What the peer still sends must be read, or its close frame would never be seen.
+            self.setReading(true, index)
+            self.scheduleDeadline(index)
+        case .echoCloseThenShutdown, .shutdown, .ignore: break
+        }
+    }
+
+    func close(_ id: ConnectionID, _ code: CloseCode, reason: String, cause: CloseCause) {
+        if let index = self.index(of: id) { self.close(index, code, reason: reason, cause: cause) }
+    }
+
+    /// Tells the peer what it did wrong and ends the stream, without waiting for its close frame (RFC 6455 §7.1.7).
+    func fail(_ index: Int, _ code: CloseCode, reason: String, cause: CloseCause) {
+        let slot = unsafe self.slots.pointer(index)
+        guard unsafe slot.pointee.phase == .open else { return }
+        switch unsafe slot.pointee.closing.fail(code) {
+        case .echoCloseThenShutdown:
+            self.appendClose(code, reason: reason, to: index)
+            self.finishAfterFlush(index, cause: cause)
+        case .shutdown: unsafe self.finishAfterFlush(index, cause: slot.pointee.cause)
+        case .sendCloseThenWait, .ignore: break
+        }
+        self.server.logger.debug(
+            "connection failed",
+            metadata: [
+                LoggingKeys.connection: "\(self.id(of: index))",
+                LoggingKeys.closeCode: "\(code)",
+                LoggingKeys.cause: "\(cause)",
+                LoggingKeys.reason: "\(reason)",
+            ]
+        )
+    }
+
+    // MARK: - Decided by the peer
+
+    func violated(_ error: ProtocolError, on index: Int) {
+        let isLimit = error.closeCode == .messageTooBig || error.closeCode == .policyViolation
+        self.fail(
+            index,
+            error.closeCode,
+            reason: "\(error.reason)",
+            cause: isLimit ? .limitExceeded : .protocolViolation
+        )
+    }
+
+    func receivedClose(_ code: CloseCode?, on index: Int) {
+        let slot = unsafe self.slots.pointer(index)
+        switch unsafe slot.pointee.closing.receivedClose(code) {
+        case .echoCloseThenShutdown(let code):
+            self.appendClose(code, reason: "", to: index)
+            self.finishAfterFlush(index, cause: .peerClosed)
+        case .shutdown: unsafe self.finishAfterFlush(index, cause: slot.pointee.cause)
+        case .sendCloseThenWait, .ignore: break
+        }
+    }
+
+    /// The stream of a WebSocket ended before its closing handshake did.
+    func lose(_ index: Int) {
+        let slot = unsafe self.slots.pointer(index)
+        unsafe slot.pointee.closing.connectionLost()
+        let isAnswer = unsafe slot.pointee.cause != .none
+        unsafe self.end(index, cause: isAnswer ? slot.pointee.cause : .connectionLost)
+    }
+
+    private func appendClose(_ code: CloseCode?, reason: String, to index: Int) {
+        var payload: [UInt8] = []
+        if let code {
+            payload = [UInt8(code.rawValue >> 8), UInt8(code.rawValue & 0xFF)]
+            // A control frame carries 125 bytes (RFC 6455 §5.5); cut between characters, so that it stays UTF-8.
+            for character in reason.unicodeScalars {
+                let encoded = Array(String(character).utf8)
+                guard payload.count + encoded.count <= 125 else { break }
+                payload += encoded
+            }
+        }
+        unsafe self.appendFrame(.close, payload.span.bytes, to: index)
+    }
+
+    // MARK: - The stream's end
+
+    /// Ends the stream once all that waits is written.
+    func finishAfterFlush(_ index: Int, cause: CloseCause) {
+        let slot = unsafe self.slots.pointer(index)
+        if unsafe slot.pointee.cause == .none || slot.pointee.phase == .http {
+            unsafe slot.pointee.cause = cause
+        }
+        unsafe slot.pointee.flags.insert(.finishAfterFlush)
+        unsafe slot.pointee.phaseSince = self.now
+        self.setReading(true, index)
+        self.markDirty(index)
+        self.scheduleDeadline(index)
+    }
+
+    /// All is written: end our direction and wait for the peer's end, so that no reset destroys our last bytes on their
+    /// way (RFC 6455 §7.1.1, RFC 9112 §9.6).
+    func finishStream(_ index: Int) {
+        let slot = unsafe self.slots.pointer(index)
+        guard unsafe slot.pointee.phase == .open || slot.pointee.phase == .http else { return }
+        unsafe slot.pointee.flags.remove(.finishAfterFlush)
+        unsafe slot.pointee.phase = .lingering
+        unsafe slot.pointee.phaseSince = self.now
+        self.io.shutdownWriting(index)
+        self.scheduleDeadline(index)
+        // The handler need not wait for the peer's TCP.
+        self.ending.append(UInt32(index))
+    }
+
+    /// The connection is gone.
+    ///
+    /// Its handler is told, and its slot freed, when the tick ends: never within a call that still uses it.
+    func end(_ index: Int, cause: CloseCause) {
+        let slot = unsafe self.slots.pointer(index)
+        guard unsafe slot.pointee.phase != .free, unsafe !slot.pointee.flags.contains(.ending) else { return }
+        if unsafe slot.pointee.cause == .none { unsafe slot.pointee.cause = cause }
+        unsafe slot.pointee.closing.connectionLost()
+        unsafe slot.pointee.flags.insert(.ending)
+        unsafe slot.pointee.outbound.removeAll()
+        self.ending.append(UInt32(index))
+    }
+
+    /// Tells handlers about connections that are over, and frees those that are gone.
+    func endConnections() {
+        while !self.ending.isEmpty {
+            let indices = self.ending
+            self.ending = []
+            for index in indices { self.settle(Int(index)) }
+        }
+    }
+
+    private func settle(_ index: Int) {
+        let slot = unsafe self.slots.pointer(index)
+        guard unsafe slot.pointee.phase != .free else { return }
+        if unsafe slot.pointee.flags.contains(.opened), let endpoint = unsafe slot.pointee.endpoint {
+            unsafe slot.pointee.flags.remove(.opened)
+            self.counts.openConnections &-= 1
+            unsafe self.counts.closes[slot.pointee.cause] += 1
+            self.unsubscribeFromAll(index)
+            let code = unsafe slot.pointee.closing.closeCode ?? .abnormalClosure
+            endpoint.callbacks.closed(ConnectionContext(self, index), code)
+            self.removeUser(of: index)
+            self.logClosed(index, code)
+        }
+        guard unsafe slot.pointee.flags.contains(.ending) else { return }
+        self.removeUser(of: index)
+        if unsafe slot.pointee.flags.contains(.admitted) {
+            unsafe self.server.admission.releaseConnection(from: slot.pointee.details?.address ?? .unknown)
+        }
+        self.wheel.cancel(index, in: self.slots)
+        self.io.close(index)
+        self.slots.free(index)
+    }
+
+    private func removeUser(of index: Int) {
+        guard let details = unsafe self.slots.pointer(index).pointee.details, let user = details.user else {
+            return
+        }
+        details.user = nil
+        self.server.admission.releaseUser(user)
+        self.users[user]?.removeAll { $0 == UInt32(index) }
+        if self.users[user]?.isEmpty == true { self.users[user] = nil }
+    }
+
+    private func logClosed(_ index: Int, _ code: CloseCode) {
+        let slot = unsafe self.slots.pointer(index)
+        let cause = unsafe slot.pointee.cause
+        let received = unsafe slot.pointee.bytesReceived
+        let sent = unsafe slot.pointee.bytesSent
+        let buffered = unsafe slot.pointee.outbound.byteCount
+        let age = unsafe (self.now - slot.pointee.openedAt).hundredths
+        self.server.logger.debug(
+            "connection closed",
+            metadata: [
+                LoggingKeys.connection: "\(self.id(of: index))",
+                LoggingKeys.closeCode: "\(code)",
+                LoggingKeys.cause: "\(cause)",
+                LoggingKeys.ageSeconds: "\(age / 100)",
+                LoggingKeys.bytesReceived: "\(received)",
+                LoggingKeys.bytesSent: "\(sent)",
+                LoggingKeys.bufferedBytes: "\(buffered)",
+            ]
+        )
+    }
+
+    // MARK: - Tasks
+
+    /// Starts an async handler's task for a connection that has just opened.
+    func start<UserData: Sendable>(
+        _ body: @escaping @Sendable (WebSocket, UserData) async throws -> Void,
+        with connection: AsyncConnection,
+        _ userData: UserData
+    ) {
+        self.taskCount += 1
+        let logger = self.server.logger
+        connection.task = Task(executorPreference: self.loop) {
+            var failure: (any Error)?
+            do {
+                try await body(WebSocket(connection: connection), userData)
+            } catch {
+                failure = error
+            }
+            connection.bodyReturned(failure, logger)
+        }
+    }
+
+    /// A task has returned: its connection, if it still lives, is closed.
+    func taskReturned(_ connection: AsyncConnection, failed: Bool) {
+        self.taskCount -= 1
+        self.stragglers[connection.id] = nil
+        if failed {
+            self.close(connection.id, .internalError, reason: "", cause: .handlerFailed)
+        } else {
+            self.close(connection.id, .normalClosure, reason: "", cause: .applicationClosed)
+        }
+    }
+}

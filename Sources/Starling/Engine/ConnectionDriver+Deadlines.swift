@@ -1,0 +1,170 @@
+internal import HTTPTypes
+internal import StarlingCore
+
+extension ConnectionDriver {
+    /// Puts a connection into the wheel for the next moment at which something about it is due.
+    func scheduleDeadline(_ index: Int) {
+        guard let due = self.nextDeadline(of: index) else {
+            self.wheel.cancel(index, in: self.slots)
+            return
+        }
+        self.wheel.schedule(index, at: due, in: self.slots)
+    }
+
+    /// Something is due: does it, and schedules what comes next.
+    ///
+    /// Messages and pongs move deadlines without touching the wheel, so that often nothing is due after all.
+    func deadlineReached(_ index: Int) {
+        let slot = unsafe self.slots.pointer(index)
+        guard unsafe !slot.pointee.flags.contains(.ending) else { return }
+        switch unsafe slot.pointee.phase {
+        case .free: return
+        case .http: self.serveHandshakeDeadline(index)
+        case .deciding: self.serveDecisionDeadline(index)
+        case .lingering:
+            if unsafe self.isDue(slot.pointee.phaseSince + self.server.lingerTimeout) {
+                unsafe self.end(index, cause: slot.pointee.cause)
+            }
+        case .open: self.serveOpenDeadlines(index)
+        }
+        if unsafe slot.pointee.phase != .free, unsafe !slot.pointee.flags.contains(.ending) {
+            self.scheduleDeadline(index)
+        }
+    }
+
+    private func isDue(_ instant: LoopInstant) -> Bool {
+        !self.now.isBefore(instant)
+    }
+
+    private func nextDeadline(of index: Int) -> LoopInstant? {
+        let slot = unsafe self.slots.pointer(index)
+        switch unsafe slot.pointee.phase {
+        case .free: return nil
+        case .http: return unsafe slot.pointee.phaseSince + self.server.handshakeTimeout
+        case .lingering: return unsafe slot.pointee.phaseSince + self.server.lingerTimeout
+        case .deciding:
+            return unsafe slot.pointee.endpoint.map {
+                unsafe slot.pointee.phaseSince + $0.authenticationTimeout
+            }
+        case .open: break
+        }
+        guard let endpoint = unsafe slot.pointee.endpoint else { return nil }
+        var next: LoopInstant?
+        func consider(_ due: LoopInstant?) {
+            if let due, next.map(due.isBefore) ?? true { next = due }
+        }
+        if unsafe slot.pointee.flags.contains(.writeBlocked) {
+            unsafe consider(slot.pointee.blockedSince + endpoint.writeTimeout)
+        }
+        guard unsafe slot.pointee.closing.isOpen else {
+            unsafe consider(slot.pointee.closeSentAt + endpoint.closeTimeout)
+            if unsafe slot.pointee.flags.contains(.finishAfterFlush) {
+                next = unsafe slot.pointee.phaseSince + endpoint.closeTimeout
+            }
+            return next
+        }
+        if unsafe slot.pointee.flags.contains(.awaitingPong) {
+            unsafe consider(slot.pointee.pingSentAt + endpoint.pongTimeout)
+        } else if endpoint.pingInterval != nil {
+            unsafe consider(slot.pointee.nextPingAt)
+        }
+        if let idle = endpoint.idleTimeout { unsafe consider(slot.pointee.lastMessageAt + idle) }
+        if let lifetime = endpoint.lifetimeMax { unsafe consider(slot.pointee.openedAt + lifetime) }
+        return next
+    }
+
+    private func serveHandshakeDeadline(_ index: Int) {
+        let slot = unsafe self.slots.pointer(index)
+        guard unsafe self.isDue(slot.pointee.phaseSince + self.server.handshakeTimeout) else { return }
+        // A connection that is kept for a further request has asked for nothing: it is closed without a word, and so
+        // is one that takes no response.
+        let hasAsked = unsafe slot.pointee.details.map { $0.headReader.byteCount > 0 } ?? false
+        guard hasAsked, unsafe !slot.pointee.flags.contains(.finishAfterFlush) else {
+            return self.end(index, cause: .handshakeTimeout)
+        }
+        self.refuse(
+            index,
+            .text("The request's head did not arrive in time.\n", status: .requestTimeout),
+            .handshakeTimeout
+        )
+    }
+
+    private func serveDecisionDeadline(_ index: Int) {
+        let slot = unsafe self.slots.pointer(index)
+        guard let endpoint = unsafe slot.pointee.endpoint,
+            unsafe self.isDue(slot.pointee.phaseSince + endpoint.authenticationTimeout)
+        else { return }
+        self.refuse(index, Self.busy("The server did not decide in time.\n"), .authenticationTimeout)
+    }
+
+    private func serveOpenDeadlines(_ index: Int) {
+        let slot = unsafe self.slots.pointer(index)
+        guard let endpoint = unsafe slot.pointee.endpoint else { return }
+        if unsafe slot.pointee.flags.contains(.writeBlocked),
+            unsafe self.isDue(slot.pointee.blockedSince + endpoint.writeTimeout)
+        {
+            self.end(index, cause: .writeTimeout)
+            return
+        }
+        guard unsafe slot.pointee.closing.isOpen else {
+            let isFinishing = unsafe slot.pointee.flags.contains(.finishAfterFlush)
+            let since = unsafe isFinishing ? slot.pointee.phaseSince : slot.pointee.closeSentAt
+            if self.isDue(since + endpoint.closeTimeout) {
+                if unsafe slot.pointee.cause == .applicationClosed {
+                    unsafe slot.pointee.cause = .closeTimeout
+                }
+                self.end(index, cause: .closeTimeout)
+            }
+            return
+        }
+        if let lifetime = endpoint.lifetimeMax, unsafe self.isDue(slot.pointee.openedAt + lifetime) {
+            return self.close(
+                index,
+                .goingAway,
+                reason: "the connection has reached its age",
+                cause: .lifetimeReached
+            )
+        }
+        if let idle = endpoint.idleTimeout, unsafe self.isDue(slot.pointee.lastMessageAt + idle) {
+            return self.close(index, .goingAway, reason: "no message for too long", cause: .idleTimeout)
+        }
+        self.servePing(index, endpoint)
+    }
+
+    private func servePing(_ index: Int, _ endpoint: LoopEndpoint) {
+        let slot = unsafe self.slots.pointer(index)
+        if unsafe slot.pointee.flags.contains(.awaitingPong) {
+            // A connection that we do not read cannot show that it lives; it must not die of that.
+            if unsafe slot.pointee.flags.contains(.readingPaused) {
+                unsafe slot.pointee.pingSentAt = self.now
+            } else if unsafe self.isDue(slot.pointee.pingSentAt + endpoint.pongTimeout) {
+                self.end(index, cause: .pingTimeout)
+            }
+            return
+        }
+        guard let interval = endpoint.pingInterval, unsafe self.isDue(slot.pointee.nextPingAt) else { return }
+        // Whatever has arrived since is as good as a pong.
+        let quietUntil = unsafe slot.pointee.lastReceivedAt + interval
+        if unsafe slot.pointee.messagesReceived > 0, self.now.isBefore(quietUntil) {
+            unsafe slot.pointee.nextPingAt = quietUntil
+            return
+        }
+        unsafe slot.pointee.nextPingAt = self.now + interval
+        unsafe slot.pointee.pingSentAt = self.now
+        unsafe slot.pointee.flags.insert(.awaitingPong)
+        if unsafe !slot.pointee.flags.contains(.writeBlocked) {
+            let nothing: [UInt8] = []
+            unsafe self.appendFrame(.ping, nothing.span.bytes, to: index)
+        }
+        unsafe slot.pointee.details?.deflate?.releaseIdleWindow()
+        self.counts.pings &+= 1
+    }
+
+    /// Sends a ping that a task waits for.
+    func sendPing(_ connection: AsyncConnection, number: UInt32) {
+        guard self.isOpen(connection.id), let index = self.index(of: connection.id) else { return }
+        self.details(of: index).pinger = connection
+        let payload = unsafe withUnsafeBytes(of: number) { unsafe Array($0) }
+        unsafe self.appendFrame(.ping, payload.span.bytes, to: index)
+    }
+}

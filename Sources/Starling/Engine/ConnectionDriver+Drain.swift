@@ -1,0 +1,57 @@
+internal import StarlingCore
+
+/// A planned end of the server: connections are told to go, spread over some time, and cut at a deadline.
+struct Drain {
+    let startedAt: LoopInstant
+    let spread: LoopInterval
+    let deadline: LoopInstant
+    /// The next slot to look at.
+    var position = 0
+    var isDeadlineServed = false
+}
+
+extension ConnectionDriver {
+    /// Begins to drain: no new connections, and 1001 for those that are there, one after the other over `spread`.
+    func beginDrain(spread: Duration, deadline: Duration) {
+        guard self.drain == nil else { return }
+        self.drain = Drain(
+            startedAt: self.now,
+            spread: LoopInterval(spread),
+            deadline: self.now + LoopInterval(deadline)
+        )
+        self.io.stopListening()
+    }
+
+    /// Closes those connections whose turn has come; at the deadline cuts what is left and cancels its tasks.
+    func continueDrain() {
+        guard var drain = self.drain else { return }
+        let elapsed = Int((self.now - drain.startedAt).hundredths)
+        let spread = Int(drain.spread.hundredths)
+        let capacity = self.slots.usedCapacity
+        // Slots are passed in proportion to the time, whatever is in them: an even pace without counting.
+        let target = elapsed >= spread ? capacity : capacity * elapsed / spread
+        while drain.position < target {
+            self.drainConnection(drain.position)
+            drain.position += 1
+        }
+        if !drain.isDeadlineServed, !self.now.isBefore(drain.deadline) {
+            drain.isDeadlineServed = true
+            for index in 0..<capacity where unsafe self.slots.pointer(index).pointee.phase != .free {
+                self.end(index, cause: .serverDraining)
+            }
+            self.endConnections()
+            for connection in self.stragglers.values { connection.task?.cancel() }
+        }
+        self.drain = drain
+    }
+
+    private func drainConnection(_ index: Int) {
+        let slot = unsafe self.slots.pointer(index)
+        switch unsafe slot.pointee.phase {
+        case .open: self.close(index, .goingAway, reason: "the server shuts down", cause: .serverDraining)
+        case .http where unsafe !slot.pointee.flags.contains(.finishAfterFlush):
+            self.end(index, cause: .serverDraining)
+        case .http, .deciding, .lingering, .free: break
+        }
+    }
+}

@@ -1,0 +1,345 @@
+internal import HTTPTypes
+internal import Logging
+internal import StarlingCore
+internal import StarlingDeflate
+
+extension ConnectionDriver {
+    /// A connection was accepted; returns the number that the transport and this driver know it by from now on, or nil
+    /// if it must be closed at once: the server has too many.
+    public func accept(from address: RemoteAddress) -> Int? {
+        guard self.drain == nil, self.server.admission.admitConnection(from: address) else {
+            self.counts.refusals[.serverFull] += 1
+            return nil
+        }
+        guard let index = self.slots.allocate() else {
+            self.server.admission.releaseConnection(from: address)
+            return nil
+        }
+        let slot = unsafe self.slots.pointer(index)
+        unsafe slot.pointee.phase = .http
+        unsafe slot.pointee.flags = [.admitted]
+        unsafe slot.pointee.details = ConnectionDetails(
+            headReader: HTTPHeadReader(limits: self.server.configuration.headLimits),
+            address: address
+        )
+        unsafe slot.pointee.openedAt = self.now
+        unsafe slot.pointee.phaseSince = self.now
+        unsafe slot.pointee.lastReceivedAt = self.now
+        self.counts.accepted &+= 1
+        self.scheduleDeadline(index)
+        return index
+    }
+
+    /// Reads requests until one upgrades the connection, or must be waited for.
+    func receiveHead(_ bytes: inout MutableRawSpan, on index: Int) {
+        let slot = unsafe self.slots.pointer(index)
+        while unsafe slot.pointee.phase == .http, unsafe !slot.pointee.flags.contains(.finishAfterFlush),
+            !bytes.isEmpty
+        {
+            guard let details = unsafe slot.pointee.details else { return }
+            do throws(HandshakeError) {
+                guard let head = try details.headReader.read(from: &bytes) else { return }
+                try self.route(
+                    HTTPRequestHead(parsing: head, limits: self.server.configuration.headLimits),
+                    on: index
+                )
+            } catch {
+                self.refuse(index, error)
+            }
+        }
+        switch unsafe slot.pointee.phase {
+        case .open: self.receiveFrames(&bytes, on: index)
+        case .deciding: self.stash(bytes.bytes, on: index)
+        case .http, .lingering, .free: break
+        }
+    }
+
+    /// Keeps what arrived behind a request that is being decided.
+    ///
+    /// Reading is paused, so that it is one buffer at most.
+    func stash(_ bytes: RawSpan, on index: Int) {
+        guard !bytes.isEmpty else { return }
+        let details = self.details(of: index)
+        unsafe bytes.withUnsafeBytes { unsafe details.stash.append(contentsOf: $0) }
+    }
+
+    private func route(_ head: HTTPRequestHead, on index: Int) throws(HandshakeError) {
+        let path = UpgradeRequest.split(head.request.path ?? "/").path
+        guard let number = self.server.routes.firstIndex(where: { $0.matches(path) }) else {
+            self.respond(index, .text("There is nothing at this path.\n", status: .notFound), to: head)
+            return
+        }
+        switch self.server.routes[number].target {
+        case .webSocket:
+            try self.beginUpgrade(
+                head,
+                path: path,
+                endpoint: self.server.endpointIndex(ofRoute: number),
+                on: index
+            )
+        case .http(let reply):
+            guard head.request.method == .get || head.request.method == .head else {
+                throw HandshakeError(.methodNotAllowed)
+            }
+            self.decide(index)
+            let server = self.server
+            self.startDecision(index) {
+                let response = await reply(head, server)
+                return { driver, index in
+                    driver.respond(index, response, to: head)
+                    driver.resumeAfterDecision(index)
+                }
+            }
+        }
+    }
+
+    // MARK: - Upgrades
+
+    private func beginUpgrade(
+        _ head: HTTPRequestHead,
+        path: Substring,
+        endpoint number: Int,
+        on index: Int
+    ) throws(HandshakeError) {
+        let endpoint = self.endpoints[number]
+        let handshake = try Handshake(head)
+        guard endpoint.configuration.origins.allows(head.request) else {
+            return self.refuse(index, .text("This origin may not connect.\n", status: .forbidden), .origin)
+        }
+        guard self.drain == nil else {
+            return self.refuse(index, Self.busy("The server shuts down.\n"), .draining)
+        }
+        guard self.server.admission.admitUpgrade(at: self.now) else {
+            return self.refuse(index, Self.busy("Too many upgrades at once.\n"), .upgradeRate)
+        }
+        let slot = unsafe self.slots.pointer(index)
+        let details = self.details(of: index)
+        unsafe slot.pointee.endpoint = endpoint
+        details.handshake = handshake
+        if self.server.routes[self.server.routeIndex(ofEndpoint: number)].isWildcard {
+            details.path = String(path)
+        }
+
+        guard let authenticate = self.server.endpoint(number).authenticate else {
+            self.open(index, userData: nil, user: nil, subprotocol: nil, headerFields: [:])
+            return
+        }
+        self.decide(index)
+        let request = UpgradeRequest(
+            head: handshake.request,
+            subprotocols: handshake.subprotocols,
+            remoteAddress: details.address
+        )
+        let logger = self.server.logger
+        self.startDecision(index) {
+            let decision: UpgradeDecision<any Sendable>
+            do {
+                decision = try await authenticate(request)
+            } catch {
+                logger.error("authenticate failed", metadata: [LoggingKeys.error: "\(error)"])
+                decision = .refuse(.internalServerError, body: "The server could not decide.\n")
+            }
+            return { driver, index in
+                switch decision.base {
+                case .accept(let data, let user, let subprotocol, let fields):
+                    driver.open(
+                        index,
+                        userData: data,
+                        user: user,
+                        subprotocol: subprotocol,
+                        headerFields: fields
+                    )
+                case .refuse(let reply): driver.refuse(index, reply, .application)
+                }
+                driver.resumeAfterDecision(index)
+            }
+        }
+    }
+
+    /// Pauses the connection until the application has decided.
+    private func decide(_ index: Int) {
+        let slot = unsafe self.slots.pointer(index)
+        unsafe slot.pointee.phase = .deciding
+        unsafe slot.pointee.phaseSince = self.now
+        self.setReading(false, index)
+        self.scheduleDeadline(index)
+    }
+
+    /// Runs the application's decision as a task on this loop, and what follows from it in one of its ticks.
+    private func startDecision(
+        _ index: Int,
+        _ decide: @escaping @Sendable () async -> @Sendable (ConnectionDriver, Int) -> Void
+    ) {
+        let id = self.id(of: index)
+        self.taskCount += 1
+        let loop = self.loop
+        Task(executorPreference: loop) {
+            let proceed = await decide()
+            loop.post(
+                .perform { driver in
+                    guard let driver else { return }
+                    driver.taskCount -= 1
+                    // The peer may have gone, or the time may be up.
+                    guard let index = driver.index(of: id),
+                        unsafe driver.slots.pointer(index).pointee.phase == .deciding
+                    else { return }
+                    unsafe driver.slots.pointer(index).pointee.phase = .http
+                    proceed(driver, index)
+                }
+            )
+        }
+    }
+
+    /// Goes on with the bytes that arrived while the application decided.
+    private func resumeAfterDecision(_ index: Int) {
+        let slot = unsafe self.slots.pointer(index)
+        unsafe slot.pointee.phaseSince = self.now
+        self.setReading(true, index)
+        self.scheduleDeadline(index)
+        guard let details = unsafe slot.pointee.details, !details.stash.isEmpty else {
+            return self.dropDetailsIfPossible(index)
+        }
+        var stash = details.stash
+        details.stash = []
+        var span = stash.mutableSpan
+        var bytes = unsafe span.mutableBytes
+        switch unsafe slot.pointee.phase {
+        case .open: self.receiveFrames(&bytes, on: index)
+        case .http: self.receiveHead(&bytes, on: index)
+        case .deciding, .lingering, .free: break
+        }
+        self.dropDetailsIfPossible(index)
+    }
+
+    /// Answers with 101 and opens the WebSocket.
+    private func open(
+        _ index: Int,
+        userData: (any Sendable)?,
+        user: String?,
+        subprotocol: String?,
+        headerFields: HTTPFields
+    ) {
+        let slot = unsafe self.slots.pointer(index)
+        guard let details = unsafe slot.pointee.details, let handshake = details.handshake,
+            let endpoint = unsafe slot.pointee.endpoint
+        else { preconditionFailure("an upgrade was decided that had not begun") }
+        if let user {
+            guard self.server.admission.admitUser(user) else {
+                return self.refuse(
+                    index,
+                    .text("Too many connections of this user.\n", status: .tooManyRequests),
+                    .connectionsPerUser
+                )
+            }
+            details.user = user
+            self.users[user, default: []].append(UInt32(index))
+        }
+        var extensions: String?
+        if let configuration = endpoint.configuration.deflate {
+            do throws(PermessageDeflate.NegotiationError) {
+                let answer = try PermessageDeflate.accept(
+                    offers: handshake.extensionOffers,
+                    preferences: configuration.preferences
+                )
+                extensions = answer?.response
+                details.deflate = answer.map {
+                    ConnectionDeflate(agreed: $0.agreed, configuration: configuration)
+                }
+            } catch {
+                return self.refuse(index, HandshakeError(.malformedHead))
+            }
+        }
+        do throws(HandshakeError) {
+            let response = try handshake.response(
+                subprotocol: subprotocol,
+                extensions: extensions,
+                headerFields: headerFields
+            )
+            self.appendBytes(response.serialized(), to: index)
+        } catch {
+            self.server.logger.error(
+                "authenticate chose a subprotocol that cannot be used",
+                metadata: [LoggingKeys.error: "\(error)"]
+            )
+            return self.refuse(index, error)
+        }
+        details.handshake = nil
+        details.subprotocol = subprotocol
+        details.userData = userData
+        unsafe slot.pointee.phase = .open
+        unsafe slot.pointee.phaseSince = self.now
+        unsafe slot.pointee.lastMessageAt = self.now
+        unsafe slot.pointee.codec = FrameCodec(settings: endpoint.codecSettings)
+        if details.deflate != nil {
+            unsafe slot.pointee.codec.permitsCompression = true
+            unsafe slot.pointee.flags.insert(.compressing)
+        }
+        unsafe slot.pointee.flags.insert(.opened)
+        self.counts.opened &+= 1
+        self.counts.openConnections &+= 1
+        if let interval = endpoint.pingInterval {
+            unsafe slot.pointee.nextPingAt = self.now + self.spread(interval)
+        }
+        self.scheduleDeadline(index)
+        endpoint.callbacks.opened(ConnectionContext(self, index))
+        self.dropDetailsIfPossible(index)
+    }
+
+    /// A fifth of an interval to all of it: connections that were made together are not pinged together.
+    private func spread(_ interval: LoopInterval) -> LoopInterval {
+        guard interval.hundredths > 5 else { return interval }
+        return LoopInterval(hundredths: .random(in: interval.hundredths / 5...interval.hundredths))
+    }
+
+    private func dropDetailsIfPossible(_ index: Int) {
+        let slot = unsafe self.slots.pointer(index)
+        if unsafe slot.pointee.phase == .open, let details = unsafe slot.pointee.details, !details.isNeeded {
+            unsafe slot.pointee.details = nil
+        }
+    }
+
+    // MARK: - Responses
+
+    /// Answers plain HTTP; the connection is kept if both sides want it.
+    func respond(_ index: Int, _ reply: HTTPReply, to head: HTTPRequestHead) {
+        let keeps = head.keepsConnection && self.drain == nil
+        self.counts.httpResponses &+= 1
+        self.appendBytes(
+            reply.serialized(keepsConnection: keeps, isHeadRequest: head.request.method == .head),
+            to: index
+        )
+        if !keeps { self.finishAfterFlush(index, cause: .responded) }
+    }
+
+    /// Refuses a request that is not valid, or no handshake.
+    private func refuse(_ index: Int, _ error: HandshakeError) {
+        let (response, body) = Handshake.refusal(for: error)
+        self.refuse(
+            index,
+            HTTPReply(response.status, headerFields: response.headerFields, body: Array(body.utf8)),
+            RefusalCause(error)
+        )
+    }
+
+    func refuse(_ index: Int, _ reply: HTTPReply, _ cause: RefusalCause) {
+        self.counts.refusals[cause] += 1
+        self.server.logger.debug(
+            "handshake refused",
+            metadata: [
+                LoggingKeys.connection: "\(self.id(of: index))",
+                LoggingKeys.cause: "\(cause)",
+                LoggingKeys.status: "\(reply.status.code)",
+                LoggingKeys.remoteAddress: "\(self.details(of: index).address)",
+            ]
+        )
+        unsafe self.slots.pointer(index).pointee.phase = .http
+        self.appendBytes(reply.serialized(keepsConnection: false, isHeadRequest: false), to: index)
+        self.finishAfterFlush(index, cause: .refused)
+    }
+
+    static func busy(_ text: String) -> HTTPReply {
+        var reply = HTTPReply.text(text, status: .serviceUnavailable)
+        reply.headerFields[.retryAfter] = "1"
+        return reply
+    }
+}

@@ -1,0 +1,192 @@
+internal import Logging
+internal import StarlingCore
+internal import StarlingDeflate
+
+/// How a peer's input ended, within the protocol or against it.
+enum InputEnd {
+    case closed(CloseCode?)
+    case violated(ProtocolError)
+}
+
+extension ConnectionDriver {
+    /// Bytes arrived.
+    ///
+    /// They are decoded where they are; what is left of a frame is kept by the connection.
+    public func received(_ bytes: inout MutableRawSpan, on index: Int) {
+        let slot = unsafe self.slots.pointer(index)
+        self.counts.bytesReceived &+= UInt64(bytes.byteCount)
+        unsafe slot.pointee.bytesReceived &+= UInt64(bytes.byteCount)
+        unsafe slot.pointee.lastReceivedAt = self.now
+        unsafe slot.pointee.flags.remove(.awaitingPong)
+        switch unsafe slot.pointee.phase {
+        case .open: self.receiveFrames(&bytes, on: index)
+        case .http: self.receiveHead(&bytes, on: index)
+        case .deciding: self.stash(bytes.bytes, on: index)
+        case .lingering, .free: break
+        }
+    }
+
+    /// The peer ended its direction of the stream.
+    public func readingEnded(_ index: Int) {
+        let slot = unsafe self.slots.pointer(index)
+        switch unsafe slot.pointee.phase {
+        case .lingering: unsafe self.end(index, cause: slot.pointee.cause)
+        case .http, .deciding: self.end(index, cause: .connectionLost)
+        case .open: self.lose(index)
+        case .free: break
+        }
+    }
+
+    /// The connection broke.
+    public func failed(_ index: Int) {
+        self.readingEnded(index)
+    }
+
+    func receiveFrames(_ bytes: inout MutableRawSpan, on index: Int) {
+        let slot = unsafe self.slots.pointer(index)
+        guard let endpoint = unsafe slot.pointee.endpoint else { return }
+        if endpoint.limitsRates, !self.countBytes(bytes.byteCount, on: index, endpoint) { return }
+        do throws(ProtocolError) {
+            while unsafe slot.pointee.phase == .open, unsafe !slot.pointee.flags.contains(.inputEnded) {
+                switch unsafe try slot.pointee.codec.next(in: &bytes) {
+                case .needsMoreBytes: return
+                case .message(let message):
+                    // RFC 6455 §1.4: what arrives behind our own close frame is not looked at.
+                    guard unsafe slot.pointee.closing.isOpen else { continue }
+                    if endpoint.limitsRates, !self.countMessage(on: index, endpoint) { return }
+                    unsafe slot.pointee.lastMessageAt = self.now
+                    unsafe slot.pointee.messagesReceived &+= 1
+                    self.counts.messagesReceived &+= 1
+                    if message.isCompressed {
+                        try self.inflate(message, on: index, endpoint)
+                    } else {
+                        endpoint.callbacks.received(message, ConnectionContext(self, index))
+                    }
+                case .ping(let payload):
+                    guard self.countControlFrame(on: index, endpoint) else { return }
+                    self.sendPong(payload, to: index)
+                case .pong(let payload):
+                    guard self.countControlFrame(on: index, endpoint) else { return }
+                    unsafe slot.pointee.details?.pinger?.receivedPong(payload)
+                case .close(let code, _):
+                    self.endInput(index, .closed(code))
+                    return
+                }
+            }
+        } catch {
+            self.endInput(index, .violated(error))
+        }
+    }
+
+    /// The peer has said its last.
+    ///
+    /// What it gets in answer waits until the tasks of this tick have run: a reply to a message that arrived
+    /// before goes out before the close frame.
+    private func endInput(_ index: Int, _ end: InputEnd) {
+        let slot = unsafe self.slots.pointer(index)
+        unsafe slot.pointee.flags.insert(.inputEnded)
+        self.inputEnds.append((index, end))
+    }
+
+    func answerInputEnds() {
+        guard !self.inputEnds.isEmpty else { return }
+        let ends = self.inputEnds
+        self.inputEnds = []
+        for (index, end) in ends {
+            // Slots are freed only later in the tick.
+            switch end {
+            case .closed(let code): self.receivedClose(code, on: index)
+            case .violated(let error): self.violated(error, on: index)
+            }
+        }
+    }
+
+    /// Inflates a message and hands it on; the text is validated here, because the codec could not.
+    private func inflate(
+        _ message: borrowing MessageView,
+        on index: Int,
+        _ endpoint: LoopEndpoint
+    ) throws(ProtocolError) {
+        let slot = unsafe self.slots.pointer(index)
+        guard let deflate = unsafe slot.pointee.details?.deflate else { throw ProtocolError(.reservedBits) }
+        let inflated = try self.compressors.inflate(
+            message.bytes,
+            byteCountMax: endpoint.configuration.limits.messageBytesMax,
+            for: deflate
+        )
+        let bytes = unsafe inflated.span.bytes
+        guard message.kind == .binary || UTF8Validator.isValid(bytes) else {
+            throw ProtocolError(.invalidUTF8)
+        }
+        endpoint.callbacks.received(MessageView(message.kind, bytes), ConnectionContext(self, index))
+        self.compressors.recycle(inflated)
+    }
+
+    /// Answers a ping.
+    ///
+    /// While the peer takes no bytes only the newest waits (RFC 6455 §5.5.3 allows it), so that a peer that
+    /// sends pings and reads nothing cannot make us hold more than one pong.
+    private func sendPong(_ payload: RawSpan, to index: Int) {
+        let slot = unsafe self.slots.pointer(index)
+        guard unsafe slot.pointee.closing.isOpen else { return }
+        if unsafe slot.pointee.flags.contains(.writeBlocked) {
+            self.details(of: index).pendingPong = unsafe payload.withUnsafeBytes { unsafe Array($0) }
+        } else {
+            self.appendFrame(.pong, payload, to: index)
+        }
+    }
+
+    // MARK: - Rates
+
+    private func countControlFrame(on index: Int, _ endpoint: LoopEndpoint) -> Bool {
+        let slot = unsafe self.slots.pointer(index)
+        guard let max = endpoint.configuration.rates.controlFramesPerSecondMax else { return true }
+        unsafe slot.pointee.rates.advance(to: self.now)
+        unsafe slot.pointee.rates.controlFrames &+= 1
+        guard unsafe Int(slot.pointee.rates.controlFrames) > max else { return true }
+        self.fail(
+            index,
+            .policyViolation,
+            reason: "too many control frames per second",
+            cause: .limitExceeded
+        )
+        return false
+    }
+
+    private func countMessage(on index: Int, _ endpoint: LoopEndpoint) -> Bool {
+        let slot = unsafe self.slots.pointer(index)
+        guard let max = endpoint.configuration.rates.messagesPerSecondMax else { return true }
+        unsafe slot.pointee.rates.advance(to: self.now)
+        unsafe slot.pointee.rates.messages &+= 1
+        guard unsafe Int(slot.pointee.rates.messages) > max else { return true }
+        self.fail(index, .policyViolation, reason: "too many messages per second", cause: .limitExceeded)
+        return false
+    }
+
+    private func countBytes(_ count: Int, on index: Int, _ endpoint: LoopEndpoint) -> Bool {
+        let slot = unsafe self.slots.pointer(index)
+        guard let max = endpoint.configuration.rates.bytesPerSecondMax else { return true }
+        unsafe slot.pointee.rates.advance(to: self.now)
+        unsafe slot.pointee.rates.bytes &+= UInt64(count)
+        guard unsafe slot.pointee.rates.bytes > UInt64(max) else { return true }
+        self.fail(index, .policyViolation, reason: "too many bytes per second", cause: .limitExceeded)
+        return false
+    }
+
+    // MARK: - Pausing
+
+    func setReading(_ isOn: Bool, _ index: Int) {
+        let slot = unsafe self.slots.pointer(index)
+        guard unsafe slot.pointee.flags.contains(.readingPaused) == isOn else { return }
+        if isOn {
+            unsafe slot.pointee.flags.remove(.readingPaused)
+        } else {
+            unsafe slot.pointee.flags.insert(.readingPaused)
+        }
+        self.io.setReading(isOn, on: index)
+    }
+
+    func setReading(_ isOn: Bool, _ id: ConnectionID) {
+        if let index = self.index(of: id) { self.setReading(isOn, index) }
+    }
+}

@@ -1,0 +1,329 @@
+internal import StarlingCore
+internal import StarlingDeflate
+
+extension ConnectionDriver {
+    /// The connection takes bytes again.
+    public func writable(_ index: Int) {
+        let slot = unsafe self.slots.pointer(index)
+        guard unsafe slot.pointee.flags.contains(.writeBlocked) else { return }
+        unsafe slot.pointee.flags.remove(.writeBlocked)
+        if let pong = unsafe slot.pointee.details?.pendingPong {
+            unsafe slot.pointee.details?.pendingPong = nil
+            if unsafe slot.pointee.phase == .open, unsafe slot.pointee.closing.isOpen {
+                unsafe self.appendFrame(.pong, pong.span.bytes, to: index)
+            }
+        }
+        self.markDirty(index)
+    }
+
+    func send(_ kind: MessageView.Kind, _ bytes: RawSpan, to id: ConnectionID) -> SendResult {
+        guard let index = self.index(of: id) else { return .dropped }
+        return self.send(kind, bytes, to: index)
+    }
+
+    /// Encodes a message into the loop's chunk; it goes out when the tick ends.
+    func send(_ kind: MessageView.Kind, _ bytes: RawSpan, to index: Int) -> SendResult {
+        let slot = unsafe self.slots.pointer(index)
+        guard unsafe slot.pointee.phase == .open, unsafe slot.pointee.closing.isOpen,
+            let endpoint = unsafe slot.pointee.endpoint
+        else {
+            return .dropped
+        }
+        let outbound = endpoint.configuration.outbound
+        guard unsafe slot.pointee.outbound.byteCount + bytes.byteCount <= outbound.byteCountMax else {
+            return self.refuseSend(of: bytes.byteCount, to: index, outbound)
+        }
+        self.counts.messagesSent &+= 1
+        if unsafe slot.pointee.flags.contains(.compressing),
+            let deflate = unsafe slot.pointee.details?.deflate,
+            bytes.byteCount >= deflate.thresholdByteCount,
+            let compressed = self.compressors.deflate(bytes, for: deflate)
+        {
+            unsafe self.appendFrame(kind.opcode, compressed.span.bytes, isCompressed: true, to: index)
+            self.compressors.recycle(compressed)
+        } else {
+            self.appendFrame(kind.opcode, bytes, to: index)
+        }
+        if unsafe slot.pointee.outbound.byteCount > outbound.highWatermark {
+            return self.passedHighWatermark(index, outbound)
+        }
+        return unsafe slot.pointee.flags.contains(.aboveHighWatermark) ? .buffered : .sent
+    }
+
+    /// Much waits for this connection: gathering more gains nothing, so it is written at once, and only what the peer
+    /// does not take counts as buffered.
+    private func passedHighWatermark(_ index: Int, _ outbound: OutboundConfiguration) -> SendResult {
+        let slot = unsafe self.slots.pointer(index)
+        if unsafe !slot.pointee.flags.contains(.writeBlocked) { self.flush(index) }
+        guard unsafe slot.pointee.outbound.byteCount > outbound.highWatermark else { return .sent }
+        unsafe slot.pointee.flags.insert(.aboveHighWatermark)
+        return .buffered
+    }
+
+    private func refuseSend(of byteCount: Int, to index: Int, _ outbound: OutboundConfiguration) -> SendResult
+    {
+        // A message that can never fit is its sender's mistake, not the peer's.
+        guard byteCount <= outbound.byteCountMax else { return .dropped }
+        if outbound.slowConsumerPolicy == .disconnect { self.disconnectSlowConsumer(index) }
+        self.counts.slowConsumerDrops &+= 1
+        return .dropped
+    }
+
+    func disconnectSlowConsumer(_ index: Int) {
+        let slot = unsafe self.slots.pointer(index)
+        guard unsafe slot.pointee.closing.isOpen else { return }
+        self.counts.slowConsumerDisconnects &+= 1
+        // What waits would never be read: only the rest of a frame that has begun must still go out.
+        unsafe slot.pointee.outbound.removeAllButStarted()
+        self.fail(index, .tryAgainLater, reason: "the peer reads too slowly", cause: .slowConsumer)
+    }
+
+    /// Adds a frame to the connection's outbound buffer, without a limit: for what was checked, and for control frames.
+    func appendFrame(_ opcode: Opcode, _ payload: RawSpan, isCompressed: Bool = false, to index: Int) {
+        let segment = Self.encode(opcode, payload, isCompressed: isCompressed, into: &self.directChunk)
+        let slot = unsafe self.slots.pointer(index)
+        unsafe slot.pointee.outbound.append(segment, merging: true)
+        self.markDirty(index)
+    }
+
+    /// Adds bytes that are no frame: the head of a response.
+    func appendBytes(_ bytes: [UInt8], to index: Int) {
+        guard !bytes.isEmpty else { return }
+        let chunk = OutboundChunk(capacity: bytes.count)
+        unsafe bytes.withUnsafeBytes { source in
+            // The chunk was just made for exactly these bytes.
+            if let base = source.baseAddress {
+                unsafe chunk.base.copyMemory(from: base, byteCount: source.count)
+            }
+        }
+        chunk.used = bytes.count
+        unsafe self.slots.pointer(index).pointee.outbound.append(
+            OutboundSegment(chunk: chunk, start: 0, end: UInt32(bytes.count), topic: 0),
+            merging: false
+        )
+        self.markDirty(index)
+    }
+
+    /// Encodes a frame at the end of a chunk, or in a new one if it has no space.
+    static func encode(
+        _ opcode: Opcode,
+        _ payload: RawSpan,
+        isCompressed: Bool,
+        topic: UInt32 = 0,
+        into chunk: inout OutboundChunk
+    ) -> OutboundSegment {
+        let byteCount = FrameCodec.encodedByteCount(payloadByteCount: payload.byteCount)
+        var target = chunk
+        if byteCount > chunk.freeCapacity {
+            // A big frame gets a chunk of its own, so that the common one is not thrown away half empty.
+            if byteCount > self.chunkByteCount / 4 {
+                target = OutboundChunk(capacity: byteCount)
+            } else {
+                chunk = OutboundChunk(capacity: self.chunkByteCount)
+                target = chunk
+            }
+        }
+        let start = target.used
+        // `byteCount` bytes are free behind `used`, and no segment refers to them.
+        unsafe FrameCodec.write(
+            FrameHeader(opcode: opcode, isCompressed: isCompressed, payloadByteCount: payload.byteCount),
+            payload,
+            to: target.base + start
+        )
+        target.used = start + byteCount
+        return OutboundSegment(
+            chunk: target,
+            start: UInt32(start),
+            end: UInt32(start + byteCount),
+            topic: topic
+        )
+    }
+
+    func markDirty(_ index: Int) {
+        let slot = unsafe self.slots.pointer(index)
+        guard unsafe slot.pointee.flags.isDisjoint(with: [.dirty, .writeBlocked]) else { return }
+        unsafe slot.pointee.flags.insert(.dirty)
+        self.dirty.append(UInt32(index))
+    }
+
+    /// Writes what waits for a connection until it is out or the peer takes no more.
+    func flush(_ index: Int) {
+        let slot = unsafe self.slots.pointer(index)
+        unsafe slot.pointee.flags.remove(.dirty)
+        while let first = unsafe slot.pointee.outbound.first,
+            unsafe !slot.pointee.flags.contains(.writeBlocked)
+        {
+            let isContiguous = unsafe slot.pointee.outbound.isContiguous
+            let bytes =
+                unsafe isContiguous
+                ? first.bytes
+                : UnsafeRawBufferPointer(
+                    rebasing: self.scratch[..<slot.pointee.outbound.gather(into: self.scratch)]
+                )
+            // Chunk and scratch stay as they are during the call.
+            switch unsafe self.io.write(RawSpan(_unsafeBytes: bytes), to: index) {
+            case .wrote(let count):
+                unsafe slot.pointee.outbound.removeFirst(count)
+                unsafe slot.pointee.bytesSent &+= UInt64(count)
+                self.counts.bytesSent &+= UInt64(count)
+                if count < bytes.count { self.writeBlocked(index) }
+            case .failed:
+                unsafe slot.pointee.outbound.removeAll()
+                self.lose(index)
+                return
+            }
+        }
+        if unsafe slot.pointee.outbound.isEmpty, unsafe slot.pointee.flags.contains(.finishAfterFlush) {
+            self.finishStream(index)
+        }
+        if unsafe slot.pointee.flags.contains(.aboveHighWatermark),
+            let endpoint = unsafe slot.pointee.endpoint,
+            unsafe slot.pointee.outbound.byteCount <= endpoint.configuration.outbound.lowWatermark
+        {
+            unsafe slot.pointee.flags.remove(.aboveHighWatermark)
+            unsafe slot.pointee.flags.insert(.drainedOwed)
+            self.drained.append(UInt32(index))
+        }
+    }
+
+    private func writeBlocked(_ index: Int) {
+        let slot = unsafe self.slots.pointer(index)
+        unsafe slot.pointee.flags.insert(.writeBlocked)
+        unsafe slot.pointee.blockedSince = self.now
+        unsafe slot.pointee.outbound.ownDirectSegments()
+        self.scheduleDeadline(index)
+    }
+
+    /// Starts the chunks over where nothing refers to them any more: the usual case, and what keeps them in the cache.
+    func reuseChunks() {
+        if self.directChunk.used > 0 {
+            if isKnownUniquelyReferenced(&self.directChunk) { self.directChunk.used = 0 }
+        }
+        if self.publicationChunk.used > 0 {
+            if isKnownUniquelyReferenced(&self.publicationChunk) { self.publicationChunk.used = 0 }
+        }
+    }
+
+    // MARK: - Compression
+
+    /// permessage-deflate for the connections of a loop: one deflater and one inflater for all that keep no context.
+    struct Compressors: ~Copyable {
+        private var deflaters: [Int: Deflater] = [:]
+        private var inflater: Inflater?
+        private var buffer: [UInt8] = []
+
+        /// The compressed payload, or nil if the message is to go out as it is.
+        mutating func deflate(_ bytes: RawSpan, for deflate: ConnectionDeflate) -> [UInt8]? {
+            var output: [UInt8] = []
+            swap(&output, &self.buffer)
+            output.removeAll(keepingCapacity: true)
+            do {
+                let keepsContext = !deflate.agreed.serverNoContextTakeover
+                let deflater =
+                    keepsContext ? try deflate.ownDeflater() : try self.sharedDeflater(for: deflate)
+                deflater.compress(bytes, keepingContext: keepsContext, into: &output)
+                return output
+            } catch {
+                // Out of memory: the message goes out uncompressed, which every peer takes (RFC 7692 §6).
+                return nil
+            }
+        }
+
+        /// The inflated payload.
+        mutating func inflate(
+            _ bytes: RawSpan,
+            byteCountMax: Int,
+            for deflate: ConnectionDeflate
+        ) throws(ProtocolError) -> [UInt8] {
+            var output: [UInt8] = []
+            swap(&output, &self.buffer)
+            output.removeAll(keepingCapacity: true)
+            do throws(DeflateError) {
+                let keepsContext = !deflate.agreed.clientNoContextTakeover
+                let inflater: Inflater
+                if keepsContext {
+                    inflater = try deflate.ownInflater()
+                } else if let shared = self.inflater {
+                    inflater = shared
+                } else {
+                    inflater = try Inflater(windowBits: 15)
+                    self.inflater = inflater
+                }
+                try inflater.inflate(
+                    bytes,
+                    byteCountMax: byteCountMax,
+                    keepingContext: keepsContext,
+                    into: &output
+                )
+                return output
+            } catch {
+                throw ProtocolError(error.code == .tooBig ? .messageTooBig : .corruptCompression)
+            }
+        }
+
+        /// Takes a buffer back that one of the above returned, unless it is too big to keep.
+        mutating func recycle(_ buffer: consuming [UInt8]) {
+            if buffer.capacity <= 256 << 10 { self.buffer = buffer }
+        }
+
+        private mutating func sharedDeflater(for deflate: ConnectionDeflate) throws(DeflateError) -> Deflater
+        {
+            let bits = deflate.agreed.serverMaxWindowBits
+            // Endpoints may differ in level and memory: those are part of the key.
+            let key = bits << 16 | deflate.configuration.level << 8 | deflate.configuration.memLevel
+            if let shared = self.deflaters[key] { return shared }
+            let deflater = try Deflater(
+                windowBits: bits,
+                level: deflate.configuration.level,
+                memLevel: deflate.configuration.memLevel
+            )
+            self.deflaters[key] = deflater
+            return deflater
+        }
+    }
+}
+
+/// What one connection agreed on about compression, and its own windows where it keeps context.
+final class ConnectionDeflate {
+    let agreed: PermessageDeflate
+    let configuration: DeflateConfiguration
+    private var deflater: Deflater?
+    private var inflater: Inflater?
+
+    init(agreed: PermessageDeflate, configuration: DeflateConfiguration) {
+        self.agreed = agreed
+        self.configuration = configuration
+    }
+
+    var thresholdByteCount: Int {
+        self.configuration.payloadByteCountMin
+    }
+
+    /// The connection's own compressor, made when it is first needed.
+    func ownDeflater() throws(DeflateError) -> Deflater {
+        if let deflater = self.deflater { return deflater }
+        let deflater = try Deflater(
+            windowBits: self.agreed.serverMaxWindowBits,
+            level: self.configuration.level,
+            memLevel: self.configuration.memLevel
+        )
+        self.deflater = deflater
+        return deflater
+    }
+
+    /// The connection's own decompressor, made when it is first needed.
+    func ownInflater() throws(DeflateError) -> Inflater {
+        if let inflater = self.inflater { return inflater }
+        let inflater = try Inflater(windowBits: self.agreed.clientMaxWindowBits)
+        self.inflater = inflater
+        return inflater
+    }
+
+    /// Lets the compressor's window go.
+    ///
+    /// The peer's keeps more than we then refer to, which is valid; the decompressor's window cannot go,
+    /// because the peer may refer to all of it (RFC 7692 §7.2.2).
+    func releaseIdleWindow() {
+        self.deflater = nil
+    }
+}

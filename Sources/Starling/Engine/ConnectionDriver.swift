@@ -1,0 +1,250 @@
+internal import HTTPTypes
+internal import Logging
+internal import StarlingCore
+internal import StarlingDeflate
+
+/// All the connections of one event loop, without I/O: bytes in, events and bytes out, the time passed in.
+///
+/// Every transport drives the same one. It is bound to its thread and has no lock inside. A transport calls
+/// ``beginTick(at:)``, reports what happened (``accept(_:from:)``, ``received(_:on:)``, ``writable(_:)``,
+/// ``readingEnded(_:)``, ``failed(_:)``), calls ``endTick()`` — which runs handlers' tasks, delivers publications and
+/// writes, each connection once — and may sleep as long as ``prepareToSleep()`` says.
+///
+/// Read it in this order: the tick here; `+Handshake`, how a connection begins; `+Receiving` and `+Sending`, what it
+/// does; `+Closing`, how it ends; `+Deadlines` and `+Topics`.
+@safe public final class ConnectionDriver {
+    /// The loop as other threads see it.
+    public let loop: EventLoop
+
+    let server: ServerContext
+    let io: any ConnectionIO
+    var slots = Slots()
+    var wheel = TimerWheel()
+    var endpoints: [LoopEndpoint] = []
+    var now = LoopInstant(hundredths: 0)
+
+    /// Parts of tasks that are ready to run.
+    var jobs: [UnownedJob] = []
+    private var jobBatch: [UnownedJob] = []
+    private var mailBatch: [LoopMessage] = []
+    /// Connections with something to write.
+    var dirty: [UInt32] = []
+    private var dirtyBatch: [UInt32] = []
+    /// Connections whose end must be told to their handlers.
+    var ending: [UInt32] = []
+    /// Connections whose handlers must be told that the outbound buffer is low again.
+    var drained: [UInt32] = []
+    private var expired: [Int] = []
+    /// Peers that closed or broke the protocol in this tick, until the tasks have seen the messages before it.
+    var inputEnds: [(index: Int, end: InputEnd)] = []
+    var publications: [(publication: Publication, endpoint: Int)] = []
+
+    /// Where this tick's frames are encoded: those for one connection, and those for a topic's subscribers.
+    var directChunk = OutboundChunk(capacity: ConnectionDriver.chunkByteCount)
+    var publicationChunk = OutboundChunk(capacity: ConnectionDriver.chunkByteCount)
+    let scratch = UnsafeMutableRawBufferPointer.allocate(byteCount: 64 << 10, alignment: 16)
+    var compressors = Compressors()
+
+    var users: [String: [UInt32]] = [:]
+    /// Tasks whose connection is over and that have not returned.
+    var stragglers: [ConnectionID: AsyncConnection] = [:]
+    var taskCount = 0
+    var drain: Drain?
+    var counts = LoopCounts()
+    let statistics: LoopStatistics
+
+    static let chunkByteCount = 256 << 10
+    /// Jobs that one tick runs before it looks at the sockets again.
+    private static let jobsPerTickMax = 4096
+
+    /// Makes a driver for a loop of a server; on the loop's thread.
+    public init(loop: EventLoop, server: ServerContext, io: any ConnectionIO) {
+        self.loop = loop
+        self.server = server
+        self.io = io
+        self.statistics = LoopStatistics()
+        self.endpoints = server.makeLoopEndpoints(for: loop)
+        server.register(loop, self.statistics)
+    }
+
+    deinit {
+        unsafe self.scratch.deallocate()
+    }
+
+    // MARK: - The tick
+
+    /// Begins a tick.
+    ///
+    /// `nanoseconds` is the time since the loop began, from a clock that never goes back.
+    public func beginTick(at nanoseconds: UInt64) {
+        self.now = LoopInstant(nanoseconds: nanoseconds)
+        self.loop.mailbox.wakeUp()
+    }
+
+    /// Does a piece of a tick's work with this driver as the thread's current one, as tasks on the loop expect.
+    public func withCurrent<Result>(_ body: () -> Result) -> Result {
+        EventLoop.withCurrent(self, body)
+    }
+
+    /// Ends a tick: mailbox, tasks, fan-out, writes, deadlines, ends of connections.
+    ///
+    /// - Returns: Whether work is left that must not wait for a socket.
+    public func endTick() -> Bool {
+        EventLoop.withCurrent(self) {
+            var jobsLeft = Self.jobsPerTickMax
+            self.takeMail()
+            self.runJobs(&jobsLeft)
+            self.fanOut()
+            self.answerInputEnds()
+            self.flushDirty()
+            self.serveDeadlines()
+            self.continueDrain()
+            // Ends, and buffers that are low again, wake tasks; those may send, and those sends go out in this tick.
+            var rounds = 0
+            while rounds < 4,
+                !self.ending.isEmpty || !self.drained.isEmpty || !self.jobs.isEmpty || !self.dirty.isEmpty
+            {
+                rounds += 1
+                self.endConnections()
+                self.tellDrained()
+                self.runJobs(&jobsLeft)
+                self.fanOut()
+                self.flushDirty()
+            }
+            self.endConnections()
+            self.reuseChunks()
+            self.statistics.publish(self.counts, connections: self.slots.count, topics: self.topicCount)
+            return !self.jobs.isEmpty || !self.dirty.isEmpty || !self.drained.isEmpty
+                || !self.publications.isEmpty
+        }
+    }
+
+    /// Says that the loop is about to sleep, and how many milliseconds at most: -1 for as long as nothing
+    /// happens, 0 if it must not.
+    ///
+    /// Whoever hands it work from now on wakes it.
+    public func prepareToSleep() -> Int32 {
+        guard self.loop.mailbox.prepareToSleep() else { return 0 }
+        return self.wheel.count > 0 || self.drain != nil ? Int32(TimerWheel.intervalMilliseconds) : -1
+    }
+
+    /// Whether the server ends and nothing is left to do for it here.
+    public var isFinished: Bool {
+        self.drain != nil && self.slots.count == 0 && self.taskCount == 0
+    }
+
+    /// Ends the loop.
+    ///
+    /// Tasks that still prefer it go on elsewhere.
+    public func finish() {
+        for message in self.loop.mailbox.close() { EventLoop.handleAfterEnd(message) }
+        for job in self.jobs { EventLoop.handleAfterEnd(.job(job)) }
+        self.jobs = []
+        self.statistics.publish(self.counts, connections: 0, topics: 0)
+    }
+
+    private func takeMail() {
+        self.loop.mailbox.take(into: &self.mailBatch)
+        guard !self.mailBatch.isEmpty else { return }
+        for message in self.mailBatch {
+            switch message {
+            case .job(let job): self.jobs.append(job)
+            case .publication(let publication, let endpoint):
+                self.publications.append((publication, endpoint))
+            case .send(let message, let connection): connection.deliverPosted(message, driver: self)
+            case .perform(let work): work(self)
+            }
+        }
+        self.mailBatch.removeAll(keepingCapacity: self.mailBatch.count <= 4096)
+    }
+
+    /// Runs tasks until none is ready: what one of them wakes runs too, up to the bound of a tick.
+    private func runJobs(_ left: inout Int) {
+        while !self.jobs.isEmpty, left > 0 {
+            swap(&self.jobs, &self.jobBatch)
+            left -= self.jobBatch.count
+            for job in self.jobBatch {
+                unsafe job.runSynchronously(on: self.loop.asUnownedTaskExecutor())
+            }
+            self.jobBatch.removeAll(keepingCapacity: self.jobBatch.count <= 4096)
+            // Publications and resumed tasks of this very loop come through the mailbox too.
+            self.takeMail()
+        }
+        self.takeMail()
+    }
+
+    private func flushDirty() {
+        while !self.dirty.isEmpty {
+            swap(&self.dirty, &self.dirtyBatch)
+            for index in self.dirtyBatch { self.flush(Int(index)) }
+            self.dirtyBatch.removeAll(keepingCapacity: self.dirtyBatch.count <= 65536)
+        }
+    }
+
+    private func tellDrained() {
+        guard !self.drained.isEmpty else { return }
+        let indices = self.drained
+        self.drained = []
+        for index in indices {
+            let slot = unsafe self.slots.pointer(Int(index))
+            guard unsafe slot.pointee.flags.contains(.drainedOwed) else { continue }
+            unsafe slot.pointee.flags.remove(.drainedOwed)
+            guard unsafe slot.pointee.flags.contains(.opened), let endpoint = unsafe slot.pointee.endpoint
+            else { continue }
+            endpoint.callbacks.drained(ConnectionContext(self, Int(index)))
+        }
+    }
+
+    private func serveDeadlines() {
+        self.wheel.advance(to: self.now, in: self.slots, expired: &self.expired)
+        for index in self.expired { self.deadlineReached(index) }
+        self.expired.removeAll(keepingCapacity: true)
+    }
+
+    private var topicCount: Int {
+        var count = 0
+        for endpoint in self.endpoints { count += endpoint.topics.count }
+        return count
+    }
+
+    // MARK: - Names
+
+    func id(of index: Int) -> ConnectionID {
+        unsafe ConnectionID(
+            loop: self.loop.index,
+            slot: index,
+            generation: self.slots.pointer(index).pointee.generation
+        )
+    }
+
+    /// The slot that an identifier names, or nil if its connection is gone.
+    func index(of id: ConnectionID) -> Int? {
+        guard id.loop == self.loop.index, id.slot < self.slots.capacity else { return nil }
+        let slot = unsafe self.slots.pointer(id.slot)
+        return unsafe slot.pointee.generation == id.generation && slot.pointee.phase != .free ? id.slot : nil
+    }
+
+    /// Whether messages can be sent to a connection.
+    func isOpen(_ id: ConnectionID) -> Bool {
+        guard let index = self.index(of: id) else { return false }
+        let slot = unsafe self.slots.pointer(index)
+        return unsafe slot.pointee.phase == .open && slot.pointee.closing.isOpen
+    }
+
+    /// The most that may wait for a connection.
+    func outboundByteCountMax(of id: ConnectionID) -> Int {
+        guard let index = self.index(of: id) else { return 0 }
+        return unsafe self.slots.pointer(index).pointee.endpoint?.configuration.outbound.byteCountMax ?? 0
+    }
+
+    /// The connection's cold part, made if there is none.
+    func details(of index: Int) -> ConnectionDetails {
+        let slot = unsafe self.slots.pointer(index)
+        if let details = unsafe slot.pointee.details { return details }
+        let details = ConnectionDetails(headReader: HTTPHeadReader(), address: .unknown)
+        unsafe slot.pointee.details = details
+        return details
+    }
+}
+
+@available(*, unavailable) extension ConnectionDriver: Sendable {}

@@ -1,0 +1,195 @@
+internal import StarlingCore
+
+/// A connection, in its loop's table.
+///
+/// Everything an idle connection costs is in here: most connections own no other memory. What only some need hangs
+/// behind ``details``.
+@safe struct ConnectionSlot: ~Copyable {
+    enum Phase: UInt8 {
+        /// In the free list.
+        case free
+        /// Reading the head of an HTTP request.
+        case http
+        /// The application decides about an upgrade, or makes a response; reading is paused.
+        case deciding
+        /// A WebSocket.
+        case open
+        /// All is written and said: waiting for the peer's end of the stream, so that no reset overtakes our last bytes.
+        case lingering
+    }
+
+    struct Flags: OptionSet {
+        let rawValue: UInt16
+        /// In the list of connections to flush.
+        static let dirty = Flags(rawValue: 1 << 0)
+        /// The transport took less than it was given; it will say when it takes more.
+        static let writeBlocked = Flags(rawValue: 1 << 1)
+        /// The outbound buffer passed its high watermark and is not below the low one again.
+        static let aboveHighWatermark = Flags(rawValue: 1 << 2)
+        /// The application reads too slowly: the transport does not read.
+        static let readingPaused = Flags(rawValue: 1 << 3)
+        /// A ping is out, and nothing has arrived since.
+        static let awaitingPong = Flags(rawValue: 1 << 4)
+        /// When the outbound buffer is empty: end the stream.
+        static let finishAfterFlush = Flags(rawValue: 1 << 5)
+        /// In the list of connections to end.
+        static let ending = Flags(rawValue: 1 << 6)
+        /// The handler's `opened` was called, so `closed` is owed.
+        static let opened = Flags(rawValue: 1 << 7)
+        /// Counted in the server's admission control.
+        static let admitted = Flags(rawValue: 1 << 8)
+        /// Publications go out compressed.
+        static let compressing = Flags(rawValue: 1 << 9)
+        /// `drained` is owed to the handler.
+        static let drainedOwed = Flags(rawValue: 1 << 10)
+        /// The peer closed or broke the protocol: its further bytes are not looked at, and the answer follows in this
+        /// tick, behind what the application sends in reply to earlier messages.
+        static let inputEnded = Flags(rawValue: 1 << 11)
+    }
+
+    var generation: UInt32 = 0
+    var phase = Phase.free
+    var flags: Flags = []
+    var closing = ClosingHandshake()
+    var cause = CloseCause.none
+
+    var codec: FrameCodec
+    var outbound = OutboundQueue()
+    var endpoint: LoopEndpoint?
+    /// The handler's state, made by `opened`; null until then and where the state has no size.
+    var state: UnsafeMutableRawPointer?
+    var details: ConnectionDetails?
+    var subscriptions: [Subscription] = []
+
+    var timer = TimerEntry()
+    var openedAt = LoopInstant(hundredths: 0)
+    var lastReceivedAt = LoopInstant(hundredths: 0)
+    var lastMessageAt = LoopInstant(hundredths: 0)
+    var nextPingAt = LoopInstant(hundredths: 0)
+    /// Since when the phase lasts, a ping is unanswered, a close is unanswered or the peer takes no bytes.
+    var phaseSince = LoopInstant(hundredths: 0)
+    var pingSentAt = LoopInstant(hundredths: 0)
+    var closeSentAt = LoopInstant(hundredths: 0)
+    var blockedSince = LoopInstant(hundredths: 0)
+
+    var rates = RateWindow()
+    var messagesReceived: UInt32 = 0
+    var bytesReceived: UInt64 = 0
+    var bytesSent: UInt64 = 0
+
+    init(codec: consuming FrameCodec) {
+        self.codec = codec
+    }
+}
+
+/// What only some connections have, or only for a while.
+final class ConnectionDetails {
+    var headReader: HTTPHeadReader
+    var address: RemoteAddress
+    /// The request's path, for endpoints that serve more than one.
+    var path = ""
+    var subprotocol: String?
+    var user: String?
+    /// What `authenticate` accepted with; taken by the handler's `opened`.
+    var userData: (any Sendable)?
+    /// Bytes that arrived while the application decided.
+    var stash: [UInt8] = []
+    var handshake: Handshake?
+    var keepsConnection = false
+    var deflate: ConnectionDeflate?
+    var closeReason = ""
+    /// The newest ping's payload while the peer takes no bytes.
+    var pendingPong: [UInt8]?
+    /// Whose `ping()` waits for a pong.
+    var pinger: AsyncConnection?
+
+    init(headReader: HTTPHeadReader, address: RemoteAddress) {
+        self.headReader = headReader
+        self.address = address
+    }
+
+    /// Whether an open connection still needs any of this.
+    var isNeeded: Bool {
+        !self.path.isEmpty || self.subprotocol != nil || self.user != nil || self.deflate != nil
+            || self.address != .unknown
+    }
+}
+
+/// What a peer has done within the current second of the loop's clock.
+struct RateWindow {
+    var second: UInt32 = 0
+    var controlFrames: UInt16 = 0
+    var messages: UInt32 = 0
+    var bytes: UInt64 = 0
+
+    mutating func advance(to now: LoopInstant) {
+        let second = now.hundredths / 100
+        if second != self.second { self = RateWindow(second: second) }
+    }
+}
+
+/// The loop's connections: slots that never move, in blocks made as they are needed.
+///
+/// The only place that hands out pointers to slots. A pointer is good until the slot is freed, which happens only at
+/// the end of a tick (``ConnectionDriver/endConnections()``), never while a caller holds one.
+@safe struct Slots: ~Copyable {
+    private static let blockCount = 256
+    private var blocks: [UnsafeMutablePointer<ConnectionSlot>] = unsafe []
+    private var freeIndices: [UInt32] = []
+    private(set) var count = 0
+    private var placeholder: FrameCodec.Settings
+
+    init() {
+        self.placeholder = FrameCodec.Settings(role: .server, limits: Limits())
+    }
+
+    deinit {
+        for index in unsafe self.blocks.indices {
+            let block = unsafe self.blocks[index]
+            unsafe block.deinitialize(count: Self.blockCount)
+            unsafe block.deallocate()
+        }
+    }
+
+    /// One more than the greatest index ever used.
+    private(set) var usedCapacity = 0
+
+    /// Slots that exist, used or not.
+    var capacity: Int {
+        unsafe self.blocks.count * Self.blockCount
+    }
+
+    func pointer(_ index: Int) -> UnsafeMutablePointer<ConnectionSlot> {
+        unsafe self.blocks[index >> 8] + (index & 0xFF)
+    }
+
+    /// Takes a free slot, or nil if an identifier could not name another.
+    mutating func allocate() -> Int? {
+        if self.freeIndices.isEmpty {
+            let start = self.capacity
+            guard start + Self.blockCount <= ConnectionID.slotsPerLoopMax else { return nil }
+            let block = UnsafeMutablePointer<ConnectionSlot>.allocate(capacity: Self.blockCount)
+            for offset in 0..<Self.blockCount {
+                unsafe (block + offset).initialize(
+                    to: ConnectionSlot(codec: FrameCodec(settings: self.placeholder))
+                )
+            }
+            unsafe self.blocks.append(block)
+            self.freeIndices.append(contentsOf: (UInt32(start)..<UInt32(start + Self.blockCount)).reversed())
+        }
+        self.count += 1
+        guard let index = self.freeIndices.popLast().map(Int.init) else { return nil }
+        self.usedCapacity = max(self.usedCapacity, index + 1)
+        return index
+    }
+
+    /// Gives a slot back; its generation goes up, so that identifiers of the old connection name nothing.
+    mutating func free(_ index: Int) {
+        let slot = unsafe self.pointer(index)
+        let generation = unsafe slot.pointee.generation &+ 1
+        unsafe slot.pointee = ConnectionSlot(codec: FrameCodec(settings: self.placeholder))
+        unsafe slot.pointee.generation = generation
+        self.freeIndices.append(UInt32(index))
+        self.count -= 1
+    }
+}

@@ -1,0 +1,89 @@
+#if canImport(Glibc)
+internal import Glibc
+#elseif canImport(Darwin)
+internal import Darwin
+#elseif canImport(Musl)
+internal import Musl
+#endif
+
+/// One thread that serves many connections, seen from other threads; and the executor of those connections' tasks.
+///
+/// A task that prefers its connection's loop runs between the loop's reads and writes: no thread is hopped to, and
+/// what it sends goes out with the same system call as the rest of the tick's.
+public final class EventLoop: TaskExecutor, Sendable {
+    /// The loop's number within its server.
+    public let index: Int
+
+    let mailbox = Mailbox()
+    private let wakeup: @Sendable () -> Void
+
+    /// Makes a loop for a transport.
+    ///
+    /// - Parameters:
+    ///   - index: Its number within the server, below 64.
+    ///   - wakeup: Makes the loop's thread run a tick; called on any thread, and only while the loop sleeps.
+    public init(index: Int, wakeup: @escaping @Sendable () -> Void) {
+        precondition(index >= 0 && index < ConnectionID.loopsMax, "a server has at most 64 event loops")
+        self.index = index
+        self.wakeup = wakeup
+    }
+
+    /// Whether the calling thread is inside a tick of this loop.
+    ///
+    /// Asks thread-specific data each time: a task may have moved to another thread since the last await.
+    var isCurrent: Bool {
+        Self.currentDriver?.loop === self
+    }
+
+    /// The driver whose tick the calling thread is in.
+    static var currentDriver: ConnectionDriver? {
+        guard let pointer = unsafe pthread_getspecific(Self.key) else { return nil }
+        // Set by `withCurrent` for the time of a tick, during which the driver is alive.
+        return unsafe Unmanaged<ConnectionDriver>.fromOpaque(pointer).takeUnretainedValue()
+    }
+
+    /// Runs a tick's work with `driver` as the thread's current one.
+    static func withCurrent<Result>(_ driver: ConnectionDriver, _ body: () -> Result) -> Result {
+        let previous = unsafe pthread_getspecific(Self.key)
+        unsafe pthread_setspecific(Self.key, Unmanaged.passUnretained(driver).toOpaque())
+        defer { unsafe pthread_setspecific(Self.key, previous) }
+        return body()
+    }
+
+    private static let key: pthread_key_t = {
+        var key = pthread_key_t()
+        let result = unsafe pthread_key_create(&key, nil)
+        precondition(result == 0, "no key for thread-specific data is left")
+        return key
+    }()
+
+    /// Hands a message to the loop, or does what is right for it if the loop has ended.
+    func post(_ message: LoopMessage) {
+        switch self.mailbox.post(message) {
+        case .posted: break
+        case .postedToSleeper: self.wakeup()
+        case .closed: Self.handleAfterEnd(message)
+        }
+    }
+
+    /// Tasks may outlive the loop that they prefer: they go on elsewhere.
+    ///
+    /// All else was for connections, and there are none any more.
+    static func handleAfterEnd(_ message: LoopMessage) {
+        switch message {
+        case .job(let job): globalConcurrentExecutor.enqueue(ExecutorJob(job))
+        case .perform(let work): work(nil)
+        case .publication, .send: break
+        }
+    }
+
+    /// Runs one part of a task: at once in order on this loop's thread, or through the mailbox.
+    public func enqueue(_ job: consuming ExecutorJob) {
+        let job = UnownedJob(job)
+        if let driver = Self.currentDriver, driver.loop === self {
+            driver.jobs.append(job)
+        } else {
+            self.post(.job(job))
+        }
+    }
+}

@@ -1,0 +1,47 @@
+internal import StarlingCore
+internal import StarlingDeflate
+
+/// An endpoint on one loop: its configuration in the loop's units, its handler's functions, its topics.
+final class LoopEndpoint {
+    let index: Int
+    let path: String
+    let configuration: EndpointConfiguration
+    let codecSettings: FrameCodec.Settings
+    let callbacks: HandlerCallbacks
+    let hub: BroadcastHub
+    var topics = TopicTable()
+
+    let pingInterval: LoopInterval?
+    let pongTimeout: LoopInterval
+    let closeTimeout: LoopInterval
+    let writeTimeout: LoopInterval
+    let idleTimeout: LoopInterval?
+    let authenticationTimeout: LoopInterval
+    let lifetimeMax: LoopInterval?
+    /// Whether waiting publications must stay apart, so that they can be dropped one by one.
+    let keepsPublicationsApart: Bool
+    let limitsRates: Bool
+
+    init(_ endpoint: WebSocketEndpoint, index: Int, path: String, hub: BroadcastHub) {
+        let configuration = endpoint.configuration
+        self.index = index
+        self.path = path
+        self.configuration = configuration
+        self.codecSettings = FrameCodec.Settings(role: .server, limits: configuration.limits)
+        self.callbacks = endpoint.makeCallbacks()
+        self.hub = hub
+        self.pingInterval = configuration.timeouts.pingInterval.map(LoopInterval.init)
+        self.pongTimeout = LoopInterval(configuration.timeouts.pongTimeout)
+        self.closeTimeout = LoopInterval(configuration.timeouts.closeTimeout)
+        self.writeTimeout = LoopInterval(configuration.timeouts.writeTimeout)
+        self.idleTimeout = configuration.timeouts.idleTimeout.map(LoopInterval.init)
+        self.authenticationTimeout = LoopInterval(configuration.timeouts.authenticationTimeout)
+        self.lifetimeMax = configuration.timeouts.lifetimeMax.map(LoopInterval.init)
+        switch configuration.outbound.slowConsumerPolicy.base {
+        case .disconnect, .dropNewest: self.keepsPublicationsApart = false
+        case .dropOldest, .conflate: self.keepsPublicationsApart = true
+        }
+        self.limitsRates =
+            configuration.rates.messagesPerSecondMax != nil || configuration.rates.bytesPerSecondMax != nil
+    }
+}

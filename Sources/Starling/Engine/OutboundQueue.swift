@@ -1,0 +1,194 @@
+internal import StarlingCore
+
+/// A block of encoded frames.
+///
+/// One loop's frames of a tick lie in it back to back; connections hold segments of it.
+///
+/// Bound to its loop. Its bytes behind `used` are free; those before are never changed while a segment holds them.
+@safe final class OutboundChunk {
+    let base: UnsafeMutableRawPointer
+    let capacity: Int
+    var used = 0
+
+    init(capacity: Int) {
+        self.capacity = capacity
+        unsafe self.base = .allocate(byteCount: capacity, alignment: 16)
+    }
+
+    deinit {
+        unsafe self.base.deallocate()
+    }
+
+    var freeCapacity: Int {
+        self.capacity - self.used
+    }
+}
+
+@available(*, unavailable) extension OutboundChunk: Sendable {}
+
+/// A run of whole frames in a chunk, or the rest of one that was written in part.
+struct OutboundSegment {
+    var chunk: OutboundChunk
+    var start: UInt32
+    var end: UInt32
+    /// The topic's number for a publication, or 0: only publications may be dropped or conflated.
+    var topic: UInt32
+
+    var byteCount: Int {
+        Int(self.end - self.start)
+    }
+
+    var bytes: UnsafeRawBufferPointer {
+        // The segment lies within the used part of the chunk that it holds.
+        unsafe UnsafeRawBufferPointer(start: self.chunk.base + Int(self.start), count: self.byteCount)
+    }
+}
+
+/// What a connection still has to write: nothing for most connections, most of the time.
+///
+/// One segment is held in place; more than one costs an array. Neighbouring segments of one chunk become one, so that
+/// several messages to a connection in a tick, or several publications to all of a topic's subscribers, are one write
+/// from the memory they were encoded into.
+struct OutboundQueue: ~Copyable {
+    private(set) var first: OutboundSegment?
+    private(set) var rest: [OutboundSegment] = []
+    private(set) var byteCount = 0
+    private var restStart = 0
+    /// Whether a part of the first segment is written, so that the rest of it must follow.
+    private var isFirstStarted = false
+
+    var isEmpty: Bool {
+        self.first == nil
+    }
+
+    /// Whether there is exactly one segment, which can be written from where it is.
+    var isContiguous: Bool {
+        self.restStart == self.rest.count
+    }
+
+    /// Adds a segment at the end; `merging` joins it with its neighbour, after which they can only go together.
+    mutating func append(_ segment: OutboundSegment, merging: Bool) {
+        self.byteCount += segment.byteCount
+        if self.first == nil {
+            self.first = segment
+        } else if self.isContiguous {
+            if merging, self.first!.chunk === segment.chunk, self.first!.end == segment.start {
+                self.first!.end = segment.end
+            } else {
+                self.rest.append(segment)
+            }
+        } else {
+            let last = self.rest.count - 1
+            if merging, self.rest[last].chunk === segment.chunk, self.rest[last].end == segment.start {
+                self.rest[last].end = segment.end
+            } else {
+                self.rest.append(segment)
+            }
+        }
+    }
+
+    /// Removes bytes from the front, which were written.
+    mutating func removeFirst(_ byteCount: Int) {
+        var left = byteCount
+        self.byteCount -= byteCount
+        while left > 0, let segment = self.first {
+            if left < segment.byteCount {
+                self.first!.start += UInt32(left)
+                // The rest of a frame must go out: it is no publication that could be dropped any more.
+                self.first!.topic = 0
+                self.isFirstStarted = true
+                return
+            }
+            left -= segment.byteCount
+            self.advance()
+        }
+    }
+
+    /// Removes everything but what must follow a part that is already written.
+    mutating func removeAllButStarted() {
+        guard self.isFirstStarted, let first = self.first else { return self.removeAll() }
+        self.rest = []
+        self.restStart = 0
+        self.byteCount = first.byteCount
+    }
+
+    /// Removes everything.
+    mutating func removeAll() {
+        self.isFirstStarted = false
+        self.first = nil
+        self.rest = []
+        self.restStart = 0
+        self.byteCount = 0
+    }
+
+    /// Removes the oldest publication of which nothing is written yet, of `topic` or of any; returns its bytes or nil.
+    mutating func removeOldestPublication(ofTopic topic: UInt32? = nil) -> Int? {
+        let matches = { (segment: OutboundSegment) in
+            segment.topic != 0 && (topic == nil || segment.topic == topic)
+        }
+        if let segment = self.first, matches(segment) {
+            self.byteCount -= segment.byteCount
+            self.advance()
+            return segment.byteCount
+        }
+        guard let index = self.rest[self.restStart...].firstIndex(where: matches) else { return nil }
+        let removed = self.rest.remove(at: index).byteCount
+        self.byteCount -= removed
+        return removed
+    }
+
+    /// Copies what is not a publication out of the loop's chunk, so that a peer that does not read cannot pin it.
+    mutating func ownDirectSegments() {
+        if let segment = self.first, segment.topic == 0 { self.first = segment.copied() }
+        for index in self.rest.indices[self.restStart...] where self.rest[index].topic == 0 {
+            self.rest[index] = self.rest[index].copied()
+        }
+    }
+
+    /// Copies segments from the front into `buffer` and returns how many bytes.
+    func gather(into buffer: UnsafeMutableRawBufferPointer) -> Int {
+        var copied = 0
+        func copy(_ segment: OutboundSegment) -> Bool {
+            let count = min(segment.byteCount, buffer.count - copied)
+            guard count > 0, let target = buffer.baseAddress, let source = unsafe segment.bytes.baseAddress
+            else { return false }
+            // `count` fits in both, as just computed; the buffer is the loop's own and disjoint from every chunk.
+            unsafe (target + copied).copyMemory(from: source, byteCount: count)
+            copied += count
+            return count == segment.byteCount
+        }
+        guard let first = self.first, copy(first) else { return copied }
+        for index in self.restStart..<self.rest.count where !copy(self.rest[index]) { break }
+        return copied
+    }
+
+    private mutating func advance() {
+        self.isFirstStarted = false
+        if self.restStart < self.rest.count {
+            self.first = self.rest[self.restStart]
+            self.restStart += 1
+            if self.restStart == self.rest.count {
+                self.rest = []
+                self.restStart = 0
+            } else if self.restStart >= 64, self.restStart * 2 >= self.rest.count {
+                self.rest.removeFirst(self.restStart)
+                self.restStart = 0
+            }
+        } else {
+            self.first = nil
+        }
+    }
+}
+
+extension OutboundSegment {
+    /// The same bytes in a chunk of their own.
+    fileprivate func copied() -> OutboundSegment {
+        guard self.chunk.used != self.byteCount || self.start != 0 else { return self }
+        let chunk = OutboundChunk(capacity: self.byteCount)
+        if let source = unsafe self.bytes.baseAddress {
+            unsafe chunk.base.copyMemory(from: source, byteCount: self.byteCount)
+        }
+        chunk.used = self.byteCount
+        return OutboundSegment(chunk: chunk, start: 0, end: UInt32(self.byteCount), topic: self.topic)
+    }
+}

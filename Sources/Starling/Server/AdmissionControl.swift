@@ -1,0 +1,76 @@
+/// The limits that concern all connections together.
+///
+/// Asked when a connection begins and when it ends, not per message.
+final class AdmissionControl: Sendable {
+    private struct State {
+        var connections = 0
+        var byAddress: [String: Int] = [:]
+        var byUser: [String: Int] = [:]
+        var upgradeSecond: UInt32 = 0
+        var upgrades = 0
+    }
+
+    private let state = Lock(State())
+    private let connectionsMax: Int
+    private let connectionsPerAddressMax: Int?
+    private let connectionsPerUserMax: Int?
+    private let upgradesPerSecondMax: Int?
+
+    init(_ configuration: ServerConfiguration) {
+        self.connectionsMax = configuration.connectionsMax
+        self.connectionsPerAddressMax = configuration.connectionsPerAddressMax
+        self.connectionsPerUserMax = configuration.connectionsPerUserMax
+        self.upgradesPerSecondMax = configuration.upgradesPerSecondMax
+    }
+
+    /// Counts a connection in, or says that there are too many.
+    func admitConnection(from address: RemoteAddress) -> Bool {
+        self.state.withLock { state in
+            guard state.connections < self.connectionsMax else { return false }
+            if let max = self.connectionsPerAddressMax, !address.host.isEmpty {
+                guard state.byAddress[address.host, default: 0] < max else { return false }
+                state.byAddress[address.host, default: 0] += 1
+            }
+            state.connections += 1
+            return true
+        }
+    }
+
+    func releaseConnection(from address: RemoteAddress) {
+        self.state.withLock { state in
+            state.connections -= 1
+            if self.connectionsPerAddressMax != nil { Self.decrement(&state.byAddress, address.host) }
+        }
+    }
+
+    func admitUser(_ user: String) -> Bool {
+        guard let max = self.connectionsPerUserMax else { return true }
+        return self.state.withLock { state in
+            guard state.byUser[user, default: 0] < max else { return false }
+            state.byUser[user, default: 0] += 1
+            return true
+        }
+    }
+
+    func releaseUser(_ user: String) {
+        guard self.connectionsPerUserMax != nil else { return }
+        self.state.withLock { Self.decrement(&$0.byUser, user) }
+    }
+
+    /// Counts an upgrade in, or says that there were too many in this second.
+    func admitUpgrade(at now: LoopInstant) -> Bool {
+        guard let max = self.upgradesPerSecondMax else { return true }
+        return self.state.withLock { state in
+            let second = now.hundredths / 100
+            if second != state.upgradeSecond { (state.upgradeSecond, state.upgrades) = (second, 0) }
+            guard state.upgrades < max else { return false }
+            state.upgrades += 1
+            return true
+        }
+    }
+
+    private static func decrement(_ counts: inout [String: Int], _ key: String) {
+        guard let count = counts[key] else { return }
+        counts[key] = count > 1 ? count - 1 : nil
+    }
+}

@@ -1,0 +1,67 @@
+public import Logging
+public import StarlingCore
+
+/// Everything about a server that has a default.
+public struct ServerConfiguration: Sendable {
+    /// Connections in all; further ones are closed at once.
+    public var connectionsMax = 1_000_000
+    /// Connections from one address; further ones are closed at once.
+    ///
+    /// Off by default: many users may share an address.
+    public var connectionsPerAddressMax: Int?
+    /// Connections of one user, as `authenticate` names it; further ones are refused with 429.
+    ///
+    /// Off by default.
+    public var connectionsPerUserMax: Int?
+    /// Upgrades per second in all; further ones are refused with 503 and `Retry-After`.
+    ///
+    /// Off by default.
+    public var upgradesPerSecondMax: Int?
+    /// Bytes and fields of a request's head.
+    public var headLimits = Limits()
+    /// A request's head must arrive within this time; a connection that is kept must send the next one within it.
+    public var handshakeTimeout: Duration = .seconds(5)
+    /// How long the end of a peer's stream is waited for after the end of ours.
+    public var lingerTimeout: Duration = .seconds(2)
+    /// Graceful shutdown: connections are closed with 1001, evenly over this time.
+    public var drainSpread: Duration = .seconds(5)
+    /// Graceful shutdown: what is left after this time is cut, and its tasks are cancelled.
+    public var drainTimeout: Duration = .seconds(10)
+    /// A path that answers 200 as long as the server runs, or nil.
+    public var healthPath: String? = "/health"
+    /// A path that answers 200 while the server takes new connections, and 503 from the start of its shutdown; or nil.
+    public var readyPath: String? = "/ready"
+    /// Where the server logs: single connections at `debug`, its own course at `info`.
+    public var logger = Logger(label: "starling")
+
+    /// The defaults.
+    public init() {}
+}
+
+/// The keys that stand in log messages; they do not change between versions.
+public enum LoggingKeys {
+    /// A connection's name: loop, slot, generation.
+    public static let connection = "ws.connection"
+    /// A close code.
+    public static let closeCode = "ws.close-code"
+    /// Why a connection ended, or a handshake was refused.
+    public static let cause = "ws.cause"
+    /// A sentence for humans.
+    public static let reason = "ws.reason"
+    /// An HTTP status.
+    public static let status = "http.status"
+    /// Host and port of the peer.
+    public static let remoteAddress = "net.remote-address"
+    /// Host and port, or path, that the server listens on.
+    public static let localAddress = "net.local-address"
+    /// An error.
+    public static let error = "error"
+    /// Seconds since a connection was accepted.
+    public static let ageSeconds = "ws.age-s"
+    /// Bytes received on a connection.
+    public static let bytesReceived = "ws.bytes-received"
+    /// Bytes sent on a connection.
+    public static let bytesSent = "ws.bytes-sent"
+    /// Bytes that were not written when a connection ended.
+    public static let bufferedBytes = "ws.buffered-bytes"
+}

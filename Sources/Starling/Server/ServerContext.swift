@@ -1,0 +1,177 @@
+internal import HTTPTypes
+public import Logging
+internal import StarlingCore
+
+/// A running server as its transport sees it: what its drivers share, and the word to end.
+public final class ServerContext: Sendable {
+    let configuration: ServerConfiguration
+    let routes: [Route]
+    let admission: AdmissionControl
+    /// Where to log.
+    public let logger: Logger
+    let handshakeTimeout: LoopInterval
+    let lingerTimeout: LoopInterval
+
+    private struct Endpoint {
+        let endpoint: WebSocketEndpoint
+        let route: Int
+        let hub: BroadcastHub
+    }
+
+    private struct State {
+        var loops: [(loop: EventLoop, statistics: LoopStatistics)] = []
+        var isDraining = false
+        var isListening = false
+    }
+
+    private let endpoints: [Endpoint]
+    private let state = Lock(State())
+
+    package init(configuration: ServerConfiguration, routes: [Route]) {
+        var routes = routes
+        if let path = configuration.readyPath {
+            routes.insert(
+                Route(
+                    pattern: path,
+                    target: .http { _, server in
+                        server.isReady
+                            ? .text("ready\n") : .text("not ready\n", status: .serviceUnavailable)
+                    }
+                ),
+                at: 0
+            )
+        }
+        if let path = configuration.healthPath {
+            routes.insert(Route(pattern: path, target: .http { _, _ in .text("ok\n") }), at: 0)
+        }
+        self.configuration = configuration
+        self.routes = routes
+        self.admission = AdmissionControl(configuration)
+        self.logger = configuration.logger
+        self.handshakeTimeout = LoopInterval(configuration.handshakeTimeout)
+        self.lingerTimeout = LoopInterval(configuration.lingerTimeout)
+        var endpoints: [Endpoint] = []
+        for (route, entry) in routes.enumerated() {
+            guard case .webSocket(let endpoint) = entry.target else { continue }
+            let hub = BroadcastHub(endpoint.broadcaster, endpoint: endpoints.count)
+            hub.attach()
+            endpoints.append(Endpoint(endpoint: endpoint, route: route, hub: hub))
+        }
+        self.endpoints = endpoints
+    }
+
+    // MARK: - For transports
+
+    /// Says that the transport listens: `/ready` now answers 200.
+    public func startedListening() {
+        self.state.withLock { $0.isListening = true }
+    }
+
+    /// Whether new connections are welcome.
+    public var isReady: Bool {
+        self.state.withLock { $0.isListening && !$0.isDraining }
+    }
+
+    /// Counts a pause of accepting, because the process has no descriptors left, or the like.
+    public func acceptPaused(_ reason: String) {
+        self.logger.warning("accepting pauses", metadata: [LoggingKeys.reason: "\(reason)"])
+    }
+
+    // MARK: - For drivers
+
+    func makeLoopEndpoints(for loop: EventLoop) -> [LoopEndpoint] {
+        self.endpoints.enumerated().map { index, entry in
+            entry.hub.add(loop)
+            return LoopEndpoint(
+                entry.endpoint,
+                index: index,
+                path: self.routes[entry.route].pattern,
+                hub: entry.hub
+            )
+        }
+    }
+
+    func endpoint(_ index: Int) -> WebSocketEndpoint {
+        self.endpoints[index].endpoint
+    }
+
+    func endpointIndex(ofRoute route: Int) -> Int {
+        guard let index = self.endpoints.firstIndex(where: { $0.route == route }) else {
+            preconditionFailure("a route without an endpoint was asked for one")
+        }
+        return index
+    }
+
+    func routeIndex(ofEndpoint index: Int) -> Int {
+        self.endpoints[index].route
+    }
+
+    func register(_ loop: EventLoop, _ statistics: LoopStatistics) {
+        let isDraining = self.state.withLock { state in
+            state.loops.append((loop, statistics))
+            return state.isDraining
+        }
+        if isDraining { self.drain(loop) }
+    }
+
+    // MARK: - For the server
+
+    var loops: [EventLoop] {
+        self.state.withLock { $0.loops.map(\.loop) }
+    }
+
+    var hubs: [BroadcastHub] {
+        self.endpoints.map(\.hub)
+    }
+
+    var broadcasters: [any Broadcaster] {
+        self.endpoints.map(\.endpoint.broadcaster)
+    }
+
+    /// Begins the planned end, once.
+    package func beginDrain() {
+        let loops: [EventLoop] = self.state.withLock { state in
+            guard !state.isDraining else { return [] }
+            state.isDraining = true
+            return state.loops.map(\.loop)
+        }
+        for loop in loops { self.drain(loop) }
+    }
+
+    private func drain(_ loop: EventLoop) {
+        let configuration = self.configuration
+        loop.post(
+            .perform {
+                $0?.beginDrain(spread: configuration.drainSpread, deadline: configuration.drainTimeout)
+            }
+        )
+    }
+
+    /// All loops' figures, added up.
+    func figures() -> LoopFigures {
+        let statistics = self.state.withLock { $0.loops.map(\.statistics) }
+        return statistics.reduce(LoopFigures.zero) { $0 + $1.snapshot() }
+    }
+
+    /// The figures in Prometheus' text format, version 0.0.4.
+    func prometheusText() -> String {
+        let figures = self.figures()
+        var text = ""
+        for (entry, value) in zip(LoopFigures.names, figures.plain) {
+            text += "# HELP starling_\(entry.name) \(entry.help)\n"
+            text += "# TYPE starling_\(entry.name) \(entry.isGauge ? "gauge" : "counter")\n"
+            text += "starling_\(entry.name) \(value)\n"
+        }
+        text +=
+            "# HELP starling_closes_total WebSockets closed, by cause.\n# TYPE starling_closes_total counter\n"
+        for (cause, value) in zip(CloseCause.Base.allCases, figures.closes) where cause != .none {
+            text += "starling_closes_total{cause=\"\(cause)\"} \(value)\n"
+        }
+        text +=
+            "# HELP starling_refusals_total Handshakes refused, by cause.\n# TYPE starling_refusals_total counter\n"
+        for (cause, value) in zip(RefusalCause.allCases, figures.refusals) {
+            text += "starling_refusals_total{cause=\"\(cause)\"} \(value)\n"
+        }
+        return text
+    }
+}

@@ -1,0 +1,90 @@
+internal import Logging
+public import ServiceLifecycle
+
+/// Serves endpoints and small HTTP routes on one port.
+///
+/// ```swift
+/// try await WebSocketServer(transport: NativeTransport(port: 8080)) {
+///     WebSocketRoute("/chat", chat)
+/// }.run()
+/// ```
+///
+/// A `Service` of swift-service-lifecycle: in a `ServiceGroup` with graceful shutdown signals it drains when the
+/// signal comes. `/health` and `/ready` are there by default.
+public struct WebSocketServer<ServerTransport: Transport>: Service {
+    /// Looks up, counts, sends to and closes this server's connections.
+    public let registry: ConnectionRegistry
+
+    private let transport: ServerTransport
+    private let context: ServerContext
+
+    /// Makes a server; ``run()`` starts it.
+    ///
+    /// - Parameters:
+    ///   - transport: Accepts the connections.
+    ///   - configuration: Limits, deadlines, logger.
+    ///   - routes: What to do with requests, the first match counts. Others get 404.
+    public init(
+        transport: ServerTransport,
+        configuration: ServerConfiguration = ServerConfiguration(),
+        @RouteBuilder routes: () -> [Route]
+    ) {
+        self.transport = transport
+        self.context = ServerContext(configuration: configuration, routes: routes())
+        self.registry = ConnectionRegistry(self.context)
+    }
+
+    /// Serves until the task is cancelled or a graceful shutdown begins, and then drains: `/ready` turns
+    /// false, the listener closes, connections get 1001 over ``ServerConfiguration/drainSpread``, and what is
+    /// left after ``ServerConfiguration/drainTimeout`` is cut.
+    ///
+    /// May be called once.
+    ///
+    /// - Throws: If the transport cannot listen.
+    public func run() async throws {
+        let context = self.context
+        let transport = self.transport
+        try await withThrowingTaskGroup(of: Void.self) { group in
+            for hub in context.hubs { group.addTask { await hub.run() } }
+            for broadcaster in context.broadcasters {
+                group.addTask {
+                    do throws(BroadcastError) {
+                        try await broadcaster.run()
+                    } catch {
+                        guard !Task.isCancelled else { return }
+                        context.logger.error(
+                            "a broadcaster failed",
+                            metadata: [LoggingKeys.error: "\(error)"]
+                        )
+                    }
+                }
+            }
+            group.addTask {
+                var metrics = ServerMetrics()
+                while !Task.isCancelled {
+                    metrics.report(context.figures())
+                    try? await Task.sleep(for: .seconds(1))
+                }
+            }
+            defer { group.cancelAll() }
+            // The transport does not see the cancellation: it ends when its drivers have drained.
+            let serving = Task { try await transport.serve(context) }
+            try await withTaskCancellationHandler {
+                try await withGracefulShutdownHandler {
+                    try await serving.value
+                } onGracefulShutdown: {
+                    context.beginDrain()
+                }
+            } onCancel: {
+                context.beginDrain()
+            }
+        }
+    }
+
+    /// Begins a graceful shutdown, as a signal in a `ServiceGroup` would.
+    ///
+    /// ``run()`` returns when it is done.
+    public func beginShutdown() {
+        self.context.beginDrain()
+    }
+}

@@ -1,0 +1,47 @@
+/// Accepts connections and carries their bytes; everything else is the same on every transport.
+///
+/// A transport makes one ``ConnectionDriver`` per thread, tells it what happens on that thread's connections, and does
+/// what the driver asks through ``ConnectionIO``. `NativeTransport` is one; `EmbeddedTransport`, for tests, another.
+public protocol Transport: Sendable {
+    /// Serves until the server is told to end and every driver is finished.
+    ///
+    /// - Parameter server: Makes the drivers, and says when to start and to end.
+    /// - Throws: If it cannot listen.
+    func serve(_ server: ServerContext) async throws
+}
+
+/// What a driver asks of its transport.
+///
+/// One per driver, called on its thread alone, inside a tick.
+public protocol ConnectionIO: AnyObject {
+    /// Writes as many bytes as the connection takes at once. After fewer than all, the transport calls
+    /// ``ConnectionDriver/writable(_:)`` as soon as it takes more.
+    func write(_ bytes: RawSpan, to connection: Int) -> WriteResult
+    /// Switches reading on or off. While it is off, bytes wait where they are, and the peer's TCP slows down.
+    func setReading(_ isOn: Bool, on connection: Int)
+    /// Ends the stream in this direction; bytes of the peer may still arrive.
+    func shutdownWriting(_ connection: Int)
+    /// Ends the connection and forgets it. `connection` may be used again at once.
+    func close(_ connection: Int)
+    /// Accepts no more connections.
+    func stopListening()
+}
+
+/// What became of a write.
+public enum WriteResult: Sendable, Hashable {
+    /// So many bytes were taken; if fewer than given, the connection takes no more now.
+    case wrote(Int)
+    /// The connection is broken.
+    case failed
+}
+
+/// Why a transport could not do its work.
+public struct TransportError: Error, Sendable, CustomStringConvertible {
+    /// What was attempted, on what, why it failed, and what to do.
+    public let description: String
+
+    /// Makes an error.
+    public init(_ description: String) {
+        self.description = description
+    }
+}

@@ -1,0 +1,171 @@
+public import Starling
+
+/// A server without sockets, threads or time: the test hands in bytes, moves the clock, and looks at what comes out.
+///
+/// It drives the same ``ConnectionDriver`` as the real transports. Everything, tasks of async handlers included, runs
+/// on the test's own thread, inside the calls of this type; nothing happens between them.
+///
+/// ```swift
+/// let server = EmbeddedTransport { WebSocketRoute("/echo", echo) }
+/// let client = try #require(server.connect())
+/// server.receive(request, on: client)
+/// #expect(server.takeOutput(of: client) == response)
+/// ```
+public final class EmbeddedTransport {
+    private let io = EmbeddedIO()
+    private let driver: ConnectionDriver
+    private let context: ServerContext
+    private var clock = ManualClock()
+
+    /// Makes a server with one event loop.
+    public init(
+        configuration: ServerConfiguration = ServerConfiguration(),
+        @RouteBuilder routes: () -> [Route]
+    ) {
+        self.context = ServerContext(configuration: configuration, routes: routes())
+        let loop = EventLoop(index: 0) {}
+        self.driver = ConnectionDriver(loop: loop, server: self.context, io: self.io)
+        self.context.startedListening()
+    }
+
+    deinit {
+        self.driver.finish()
+    }
+
+    /// Opens a connection.
+    ///
+    /// - Parameter address: Where it is said to come from.
+    /// - Returns: Its number, or nil if the server refuses it.
+    public func connect(from address: RemoteAddress = .unknown) -> Int? {
+        var connection: Int?
+        self.tick { connection = self.driver.accept(from: address) }
+        if let connection { self.io.open(connection) }
+        return connection
+    }
+
+    /// Hands in bytes as one read from the network.
+    public func receive(_ bytes: [UInt8], on connection: Int) {
+        var buffer = bytes
+        self.tick {
+            var span = buffer.mutableSpan
+            var bytes = unsafe span.mutableBytes
+            self.driver.received(&bytes, on: connection)
+        }
+    }
+
+    /// Ends the peer's direction of the stream.
+    public func endInput(of connection: Int) {
+        self.tick { self.driver.readingEnded(connection) }
+    }
+
+    /// Moves the clock, in steps that no deadline falls between.
+    public func advance(by duration: Duration) {
+        var left = duration
+        while left > .zero {
+            let step = min(left, .milliseconds(50))
+            self.clock.advance(by: step)
+            left -= step
+            self.tick {}
+        }
+    }
+
+    /// Lets a connection take only so many more bytes, as a peer does that stops reading; nil lifts the limit.
+    public func limitOutput(of connection: Int, to byteCount: Int?) {
+        self.io.setCapacity(byteCount, of: connection)
+        if byteCount == nil { self.tick { self.driver.writable(connection) } }
+    }
+
+    /// What the server has written since the last call.
+    public func takeOutput(of connection: Int) -> [UInt8] {
+        self.io.takeOutput(of: connection)
+    }
+
+    /// Whether the server has ended its direction of the stream.
+    public func isOutputEnded(of connection: Int) -> Bool {
+        self.io.isEnded(connection)
+    }
+
+    /// Whether the server has ended the connection.
+    public func isClosed(_ connection: Int) -> Bool {
+        self.io.isClosed(connection)
+    }
+
+    /// Whether the server reads from the connection.
+    public func isReading(_ connection: Int) -> Bool {
+        self.io.isReading(connection)
+    }
+
+    /// Begins a graceful shutdown.
+    public func beginShutdown() {
+        self.context.beginDrain()
+        self.tick {}
+    }
+
+    /// Whether a graceful shutdown is done.
+    public var isFinished: Bool {
+        self.driver.isFinished
+    }
+
+    /// Runs ticks until nothing is left to do now.
+    private func tick(_ body: () -> Void) {
+        self.driver.beginTick(at: self.clock.nanoseconds)
+        self.driver.withCurrent(body)
+        while self.driver.endTick() { self.driver.beginTick(at: self.clock.nanoseconds) }
+    }
+}
+
+@available(*, unavailable) extension EmbeddedTransport: Sendable {}
+
+/// Connections as arrays of bytes.
+private final class EmbeddedIO: ConnectionIO {
+    private struct Stream {
+        var output: [UInt8] = []
+        var capacity: Int?
+        var isReading = true
+        var isEnded = false
+        var isClosed = false
+    }
+
+    private var streams: [Int: Stream] = [:]
+
+    func open(_ connection: Int) {
+        self.streams[connection] = Stream()
+    }
+
+    func write(_ bytes: RawSpan, to connection: Int) -> WriteResult {
+        guard var stream = self.streams[connection], !stream.isClosed else { return .failed }
+        let count = min(bytes.byteCount, stream.capacity ?? .max)
+        // The view is read within the call that lends it.
+        unsafe bytes.withUnsafeBytes { unsafe stream.output.append(contentsOf: $0.prefix(count)) }
+        if let capacity = stream.capacity { stream.capacity = capacity - count }
+        self.streams[connection] = stream
+        return .wrote(count)
+    }
+
+    func setReading(_ isOn: Bool, on connection: Int) {
+        self.streams[connection]?.isReading = isOn
+    }
+
+    func shutdownWriting(_ connection: Int) {
+        self.streams[connection]?.isEnded = true
+    }
+
+    func close(_ connection: Int) {
+        self.streams[connection]?.isClosed = true
+    }
+
+    func stopListening() {}
+
+    func setCapacity(_ byteCount: Int?, of connection: Int) {
+        self.streams[connection]?.capacity = byteCount
+    }
+
+    func takeOutput(of connection: Int) -> [UInt8] {
+        defer { self.streams[connection]?.output = [] }
+        return self.streams[connection]?.output ?? []
+    }
+
+    func isEnded(_ connection: Int) -> Bool { self.streams[connection]?.isEnded ?? false }
+    func isClosed(_ connection: Int) -> Bool { self.streams[connection]?.isClosed ?? false }
+    func isReading(_ connection: Int) -> Bool { self.streams[connection]?.isReading ?? false }
+}
