@@ -1,0 +1,59 @@
+#define _GNU_SOURCE
+#include "CStarlingLinux.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+enum { events_max = 512 };
+
+int starling_epoll_create(void) {
+    return epoll_create1(EPOLL_CLOEXEC);
+}
+
+int starling_epoll_control(int epoll, int operation, int descriptor, uint64_t token, _Bool reading, _Bool writing,
+                           _Bool exclusive) {
+    struct epoll_event event;
+    memset(&event, 0, sizeof event);
+    event.events = (reading ? EPOLLIN : 0u) | (writing ? EPOLLOUT : 0u) | (exclusive ? EPOLLEXCLUSIVE : 0u);
+    event.data.u64 = token;
+    static const int operations[] = {EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLL_CTL_DEL};
+    return epoll_ctl(epoll, operations[operation], descriptor, &event) == 0 ? 0 : errno;
+}
+
+int starling_epoll_wait(int epoll, starling_event *events, int count, int milliseconds) {
+    struct epoll_event ready[events_max];
+    int got = epoll_wait(epoll, ready, count < events_max ? count : events_max, milliseconds);
+    if (got < 0) return -errno;
+    for (int i = 0; i < got; i++) {
+        events[i].token = ready[i].data.u64;
+        events[i].readable = (ready[i].events & EPOLLIN) != 0;
+        events[i].writable = (ready[i].events & EPOLLOUT) != 0;
+        events[i].hung_up = (ready[i].events & (EPOLLERR | EPOLLHUP)) != 0;
+    }
+    return got;
+}
+
+int starling_eventfd_create(void) {
+    return eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+}
+
+void starling_eventfd_signal(int descriptor) {
+    uint64_t one = 1;
+    // Fails only if the counter is full, and then the loop is about to wake anyway.
+    ssize_t ignored = write(descriptor, &one, sizeof one);
+    (void)ignored;
+}
+
+void starling_eventfd_clear(int descriptor) {
+    uint64_t count;
+    ssize_t ignored = read(descriptor, &count, sizeof count);
+    (void)ignored;
+}
+
+int starling_accept(int listener, struct sockaddr_storage *address, socklen_t *length) {
+    int descriptor = accept4(listener, (struct sockaddr *)address, length, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    return descriptor >= 0 ? descriptor : -errno;
+}

@@ -1,0 +1,29 @@
+// What Glibc's Swift module lacks: epoll, eventfd and accept4.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/socket.h>
+
+// One readiness event, without epoll_event's packed layout.
+typedef struct {
+    uint64_t token;
+    _Bool readable;
+    _Bool writable;
+    // The peer is gone or the descriptor failed: reading tells which.
+    _Bool hung_up;
+} starling_event;
+
+int starling_epoll_create(void);
+// operation: 0 adds, 1 modifies, 2 removes. Returns 0, or an errno.
+int starling_epoll_control(int epoll, int operation, int descriptor, uint64_t token, _Bool reading, _Bool writing,
+                           _Bool exclusive);
+// Returns the number of events, or a negated errno.
+int starling_epoll_wait(int epoll, starling_event *events, int count, int milliseconds);
+
+int starling_eventfd_create(void);
+void starling_eventfd_signal(int descriptor);
+void starling_eventfd_clear(int descriptor);
+
+// Non-blocking and close-on-exec. Returns a descriptor, or a negated errno.
+int starling_accept(int listener, struct sockaddr_storage *address, socklen_t *length);

@@ -1,0 +1,423 @@
+#if os(Linux)
+internal import CStarlingLinux
+internal import Glibc
+internal import Starling
+
+/// One thread's sockets: waits for them, and tells the driver what happens on them.
+///
+/// Level-triggered epoll: one receive per readable connection and wake-up, into one buffer for all of them.
+@safe final class NativeLoop: ConnectionIO {
+    private static let listenerToken: UInt64 = .max
+    private static let wakeupToken: UInt64 = .max - 1
+    private static let eventCount = 512
+    private static let acceptsPerTick = 128
+    /// Holds a 64 KiB message with its header, several times over.
+    private static let receiveByteCount = 256 << 10
+    /// How long accepting pauses when the process has no descriptors left.
+    private static let acceptPauseNanoseconds: UInt64 = 250_000_000
+
+    private let epoll: Int32
+    private let wakeup: Int32
+    private let tls: TLSContext?
+    private let server: ServerContext
+    private var listener: Listener?
+    private var connections = NativeConnections()
+    private let events = UnsafeMutableBufferPointer<starling_event>.allocate(capacity: NativeLoop.eventCount)
+    private let receiveBuffer = UnsafeMutableRawBufferPointer.allocate(
+        byteCount: NativeLoop.receiveByteCount,
+        alignment: 64
+    )
+    private var acceptResumesAt: UInt64?
+    /// TLS connections that hold decrypted bytes which epoll cannot know of.
+    private var pending: [Int] = []
+
+    /// Runs a loop on the calling thread until the server has drained.
+    static func run(index: Int, listener: Listener, tls: TLSContext?, server: ServerContext) {
+        let wakeup = starling_eventfd_create()
+        precondition(wakeup >= 0, "no descriptor is left for an event loop")
+        let loop = EventLoop(index: index) { starling_eventfd_signal(wakeup) }
+        let io = NativeLoop(wakeup: wakeup, listener: listener, tls: tls, server: server)
+        let driver = ConnectionDriver(loop: loop, server: server, io: io)
+        let start = Syscalls.monotonicNanoseconds()
+        var mustContinue = false
+        while !driver.isFinished {
+            mustContinue = io.tick(driver, since: start, mayWait: !mustContinue)
+        }
+        driver.finish()
+    }
+
+    private init(wakeup: Int32, listener: Listener, tls: TLSContext?, server: ServerContext) {
+        self.epoll = starling_epoll_create()
+        precondition(self.epoll >= 0, "no descriptor is left for an event loop")
+        self.wakeup = wakeup
+        self.tls = tls
+        self.server = server
+        self.listener = listener
+        _ = starling_epoll_control(self.epoll, 0, wakeup, Self.wakeupToken, true, false, false)
+        self.watchListener()
+    }
+
+    deinit {
+        self.stopListening()
+        _ = Glibc.close(self.epoll)
+        // The wake-up descriptor stays open: a task that outlives the loop may still signal it, and must not hit a
+        // descriptor that means something else by then. It is one per loop of a server's life.
+        unsafe self.events.deallocate()
+        unsafe self.receiveBuffer.deallocate()
+    }
+
+    // MARK: - A tick
+
+    private func tick(_ driver: ConnectionDriver, since start: UInt64, mayWait: Bool) -> Bool {
+        var timeout = driver.prepareToSleep()
+        if !mayWait || !self.pending.isEmpty { timeout = 0 }
+        if self.acceptResumesAt != nil, timeout < 0 || timeout > 100 { timeout = 100 }
+        let count = unsafe Int(
+            starling_epoll_wait(self.epoll, self.events.baseAddress, Int32(Self.eventCount), timeout)
+        )
+        let now = Syscalls.monotonicNanoseconds()
+        driver.beginTick(at: now - start)
+        self.resumeAccepting(at: now)
+        driver.withCurrent {
+            self.readPending(driver)
+            // A negative count is an interrupted wait: nothing is ready.
+            for position in 0..<max(0, count) { unsafe self.handle(self.events[position], driver, now) }
+        }
+        return driver.endTick()
+    }
+
+    private func handle(_ event: starling_event, _ driver: ConnectionDriver, _ now: UInt64) {
+        switch event.token {
+        case Self.listenerToken: self.acceptConnections(driver, now)
+        case Self.wakeupToken: starling_eventfd_clear(self.wakeup)
+        default:
+            let index = Int(event.token & 0xFFFF_FFFF)
+            // A connection that ended earlier in this tick, or its successor in the slot, is not meant.
+            guard self.connections.isCurrent(index, UInt32(event.token >> 32)) else { return }
+            let connection = unsafe self.connections.pointer(index)
+            if unsafe connection.pointee.isHandshaking, !self.continueHandshake(index, driver) { return }
+            if unsafe event.writable || connection.pointee.retriesWriteOnRead {
+                unsafe connection.pointee.retriesWriteOnRead = false
+                self.setWriting(false, index)
+                driver.writable(index)
+            }
+            if event.readable || event.hung_up { self.read(index, driver, isHungUp: event.hung_up) }
+        }
+    }
+
+    // MARK: - Accepting
+
+    private func watchListener() {
+        guard let listener = self.listener else { return }
+        _ = starling_epoll_control(
+            self.epoll,
+            0,
+            listener.descriptor,
+            Self.listenerToken,
+            true,
+            false,
+            listener.isShared
+        )
+    }
+
+    private func acceptConnections(_ driver: ConnectionDriver, _ now: UInt64) {
+        for _ in 0..<Self.acceptsPerTick {
+            guard let listener = self.listener else { return }
+            var storage = sockaddr_storage()
+            var length = socklen_t(MemoryLayout<sockaddr_storage>.size)
+            let descriptor = unsafe starling_accept(listener.descriptor, &storage, &length)
+            if descriptor < 0 {
+                switch -descriptor {
+                case EAGAIN: return
+                case EMFILE, ENFILE, ENOBUFS, ENOMEM:
+                    // The connection stays in the kernel's queue, where level-triggered epoll would report it again
+                    // and again: look away for a while.
+                    unsafe self.pauseAccepting(String(cString: strerror(-descriptor)), at: now)
+                    return
+                default: continue
+                }
+            }
+            self.accepted(descriptor, Syscalls.remoteAddress(storage), driver)
+        }
+    }
+
+    private func accepted(_ descriptor: Int32, _ address: RemoteAddress, _ driver: ConnectionDriver) {
+        guard let index = driver.accept(from: address) else {
+            _ = Glibc.close(descriptor)
+            return
+        }
+        let generation = self.connections.open(index, descriptor)
+        if let tls = self.tls {
+            do {
+                unsafe self.connections.pointer(index).pointee.tls = try TLSSession(
+                    tls,
+                    descriptor: descriptor
+                )
+                unsafe self.connections.pointer(index).pointee.isHandshaking = true
+            } catch {
+                driver.failed(index)
+                return
+            }
+        }
+        let token = UInt64(generation) << 32 | UInt64(index)
+        if starling_epoll_control(self.epoll, 0, descriptor, token, true, false, false) != 0 {
+            driver.failed(index)
+        }
+    }
+
+    private func pauseAccepting(_ reason: String, at now: UInt64) {
+        guard let listener = self.listener, self.acceptResumesAt == nil else { return }
+        _ = starling_epoll_control(self.epoll, 2, listener.descriptor, 0, false, false, false)
+        self.acceptResumesAt = now + Self.acceptPauseNanoseconds
+        self.server.acceptPaused(reason)
+    }
+
+    private func resumeAccepting(at now: UInt64) {
+        guard let time = self.acceptResumesAt, now >= time else { return }
+        self.acceptResumesAt = nil
+        self.watchListener()
+    }
+
+    func stopListening() {
+        guard let listener = self.listener else { return }
+        self.listener = nil
+        if self.acceptResumesAt == nil {
+            _ = starling_epoll_control(self.epoll, 2, listener.descriptor, 0, false, false, false)
+        }
+        self.acceptResumesAt = nil
+        // A Unix socket's listener is every loop's; the file is removed when the last one has ended.
+        if !listener.isShared { _ = Glibc.close(listener.descriptor) }
+    }
+
+    // MARK: - Reading
+
+    private func read(_ index: Int, _ driver: ConnectionDriver, isHungUp: Bool) {
+        let connection = unsafe self.connections.pointer(index)
+        guard unsafe connection.pointee.isReading || isHungUp else { return }
+        if unsafe connection.pointee.tls != nil { return self.readEncrypted(index, driver) }
+        let count = unsafe recv(
+            connection.pointee.descriptor,
+            self.receiveBuffer.baseAddress,
+            Self.receiveByteCount,
+            0
+        )
+        if count > 0 {
+            self.deliver(count, to: index, driver)
+        } else if count == 0 {
+            self.ended(index, driver)
+        } else if errno != EAGAIN && errno != EINTR {
+            driver.failed(index)
+        }
+    }
+
+    private func deliver(_ count: Int, to index: Int, _ driver: ConnectionDriver) {
+        // The first `count` bytes were just received, and nobody else uses the buffer during the call.
+        var bytes = unsafe MutableRawSpan(
+            _unsafeBytes: UnsafeMutableRawBufferPointer(rebasing: self.receiveBuffer[..<count])
+        )
+        driver.received(&bytes, on: index)
+    }
+
+    /// The peer's direction has ended: there is nothing more to be told of, until the connection is closed.
+    private func ended(_ index: Int, _ driver: ConnectionDriver) {
+        self.setReading(false, on: index)
+        driver.readingEnded(index)
+    }
+
+    // MARK: - TLS
+
+    /// Goes on with a handshake; whether it is done.
+    private func continueHandshake(_ index: Int, _ driver: ConnectionDriver) -> Bool {
+        let connection = unsafe self.connections.pointer(index)
+        guard let result = unsafe connection.pointee.tls?.handshake() else { return true }
+        switch result {
+        case .done:
+            unsafe connection.pointee.isHandshaking = false
+            self.setWriting(false, index)
+            return true
+        case .wantsRead: self.setWriting(false, index)
+        case .wantsWrite: self.setWriting(true, index)
+        case .failed: driver.failed(index)
+        }
+        return false
+    }
+
+    private func readEncrypted(_ index: Int, _ driver: ConnectionDriver) {
+        let connection = unsafe self.connections.pointer(index)
+        guard unsafe !connection.pointee.isHandshaking,
+            let result = unsafe connection.pointee.tls?.read(into: self.receiveBuffer)
+        else { return }
+        switch result {
+        case .bytes(let count):
+            let generation = unsafe connection.pointee.generation
+            self.deliver(count, to: index, driver)
+            // OpenSSL may hold more that is already decrypted, of which epoll will not speak.
+            if self.connections.isCurrent(index, generation),
+                unsafe connection.pointee.tls?.hasBufferedInput == true
+            {
+                self.pending.append(index)
+            }
+        case .wantsRead: break
+        case .wantsWrite: self.setWriting(true, index)
+        case .closed, .eof: self.ended(index, driver)
+        case .failed: driver.failed(index)
+        }
+    }
+
+    private func readPending(_ driver: ConnectionDriver) {
+        guard !self.pending.isEmpty else { return }
+        let indices = self.pending
+        self.pending = []
+        for index in indices where self.connections.isOpen(index) {
+            if unsafe self.connections.pointer(index).pointee.isReading {
+                self.readEncrypted(index, driver)
+            } else {
+                unsafe self.connections.pointer(index).pointee.hasPending = true
+            }
+        }
+    }
+
+    // MARK: - What the driver asks
+
+    func write(_ bytes: RawSpan, to index: Int) -> WriteResult {
+        let connection = unsafe self.connections.pointer(index)
+        if unsafe connection.pointee.tls != nil { return self.writeEncrypted(bytes, to: index) }
+        let count = unsafe bytes.withUnsafeBytes { buffer in
+            unsafe send(connection.pointee.descriptor, buffer.baseAddress, buffer.count, Int32(MSG_NOSIGNAL))
+        }
+        if count == bytes.byteCount { return .wrote(count) }
+        if count < 0, errno != EAGAIN && errno != EINTR { return .failed }
+        self.setWriting(true, index)
+        return .wrote(max(0, count))
+    }
+
+    private func writeEncrypted(_ bytes: RawSpan, to index: Int) -> WriteResult {
+        let connection = unsafe self.connections.pointer(index)
+        var written = 0
+        // A record holds 16 KiB: several are written, until the socket takes no more.
+        while written < bytes.byteCount {
+            let rest = bytes.extracting(droppingFirst: written)
+            let result = unsafe rest.withUnsafeBytes { unsafe connection.pointee.tls?.write($0) }
+            switch result {
+            case .bytes(let count): written += count
+            case .wantsWrite:
+                self.setWriting(true, index)
+                return .wrote(written)
+            case .wantsRead:
+                unsafe connection.pointee.retriesWriteOnRead = true
+                return .wrote(written)
+            case .failed, nil: return .failed
+            }
+        }
+        return .wrote(written)
+    }
+
+    func setReading(_ isOn: Bool, on index: Int) {
+        let connection = unsafe self.connections.pointer(index)
+        guard unsafe connection.pointee.isReading != isOn else { return }
+        unsafe connection.pointee.isReading = isOn
+        self.updateInterest(index)
+        if isOn, unsafe connection.pointee.hasPending {
+            unsafe connection.pointee.hasPending = false
+            self.pending.append(index)
+        }
+    }
+
+    private func setWriting(_ isOn: Bool, _ index: Int) {
+        let connection = unsafe self.connections.pointer(index)
+        guard unsafe connection.pointee.isWriting != isOn else { return }
+        unsafe connection.pointee.isWriting = isOn
+        self.updateInterest(index)
+    }
+
+    private func updateInterest(_ index: Int) {
+        let connection = unsafe self.connections.pointer(index)
+        _ = unsafe starling_epoll_control(
+            self.epoll,
+            1,
+            connection.pointee.descriptor,
+            UInt64(connection.pointee.generation) << 32 | UInt64(index),
+            connection.pointee.isReading,
+            connection.pointee.isWriting,
+            false
+        )
+    }
+
+    func shutdownWriting(_ index: Int) {
+        let connection = unsafe self.connections.pointer(index)
+        // Best effort: a peer that misses the notify sees the stream's end.
+        _ = unsafe connection.pointee.tls?.shutdown()
+        _ = unsafe shutdown(connection.pointee.descriptor, Int32(SHUT_WR))
+    }
+
+    func close(_ index: Int) {
+        // Closing the descriptor takes it out of epoll too.
+        guard let descriptor = self.connections.close(index) else { return }
+        _ = Glibc.close(descriptor)
+    }
+}
+
+/// What this transport keeps of a connection.
+struct NativeConnection: ~Copyable {
+    var descriptor: Int32 = -1
+    var generation: UInt32 = 0
+    var isReading = true
+    var isWriting = false
+    var isHandshaking = false
+    /// A TLS write waits for something to read.
+    var retriesWriteOnRead = false
+    /// Decrypted bytes wait for reading to go on.
+    var hasPending = false
+    var tls: TLSSession?
+}
+
+/// The loop's connections by the driver's numbers, in blocks that never move.
+@safe struct NativeConnections: ~Copyable {
+    private static let blockCount = 256
+    private var blocks: [UnsafeMutablePointer<NativeConnection>] = unsafe []
+
+    deinit {
+        for index in unsafe self.blocks.indices {
+            let block = unsafe self.blocks[index]
+            unsafe block.deinitialize(count: Self.blockCount)
+            unsafe block.deallocate()
+        }
+    }
+
+    /// The connection of a number that was opened: blocks up to it exist and stay where they are.
+    func pointer(_ index: Int) -> UnsafeMutablePointer<NativeConnection> {
+        unsafe self.blocks[index >> 8] + (index & 0xFF)
+    }
+
+    func isCurrent(_ index: Int, _ generation: UInt32) -> Bool {
+        unsafe self.isOpen(index) && self.pointer(index).pointee.generation == generation
+    }
+
+    func isOpen(_ index: Int) -> Bool {
+        unsafe index >> 8 < self.blocks.count && self.pointer(index).pointee.descriptor >= 0
+    }
+
+    /// Takes a number into use; returns its new generation.
+    mutating func open(_ index: Int, _ descriptor: Int32) -> UInt32 {
+        while unsafe index >> 8 >= self.blocks.count {
+            let block = UnsafeMutablePointer<NativeConnection>.allocate(capacity: Self.blockCount)
+            for offset in 0..<Self.blockCount { unsafe (block + offset).initialize(to: NativeConnection()) }
+            unsafe self.blocks.append(block)
+        }
+        // The top two generations would collide with the tokens of listener and wake-up.
+        let generation = unsafe (self.pointer(index).pointee.generation &+ 1) & 0x7FFF_FFFF
+        unsafe self.pointer(index).pointee = NativeConnection(descriptor: descriptor, generation: generation)
+        return generation
+    }
+
+    /// Gives a number back; returns its descriptor, to be closed.
+    mutating func close(_ index: Int) -> Int32? {
+        guard self.isOpen(index) else { return nil }
+        let connection = unsafe self.pointer(index)
+        let descriptor = unsafe connection.pointee.descriptor
+        let generation = unsafe connection.pointee.generation
+        unsafe connection.pointee = NativeConnection(descriptor: -1, generation: generation)
+        return descriptor
+    }
+}
+#endif

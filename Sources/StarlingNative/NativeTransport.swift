@@ -1,0 +1,250 @@
+#if os(Linux)
+internal import CStarlingLinux
+internal import Glibc
+internal import Logging
+public import Starling
+
+/// WebSockets on Linux's own event loops: one thread per core, epoll, and TLS by OpenSSL.
+///
+/// Each thread has a listener of its own for the same port (`SO_REUSEPORT`), and keeps the connections that the kernel
+/// gives it.
+///
+/// ```swift
+/// try await WebSocketServer(transport: NativeTransport(port: 8080)) {
+///     WebSocketRoute("/echo", echo)
+/// }.run()
+/// ```
+public struct NativeTransport: Transport {
+    /// Where to listen.
+    public struct Endpoint: Sendable, Hashable {
+        enum Base: Sendable, Hashable {
+            case tcp(host: String, port: Int)
+            case unix(path: String)
+        }
+        let base: Base
+
+        /// A port of an IPv4 or IPv6 address, or of a name that resolves to one.
+        ///
+        /// Port 0 takes a free one.
+        public static func tcp(host: String, port: Int) -> Endpoint {
+            Endpoint(base: .tcp(host: host, port: port))
+        }
+
+        /// A Unix socket.
+        ///
+        /// A socket file that nobody listens on any more is replaced.
+        public static func unix(path: String) -> Endpoint {
+            Endpoint(base: .unix(path: path))
+        }
+    }
+
+    let endpoint: Endpoint
+    let eventLoops: Int
+    let tls: TLSContext?
+    let onListening: (@Sendable (String) -> Void)?
+
+    /// Makes a transport that listens on a TCP port.
+    ///
+    /// - Parameters:
+    ///   - host: An address or a name; all IPv4 addresses by default.
+    ///   - port: 0 takes a free one; `onListening` says which.
+    ///   - eventLoops: Threads, 64 at most; one per core by default.
+    ///   - tls: Encrypts every connection; nil for plain TCP. Keep it to reload certificates.
+    ///   - onListening: Called once with the address that the server listens on, `127.0.0.1:8080` for example.
+    public init(
+        host: String = "0.0.0.0",
+        port: Int,
+        eventLoops: Int? = nil,
+        tls: TLSContext? = nil,
+        onListening: (@Sendable (String) -> Void)? = nil
+    ) {
+        self.init(.tcp(host: host, port: port), eventLoops: eventLoops, tls: tls, onListening: onListening)
+    }
+
+    /// Makes a transport that listens on an endpoint.
+    public init(
+        _ endpoint: Endpoint,
+        eventLoops: Int? = nil,
+        tls: TLSContext? = nil,
+        onListening: (@Sendable (String) -> Void)? = nil
+    ) {
+        let cores = max(1, sysconf(Int32(_SC_NPROCESSORS_ONLN)))
+        self.endpoint = endpoint
+        self.eventLoops = min(64, max(1, eventLoops ?? cores))
+        self.tls = tls
+        self.onListening = onListening
+    }
+
+    /// Listens, and serves until the server has drained.
+    ///
+    /// The loops' threads end with it.
+    public func serve(_ server: ServerContext) async throws {
+        let listeners = try Listener.open(self.endpoint, count: self.eventLoops)
+        server.startedListening()
+        server.logger.info("listening", metadata: [LoggingKeys.localAddress: "\(listeners[0].address)"])
+        self.onListening?(listeners[0].address)
+        let tls = self.tls
+        await withDiscardingTaskGroup { group in
+            for (index, listener) in listeners.enumerated() {
+                group.addTask {
+                    await withCheckedContinuation { continuation in
+                        Thread.start {
+                            NativeLoop.run(index: index, listener: listener, tls: tls, server: server)
+                            continuation.resume()
+                        }
+                    }
+                }
+            }
+        }
+        for listener in listeners { listener.removeFile() }
+    }
+}
+
+/// A listening socket.
+struct Listener: Sendable {
+    let descriptor: Int32
+    let address: String
+    let isShared: Bool
+    let path: String?
+
+    /// Opens a listener for each loop: of its own for TCP, the same for all for a Unix socket.
+    static func open(_ endpoint: NativeTransport.Endpoint, count: Int) throws(TransportError) -> [Listener] {
+        switch endpoint.base {
+        case .tcp(let host, let port):
+            let first = try self.openTCP(host: host, port: port)
+            // With port 0 the others must share what the first one was given.
+            let boundPort = Int(first.address.split(separator: ":").last ?? "") ?? port
+            var listeners = [first]
+            do throws(TransportError) {
+                while listeners.count < count {
+                    listeners.append(try self.openTCP(host: host, port: boundPort))
+                }
+            } catch {
+                for listener in listeners { _ = Glibc.close(listener.descriptor) }
+                throw error
+            }
+            return listeners
+        case .unix(let path):
+            let listener = try self.openUnix(path: path)
+            return Array(repeating: listener, count: count)
+        }
+    }
+
+    private static func openTCP(host: String, port: Int) throws(TransportError) -> Listener {
+        var hints = unsafe addrinfo()
+        unsafe hints.ai_flags = AI_PASSIVE
+        unsafe hints.ai_socktype = Int32(SOCK_STREAM.rawValue)
+        var found: UnsafeMutablePointer<addrinfo>?
+        let result = unsafe getaddrinfo(host, String(port), &hints, &found)
+        guard result == 0, let found = unsafe found else {
+            throw TransportError(unsafe "cannot resolve '\(host)': \(String(cString: gai_strerror(result)))")
+        }
+        defer { unsafe freeaddrinfo(found) }
+        let descriptor = unsafe socket(
+            found.pointee.ai_family,
+            Int32(SOCK_STREAM.rawValue | SOCK_NONBLOCK.rawValue | SOCK_CLOEXEC.rawValue),
+            0
+        )
+        guard descriptor >= 0 else { throw TransportError("cannot make a socket: \(Syscalls.lastError)") }
+        var one: Int32 = 1
+        let size = socklen_t(MemoryLayout<Int32>.size)
+        unsafe setsockopt(descriptor, SOL_SOCKET, SO_REUSEADDR, &one, size)
+        unsafe setsockopt(descriptor, SOL_SOCKET, SO_REUSEPORT, &one, size)
+        // Accepted sockets inherit it: one system call less for each connection.
+        unsafe setsockopt(descriptor, Int32(IPPROTO_TCP), TCP_NODELAY, &one, size)
+        guard unsafe bind(descriptor, found.pointee.ai_addr, found.pointee.ai_addrlen) == 0,
+            listen(descriptor, 4096) == 0
+        else {
+            let reason = Syscalls.lastError
+            _ = Glibc.close(descriptor)
+            throw TransportError("cannot listen on \(host):\(port): \(reason)")
+        }
+        var storage = sockaddr_storage()
+        var length = socklen_t(MemoryLayout<sockaddr_storage>.size)
+        _ = unsafe withUnsafeMutableBytes(of: &storage) {
+            unsafe getsockname(descriptor, $0.baseAddress?.assumingMemoryBound(to: sockaddr.self), &length)
+        }
+        return Listener(
+            descriptor: descriptor,
+            address: Syscalls.remoteAddress(storage).description,
+            isShared: false,
+            path: nil
+        )
+    }
+
+    private static func openUnix(path: String) throws(TransportError) -> Listener {
+        var address = sockaddr_un()
+        address.sun_family = sa_family_t(AF_UNIX)
+        guard path.utf8.count < MemoryLayout.size(ofValue: address.sun_path) else {
+            throw TransportError("cannot listen on '\(path)': a Unix socket's path has at most 107 bytes")
+        }
+        unsafe withUnsafeMutableBytes(of: &address.sun_path) { unsafe $0.copyBytes(from: path.utf8) }
+        let descriptor = socket(
+            AF_UNIX,
+            Int32(SOCK_STREAM.rawValue | SOCK_NONBLOCK.rawValue | SOCK_CLOEXEC.rawValue),
+            0
+        )
+        guard descriptor >= 0 else { throw TransportError("cannot make a socket: \(Syscalls.lastError)") }
+        func onAddress(_ call: (Int32, UnsafePointer<sockaddr>, socklen_t) -> Int32, _ socket: Int32) -> Bool
+        {
+            unsafe withUnsafeBytes(of: &address) { bytes in
+                guard let base = bytes.baseAddress else { return false }
+                return unsafe call(
+                    socket,
+                    base.assumingMemoryBound(to: sockaddr.self),
+                    socklen_t(bytes.count)
+                ) == 0
+            }
+        }
+        // A socket file stays behind a process that was killed. If nobody answers there, it may go.
+        if unsafe access(path, F_OK) == 0 {
+            let probe = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue), 0)
+            let isAlive = unsafe onAddress(connect, probe)
+            let isRefused = errno == ECONNREFUSED
+            _ = Glibc.close(probe)
+            if !isAlive, isRefused { unsafe unlink(path) }
+        }
+        guard unsafe onAddress(bind, descriptor), listen(descriptor, 4096) == 0 else {
+            let reason = Syscalls.lastError
+            _ = Glibc.close(descriptor)
+            throw TransportError("cannot listen on '\(path)': \(reason)")
+        }
+        return Listener(descriptor: descriptor, address: path, isShared: true, path: path)
+    }
+
+    /// Removes a Unix socket's file.
+    func removeFile() {
+        if let path = self.path { unsafe unlink(path) }
+    }
+}
+
+/// A thread of our own: the pool's threads must not block.
+enum Thread {
+    private final class Work {
+        let body: @Sendable () -> Void
+
+        init(_ body: @escaping @Sendable () -> Void) {
+            self.body = body
+        }
+    }
+
+    static func start(_ body: @escaping @Sendable () -> Void) {
+        let work = unsafe Unmanaged.passRetained(Work(body))
+        var thread = pthread_t()
+        let result = unsafe pthread_create(
+            &thread,
+            nil,
+            { argument in
+                guard let argument = unsafe argument else { return nil }
+                // Retained by `start`, for this thread alone.
+                let work = unsafe Unmanaged<Work>.fromOpaque(argument).takeRetainedValue()
+                work.body()
+                return nil
+            },
+            unsafe work.toOpaque()
+        )
+        precondition(result == 0, "no thread could be made for an event loop")
+        pthread_detach(thread)
+    }
+}
+#endif

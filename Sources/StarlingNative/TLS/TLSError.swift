@@ -1,0 +1,51 @@
+#if os(Linux)
+
+/// Why a TLS configuration cannot be used: what is wrong, where, and what to do about it.
+///
+/// Thrown while a context or a session is made; what goes wrong on a connection is a ``TLSFailure``.
+public struct TLSError: Error, Hashable, Sendable, CustomStringConvertible {
+    /// The kind of mistake.
+    public let code: Code
+
+    /// A sentence for the operator, with the path of the file where there is one.
+    public let message: String
+
+    /// The code and the message.
+    public var description: String {
+        "\(self.code): \(self.message)"
+    }
+
+    /// The kinds of mistakes; more may be added.
+    public struct Code: Hashable, Sendable, CustomStringConvertible {
+        private let kind: Kind
+
+        /// A file is missing, is not a plain file, is too large, or may not be read.
+        public static let fileUnreadable = Code(kind: .fileUnreadable)
+        /// A text holds no certificate, or one that cannot be decoded or is too weak.
+        public static let badCertificate = Code(kind: .badCertificate)
+        /// A text holds no private key, or one that cannot be decoded.
+        public static let badPrivateKey = Code(kind: .badPrivateKey)
+        /// A private key asks for a passphrase.
+        public static let encryptedPrivateKey = Code(kind: .encryptedPrivateKey)
+        /// A private key is not the one of its certificate.
+        public static let privateKeyMismatch = Code(kind: .privateKeyMismatch)
+        /// Settings are missing, contradict each other, or are unknown to OpenSSL.
+        public static let invalidConfiguration = Code(kind: .invalidConfiguration)
+        /// A client's session has no name to check the server's certificate against.
+        public static let serverNameMissing = Code(kind: .serverNameMissing)
+        /// OpenSSL failed, as it does without memory.
+        public static let openSSL = Code(kind: .openSSL)
+
+        /// The name of the code.
+        public var description: String {
+            "\(self.kind)"
+        }
+
+        private enum Kind {
+            case fileUnreadable, badCertificate, badPrivateKey, encryptedPrivateKey, privateKeyMismatch
+            case invalidConfiguration, serverNameMissing, openSSL
+        }
+    }
+}
+
+#endif
