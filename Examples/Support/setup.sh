@@ -1,0 +1,41 @@
+# Sourced by the scripts that promise to work on a fresh machine.
+#
+#   . Examples/Support/setup.sh
+#   install_missing libssl-dev zlib1g-dev   # Debian packages; nothing happens if they are there
+#   require_swift                           # a toolchain cannot be installed from Debian: says where to get one
+
+# What the native transport and permessage-deflate are compiled against.
+build_packages="libssl-dev zlib1g-dev"
+
+# Installs those of the named Debian packages that are missing, and says so. Asks for root only then.
+install_missing() {
+    missing=""
+    if ! command -v dpkg-query >/dev/null; then
+        echo "Not a Debian system: expecting the counterparts of these packages to be installed: $*" >&2
+        return 0
+    fi
+    for package in "$@"; do
+        case "$(dpkg-query --show --showformat '${db:Status-Status}' "$package" 2>/dev/null || true)" in
+            installed) ;;
+            *) missing="$missing $package" ;;
+        esac
+    done
+    [ -n "$missing" ] || return 0
+    as_root=""
+    if [ "$(id -u)" -ne 0 ]; then
+        if ! command -v sudo >/dev/null; then
+            echo "Missing Debian packages:$missing. Install them as root: apt-get install$missing" >&2
+            return 1
+        fi
+        as_root=sudo
+    fi
+    echo "Installing Debian packages:$missing" >&2
+    $as_root env DEBIAN_FRONTEND=noninteractive apt-get update -qq >&2 &&
+        $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >&2
+}
+
+require_swift() {
+    command -v swift >/dev/null && return 0
+    echo "No Swift toolchain found. Install Swift 6.2 or later: https://www.swift.org/install" >&2
+    return 1
+}
