@@ -1,0 +1,92 @@
+#!/usr/bin/env bash
+# Runs the Autobahn test suite against Echo, in plain and over TLS.
+#
+#   ./Tests/conformance.sh          all of 1-7, 9 and 10, and a choice of 12 and 13
+#   ./Tests/conformance.sh --full   all of 12 and 13 too; takes a quarter of an hour more
+#
+# No case is excluded. Needs a CPython 2.7, on which the suite runs.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+# shellcheck source=../Examples/Support/setup.sh
+source Examples/Support/setup.sh
+install_missing $build_packages openssl
+require_swift
+
+folder=$PWD/.build-conformance
+requirements=$PWD/Tests/Conformance/requirements-suite.txt
+tools=$PWD/Tests/Conformance/requirements-tools.txt
+
+case "${1:-}" in
+    "") extra='"12.*.1","12.1.6","12.3.5","13.*.2","13.3.5","13.7.7"' plain_min=320 ;;
+    --full) extra='"12.*","13.*"' plain_min=517 ;;
+    *)
+        echo "usage: $0 [--full]" >&2
+        exit 2
+        ;;
+esac
+
+find_python2() {
+    local candidate
+    for candidate in python2.7 "${PYENV_ROOT:-$HOME/.pyenv}"/versions/2.7*/bin/python2.7; do
+        "$candidate" -c 'import sys; sys.exit(sys.version_info[:2] != (2, 7))' 2>/dev/null && echo "$candidate" && return
+    done
+    echo "$0: no CPython 2.7 found; install one, for example with: pyenv install 2.7.18" >&2
+    return 1
+}
+
+# The suite's environment, made once for each version of the requirements.
+environment=$folder/suite-$(cat "$requirements" "$tools" | sha256sum | cut -c 1-12)
+if [[ ! -e $environment/complete ]]; then
+    echo "making the environment of the Autobahn test suite"
+    python2=$(find_python2)
+    mkdir -p "$folder"
+    rm -rf "$environment" "$folder/tools"
+    python3 -m venv "$folder/tools" || { install_missing python3-venv && python3 -m venv "$folder/tools"; }
+    "$folder/tools/bin/pip" install --quiet --disable-pip-version-check --requirement "$tools"
+    "$folder/tools/bin/virtualenv" --quiet --python "$(command -v "$python2")" --no-periodic-update "$environment"
+    "$environment/bin/pip" install --quiet --disable-pip-version-check --requirement "$requirements"
+    touch "$environment/complete"
+fi
+
+openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost \
+    -keyout "$folder/key.pem" -out "$folder/certificate.pem" 2>/dev/null
+
+swift build -c release --product Echo
+server=$(swift build -c release --show-bin-path)/Echo
+
+# Runs the cases against one server of our own, and checks the report.
+run() {
+    local name=$1 scheme=$2 cases=$3 cases_min=$4
+    shift 4
+    local run_folder=$folder/$name
+    rm -rf "$run_folder"
+    mkdir -p "$run_folder"
+    # The limits are what the cases ask for: 16 MiB in 64-byte fragments.
+    "$server" --host 127.0.0.1 --port 0 --log-level warning --max-message 16777216 --max-fragments 262144 "$@" \
+        >"$run_folder/server.log" 2>&1 &
+    server_id=$!
+    trap 'kill "$server_id" 2>/dev/null || true' EXIT
+    local address="" attempt
+    for attempt in $(seq 200); do
+        address=$(sed -n 's/^listening on //p' "$run_folder/server.log")
+        [[ -n $address ]] && break
+        kill -0 "$server_id" 2>/dev/null || break
+        sleep 0.05
+    done
+    [[ -n $address ]] || { echo "the server did not start:" >&2; cat "$run_folder/server.log" >&2; return 1; }
+    cat >"$run_folder/spec.json" <<SPEC
+{"outdir": "./reports", "servers": [{"agent": "$name", "url": "$scheme://$address"}],
+ "cases": [$cases], "exclude-cases": [], "exclude-agent-cases": {}}
+SPEC
+    (cd "$run_folder" && timeout 1500 "$environment/bin/wstest" -m fuzzingclient -s spec.json >client.log 2>&1) ||
+        { tail -5 "$run_folder/client.log" >&2; return 1; }
+    echo "Autobahn, $name:"
+    python3 Tests/Conformance/check.py "$run_folder/reports" "$name" "$cases_min"
+    kill "$server_id"
+    wait "$server_id" || true
+    trap - EXIT
+}
+
+standard='"1.*","2.*","3.*","4.*","5.*","6.*","7.*","9.*","10.*"'
+run plain ws "$standard,$extra" "$plain_min"
+run tls wss "$standard,\"12.1.1\",\"13.1.1\"" 303 --tls-cert "$folder/certificate.pem" --tls-key "$folder/key.pem"

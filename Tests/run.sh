@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Runs every test. Installs missing Debian packages first.
+#
+#   ./Tests/run.sh            all tests
+#   ./Tests/run.sh --tsan     all tests under ThreadSanitizer
+set -euo pipefail
+cd "$(dirname "$0")/.."
+# shellcheck source=../Examples/Support/setup.sh
+source Examples/Support/setup.sh
+install_missing $build_packages
+require_swift
+
+case "${1:-}" in
+    "") swift test ;;
+    --tsan) swift test --sanitize=thread --scratch-path .build-tsan ;;
+    *)
+        echo "usage: $0 [--tsan]" >&2
+        exit 2
+        ;;
+esac
