@@ -1,0 +1,17 @@
+#ifndef LOAD_GENERATOR_MODES_H
+#define LOAD_GENERATOR_MODES_H
+
+#include "options.h"
+
+/// Echo, and with `MODE_RAW` the same bytes without WebSocket: each connection sends `depth` messages at once,
+/// waits for all the replies, and starts again. A latency is that of a whole batch.
+void run_echo(const struct options *options);
+
+/// Fan-out: keeps `depth` publications in flight; a message is one delivery to one subscriber, and its latency is
+/// counted from the publication.
+void run_fanout(const struct options *options);
+
+/// Idle: opens connections, prints the line, and holds them until standard input ends.
+void run_idle(const struct options *options);
+
+#endif
