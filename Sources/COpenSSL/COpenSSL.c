@@ -1,5 +1,8 @@
 #if defined(__linux__)
 
+// For memmem.
+#define _GNU_SOURCE
+
 #include "COpenSSL.h"
 
 #include <arpa/inet.h>
@@ -387,9 +390,11 @@ starling_tls_pem starling_tls_context_set_key(SSL_CTX *context, const uint8_t *p
     EVP_PKEY *key = PEM_read_bio_PrivateKey(source, NULL, refuse_passphrase, &asked);
     X509 *leaf = SSL_CTX_get0_certificate(context);
     if (!key) {
+        // OpenSSL's decoders do not tell the absence of a key from a broken one.
+        bool is_present = memmem(pem, count, "PRIVATE KEY-----", strlen("PRIVATE KEY-----")) != NULL;
         result = asked ? starling_tls_pem_encrypted
-            : ran_out_of_pem() ? starling_tls_pem_absent
-                               : starling_tls_pem_invalid;
+            : is_present ? starling_tls_pem_invalid
+                         : starling_tls_pem_absent;
     } else if (!leaf || !X509_check_private_key(leaf, key)) {
         // SSL_CTX_check_private_key would look for a certificate of the key's type and report its absence.
         result = starling_tls_pem_mismatched;
@@ -508,14 +513,14 @@ static starling_tls_failure classify(SSL *session, unsigned long error, struct s
         return starling_tls_failure_peer_alert;
     }
     // A TLS record begins with its content type, 20 to 23. A letter is the beginning of a line of HTTP.
-    if ((state.flags & socket_has_first_byte) && (state.first_byte < 20 || state.first_byte > 23) &&
-        !SSL_is_init_finished(session)) {
+    if ((state.flags & socket_has_first_byte) && (state.first_byte < 20 || state.first_byte > 23)) {
         uint8_t upper = state.first_byte & 0xdf;
         return upper >= 'A' && upper <= 'Z' ? starling_tls_failure_plaintext : starling_tls_failure_not_tls;
     }
     switch (reason) {
     case SSL_R_WRONG_VERSION_NUMBER:
-        return starling_tls_failure_not_tls;
+        // Once a cipher was chosen, the peer does speak TLS, or did.
+        return SSL_get_current_cipher(session) ? starling_tls_failure_protocol : starling_tls_failure_not_tls;
     case SSL_R_UNSUPPORTED_PROTOCOL:
     case SSL_R_VERSION_TOO_LOW:
     case SSL_R_VERSION_TOO_HIGH:

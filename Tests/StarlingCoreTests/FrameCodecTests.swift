@@ -21,7 +21,7 @@ func decode(_ pieces: [[UInt8]], role: Role = .server, limits: Limits = Limits()
     for piece in pieces {
         var buffer = piece
         var span = buffer.mutableSpan
-        var bytes = span.mutableBytes
+        var bytes = unsafe span.mutableBytes
         do throws(ProtocolError) {
             decoding: while true {
                 switch try codec.next(in: &bytes) {
@@ -55,7 +55,7 @@ func frame(
     key: UInt32? = 0x7856_3412
 ) -> [UInt8] {
     var output: [UInt8] = []
-    FrameCodec.encode(
+    unsafe FrameCodec.encode(
         opcode,
         payload.span.bytes,
         isFinal: isFinal,
@@ -225,7 +225,7 @@ struct WireCase: CustomTestStringConvertible {
         for bytes in [[0x81, 0x01, 0x61], frame(.text, [0x61])] as [[UInt8]] {
             var buffer = bytes
             var span = buffer.mutableSpan
-            var bytes = span.mutableBytes
+            var bytes = unsafe span.mutableBytes
             var thrown: ProtocolError?
             do throws(ProtocolError) { _ = try codec.next(in: &bytes) } catch { thrown = error }
             #expect(thrown == ProtocolError(.missingMask))
@@ -238,7 +238,7 @@ struct WireCase: CustomTestStringConvertible {
         func feed(_ piece: [UInt8], _ codec: inout FrameCodec) throws(ProtocolError) {
             var buffer = piece
             var span = buffer.mutableSpan
-            var bytes = span.mutableBytes
+            var bytes = unsafe span.mutableBytes
             while true {
                 if case .needsMoreBytes = try codec.next(in: &bytes) { return }
             }
@@ -262,7 +262,7 @@ struct WireCase: CustomTestStringConvertible {
                 let original = (0..<count).map { UInt8($0) }
                 var bytes = original
                 var span = bytes.mutableSpan
-                var raw = span.mutableBytes
+                var raw = unsafe span.mutableBytes
                 key.apply(to: &raw, at: offset)
                 #expect(bytes == original.enumerated().map { $1 ^ octets[($0 + offset) % 4] })
             }
@@ -272,7 +272,7 @@ struct WireCase: CustomTestStringConvertible {
 
 @Suite struct UTF8ValidatorTests {
     func isValid(_ bytes: [UInt8]) -> Bool {
-        UTF8Validator.isValid(bytes.span.bytes)
+        unsafe UTF8Validator.isValid(bytes.span.bytes)
     }
 
     @Test("Agrees with the standard library on every string of two and three interesting bytes")

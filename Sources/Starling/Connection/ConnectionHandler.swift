@@ -217,7 +217,7 @@ public struct Connection<Handler: ConnectionHandler>: ~Copyable, ~Escapable {
     var path: String { unsafe self.slot.pointee.details?.path ?? self.slot.pointee.endpoint?.path ?? "/" }
     var subprotocol: String? { unsafe self.slot.pointee.details?.subprotocol }
     var bufferedByteCount: Int { unsafe self.slot.pointee.outbound.byteCount }
-    var remoteAddress: RemoteAddress { unsafe self.slot.pointee.details?.address ?? .unknown }
+    var remoteAddress: RemoteAddress { unsafe self.slot.pointee.address }
     var user: String? { unsafe self.slot.pointee.details?.user }
     var cause: CloseCause { unsafe self.slot.pointee.cause }
     var inboundByteCountMax: Int {

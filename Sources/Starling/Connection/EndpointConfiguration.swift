@@ -15,7 +15,7 @@ public struct EndpointConfiguration: Sendable {
     /// half of them are taken.
     ///
     /// TCP then slows the sender down.
-    public var inboundByteCountMax = 64 << 10
+    public var inboundByteCountMax = 256 << 10
     /// Topics that one connection may subscribe to; a further one fails.
     public var subscriptionsMax = 1024
     /// Which pages may connect.

@@ -160,7 +160,7 @@ extension ConnectionDriver {
         guard unsafe slot.pointee.flags.contains(.ending) else { return }
         self.removeUser(of: index)
         if unsafe slot.pointee.flags.contains(.admitted) {
-            unsafe self.server.admission.releaseConnection(from: slot.pointee.details?.address ?? .unknown)
+            unsafe self.server.admission.releaseConnection(from: slot.pointee.address)
         }
         self.wheel.cancel(index, in: self.slots)
         self.io.close(index)

@@ -19,9 +19,9 @@ extension ConnectionDriver {
         unsafe slot.pointee.phase = .http
         unsafe slot.pointee.flags = [.admitted]
         unsafe slot.pointee.details = ConnectionDetails(
-            headReader: HTTPHeadReader(limits: self.server.configuration.headLimits),
-            address: address
+            headReader: HTTPHeadReader(limits: self.server.configuration.headLimits)
         )
+        unsafe slot.pointee.address = address
         unsafe slot.pointee.openedAt = self.now
         unsafe slot.pointee.phaseSince = self.now
         unsafe slot.pointee.lastReceivedAt = self.now
@@ -125,10 +125,10 @@ extension ConnectionDriver {
             return
         }
         self.decide(index)
-        let request = UpgradeRequest(
+        let request = unsafe UpgradeRequest(
             head: handshake.request,
             subprotocols: handshake.subprotocols,
-            remoteAddress: details.address
+            remoteAddress: slot.pointee.address
         )
         let logger = self.server.logger
         self.startDecision(index) {
@@ -323,13 +323,14 @@ extension ConnectionDriver {
 
     func refuse(_ index: Int, _ reply: HTTPReply, _ cause: RefusalCause) {
         self.counts.refusals[cause] += 1
+        let address = unsafe self.slots.pointer(index).pointee.address
         self.server.logger.debug(
             "handshake refused",
             metadata: [
                 LoggingKeys.connection: "\(self.id(of: index))",
                 LoggingKeys.cause: "\(cause)",
                 LoggingKeys.status: "\(reply.status.code)",
-                LoggingKeys.remoteAddress: "\(self.details(of: index).address)",
+                LoggingKeys.remoteAddress: "\(address)",
             ]
         )
         unsafe self.slots.pointer(index).pointee.phase = .http

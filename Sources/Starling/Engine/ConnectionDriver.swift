@@ -241,7 +241,7 @@ internal import StarlingDeflate
     func details(of index: Int) -> ConnectionDetails {
         let slot = unsafe self.slots.pointer(index)
         if let details = unsafe slot.pointee.details { return details }
-        let details = ConnectionDetails(headReader: HTTPHeadReader(), address: .unknown)
+        let details = ConnectionDetails(headReader: HTTPHeadReader())
         unsafe slot.pointee.details = details
         return details
     }

@@ -60,6 +60,7 @@ internal import StarlingCore
     var state: UnsafeMutableRawPointer?
     var details: ConnectionDetails?
     var subscriptions: [Subscription] = []
+    var address = RemoteAddress.unknown
 
     var timer = TimerEntry()
     var openedAt = LoopInstant(hundredths: 0)
@@ -85,7 +86,6 @@ internal import StarlingCore
 /// What only some connections have, or only for a while.
 final class ConnectionDetails {
     var headReader: HTTPHeadReader
-    var address: RemoteAddress
     /// The request's path, for endpoints that serve more than one.
     var path = ""
     var subprotocol: String?
@@ -103,15 +103,13 @@ final class ConnectionDetails {
     /// Whose `ping()` waits for a pong.
     var pinger: AsyncConnection?
 
-    init(headReader: HTTPHeadReader, address: RemoteAddress) {
+    init(headReader: HTTPHeadReader) {
         self.headReader = headReader
-        self.address = address
     }
 
     /// Whether an open connection still needs any of this.
     var isNeeded: Bool {
         !self.path.isEmpty || self.subprotocol != nil || self.user != nil || self.deflate != nil
-            || self.address != .unknown
     }
 }
 

@@ -128,7 +128,7 @@ extension ConnectionDriver {
         return unsafe ConnectionRegistry.Entry(
             id: self.id(of: index),
             user: slot.pointee.details?.user,
-            remoteAddress: slot.pointee.details?.address ?? .unknown,
+            remoteAddress: slot.pointee.address,
             topics: slot.pointee.subscriptions.map(\.entry.topic)
         )
     }
