@@ -148,5 +148,10 @@ let package = Package(
             ],
             swiftSettings: settings
         ),
+        .testTarget(
+            name: "StarlingNativeTests",
+            dependencies: ["StarlingNative", "COpenSSL"],
+            swiftSettings: settings
+        ),
     ]
 )

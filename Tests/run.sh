@@ -7,7 +7,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=../Examples/Support/setup.sh
 source Examples/Support/setup.sh
-install_missing $build_packages
+install_missing $build_packages openssl
 require_swift
 
 case "${1:-}" in

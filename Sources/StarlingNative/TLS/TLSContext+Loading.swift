@@ -98,7 +98,7 @@ extension TLSError {
 
     init(_ role: TLSRole) throws(TLSError) {
         guard let pointer = unsafe starling_tls_context_create(role.shim) else {
-            throw TLSError(code: .openSSL, message: "cannot make a TLS context: \(takeOpenSSLReason())")
+            throw TLSError(code: .openSSL, message: "cannot make a TLS context: \(TLSError.takeReason())")
         }
         unsafe self.pointer = pointer
     }
@@ -120,12 +120,12 @@ extension TLSError {
         let pointer = unsafe self.pointer
         let (min, max) = (configuration.versionMin, configuration.versionMax)
         guard unsafe starling_tls_context_set_versions(pointer, min.code, max.code) else {
-            throw .invalid("OpenSSL refuses \(min) to \(max): \(takeOpenSSLReason())")
+            throw .invalid("OpenSSL refuses \(min) to \(max): \(TLSError.takeReason())")
         }
         // The list is copied by OpenSSL.
         guard unsafe starling_tls_context_set_ciphers(pointer, configuration.ciphers) else {
             throw .invalid(
-                "no cipher of TLS 1.2 matches \"\(configuration.ciphers)\": \(takeOpenSSLReason()); "
+                "no cipher of TLS 1.2 matches \"\(configuration.ciphers)\": \(TLSError.takeReason()); "
                     + "`openssl ciphers -v LIST` shows what a list means"
             )
         }
@@ -142,7 +142,7 @@ extension TLSError {
                 )
             }
             guard isSet else {
-                throw TLSError(code: .openSSL, message: "cannot set ALPN: \(takeOpenSSLReason())")
+                throw TLSError(code: .openSSL, message: "cannot set ALPN: \(TLSError.takeReason())")
             }
         }
         // The context takes a reference to the store of its own.
@@ -154,7 +154,7 @@ extension TLSError {
             configuration.role == .server
         )
         guard isVerifying else {
-            throw TLSError(code: .openSSL, message: "cannot set trust roots: \(takeOpenSSLReason())")
+            throw TLSError(code: .openSSL, message: "cannot set trust roots: \(TLSError.takeReason())")
         }
     }
 
@@ -176,7 +176,7 @@ extension TLSError {
         case .invalid, .encrypted, .mismatched:
             throw TLSError(
                 code: .badCertificate,
-                message: "a certificate in \(chainPlace) cannot be used: \(takeOpenSSLReason())"
+                message: "a certificate in \(chainPlace) cannot be used: \(TLSError.takeReason())"
             )
         }
 
@@ -193,7 +193,7 @@ extension TLSError {
         case .invalid:
             throw TLSError(
                 code: .badPrivateKey,
-                message: "the private key in \(keyPlace) cannot be used: \(takeOpenSSLReason())"
+                message: "the private key in \(keyPlace) cannot be used: \(TLSError.takeReason())"
             )
         case .encrypted:
             throw TLSError(
@@ -217,7 +217,7 @@ extension TLSError {
         else {
             throw TLSError(
                 code: .badCertificate,
-                message: "the certificate in \(chainPlace) cannot be read: \(takeOpenSSLReason())"
+                message: "the certificate in \(chainPlace) cannot be read: \(TLSError.takeReason())"
             )
         }
         return certificate
@@ -229,7 +229,7 @@ extension TLSError {
             throw .invalid("\"\(name)\" is no server name: it must have 1 to 255 bytes and no NUL")
         }
         guard unsafe starling_tls_context_add_name(self.pointer, name, other) else {
-            throw TLSError(code: .openSSL, message: "cannot add a server name: \(takeOpenSSLReason())")
+            throw TLSError(code: .openSSL, message: "cannot add a server name: \(TLSError.takeReason())")
         }
     }
 }
@@ -243,7 +243,7 @@ extension TLSError {
 
     init() throws(TLSError) {
         guard let pointer = unsafe starling_tls_store_create() else {
-            throw TLSError(code: .openSSL, message: "cannot make a trust store: \(takeOpenSSLReason())")
+            throw TLSError(code: .openSSL, message: "cannot make a trust store: \(TLSError.takeReason())")
         }
         unsafe self.pointer = pointer
     }
@@ -269,7 +269,7 @@ extension TLSError {
 
     private func loadSystem() throws(TLSError) {
         guard unsafe starling_tls_store_add_system(self.pointer) else {
-            throw .invalid("the operating system's trust roots cannot be used: \(takeOpenSSLReason())")
+            throw .invalid("the operating system's trust roots cannot be used: \(TLSError.takeReason())")
         }
     }
 
@@ -287,7 +287,7 @@ extension TLSError {
         case .invalid, .encrypted, .mismatched:
             throw TLSError(
                 code: .badCertificate,
-                message: "a trust root in \(pem.place) cannot be used: \(takeOpenSSLReason())"
+                message: "a trust root in \(pem.place) cannot be used: \(TLSError.takeReason())"
             )
         }
     }
@@ -331,11 +331,11 @@ extension TLSPEM {
         }
         // The path is copied by the kernel. O_NONBLOCK, or a named pipe would hang here.
         let descriptor = unsafe open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)
-        if descriptor < 0 { throw unreadable(errorText(errno)) }
+        if descriptor < 0 { throw unreadable(TLSError.text(errno: errno)) }
         defer { close(descriptor) }
         var status = stat()
         // `status` is written during the call alone.
-        if unsafe fstat(descriptor, &status) != 0 { throw unreadable(errorText(errno)) }
+        if unsafe fstat(descriptor, &status) != 0 { throw unreadable(TLSError.text(errno: errno)) }
         if status.st_mode & S_IFMT != S_IFREG { throw unreadable("it is not a plain file") }
         if status.st_size > Self.fileBytesMax {
             throw unreadable("it is larger than \(Self.fileBytesMax) bytes")
@@ -356,7 +356,7 @@ extension TLSPEM {
                 count += received
             }
         }
-        if failure != 0 { throw unreadable(errorText(failure)) }
+        if failure != 0 { throw unreadable(TLSError.text(errno: failure)) }
         return bytes
     }
 }

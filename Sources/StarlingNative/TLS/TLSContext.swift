@@ -98,7 +98,7 @@ internal import Glibc
             )
         }
         guard let session = unsafe session else {
-            throw TLSError(code: .openSSL, message: "cannot make a TLS session: \(takeOpenSSLReason())")
+            throw TLSError(code: .openSSL, message: "cannot make a TLS session: \(TLSError.takeReason())")
         }
         return unsafe session
     }
@@ -118,23 +118,6 @@ extension TLSRole {
         case .client: .client
         }
     }
-}
-
-/// Why OpenSSL's last call on this thread failed, in its own words.
-func takeOpenSSLReason() -> String {
-    // The buffer is larger than OpenSSL's longest reason; a longer one would be cut, and ends with a NUL.
-    unsafe withUnsafeTemporaryAllocation(of: CChar.self, capacity: 256) { text in
-        guard let start = text.baseAddress else { return "no reason given" }
-        unsafe starling_tls_take_reason(start, text.count)
-        let reason = unsafe String(cString: start)
-        return reason.isEmpty ? "no reason given" : reason
-    }
-}
-
-/// What `strerror` says about an error number.
-func errorText(_ number: Int32) -> String {
-    // Since glibc 2.32 the text is static or the thread's own, and valid until the thread's next call.
-    unsafe String(cString: strerror(number))
 }
 
 #endif

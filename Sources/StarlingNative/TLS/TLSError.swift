@@ -1,5 +1,8 @@
 #if os(Linux)
 
+internal import COpenSSL
+internal import Glibc
+
 /// Why a TLS configuration cannot be used: what is wrong, where, and what to do about it.
 ///
 /// Thrown while a context or a session is made; what goes wrong on a connection is a ``TLSFailure``.
@@ -45,6 +48,25 @@ public struct TLSError: Error, Hashable, Sendable, CustomStringConvertible {
             case fileUnreadable, badCertificate, badPrivateKey, encryptedPrivateKey, privateKeyMismatch
             case invalidConfiguration, serverNameMissing, openSSL
         }
+    }
+}
+
+extension TLSError {
+    /// Why OpenSSL's last call on this thread failed, in its own words; clears the thread's error queue.
+    static func takeReason() -> String {
+        // The shim writes at most `count` bytes, a NUL at the end included.
+        unsafe withUnsafeTemporaryAllocation(of: CChar.self, capacity: 256) { text in
+            guard let start = text.baseAddress else { return "no reason given" }
+            unsafe starling_tls_take_reason(start, text.count)
+            let reason = unsafe String(cString: start)
+            return reason.isEmpty ? "no reason given" : reason
+        }
+    }
+
+    /// What the system says about an error number.
+    static func text(errno number: Int32) -> String {
+        // Since glibc 2.32 the text is static or the thread's own, and valid until the thread's next call.
+        unsafe String(cString: strerror(number))
     }
 }
 

@@ -47,7 +47,7 @@ public struct TLSFailure: Error, Hashable, Sendable, CustomStringConvertible {
         case .connectionLost:
             return self.detail == 0
                 ? "the peer closed the connection during the handshake"
-                : "the connection was lost: \(errorText(self.detail))"
+                : "the connection was lost: \(TLSError.text(errno: self.detail))"
         case .protocolViolation: return "the peer broke the TLS protocol\(self.reason)"
         case .shutDown: return "written after close_notify was sent"
         case .openSSL: return "OpenSSL failed\(self.reason)"

@@ -57,7 +57,8 @@ internal import COpenSSL
     /// Reads decrypted bytes: at most one record's, so at most 16,384.
     ///
     /// The session reads ahead: after `.bytes`, more may wait in it that the poller knows nothing of. Read until
-    /// `wantsRead`; or stop for fairness, and if ``hasBufferedInput`` come back without waiting for the socket.
+    /// `wantsRead`; or ask ``hasBufferedInput`` after `.bytes`: if true, come back without waiting for the
+    /// socket; if false, a level-triggered poller says when there is more, and a system call is saved.
     ///
     /// - Parameter buffer: Where to put the bytes; not empty.
     /// - Returns: How many bytes were put there, or why none.
