@@ -1,0 +1,40 @@
+#!/bin/sh
+# Tests the chat from outside: its protocol with Python's websockets, its page with headless Chromium.
+#
+#   ./Tests/Browser/run.sh [--server "COMMAND"]
+#
+# COMMAND starts a chat server; {port} and {members} in it become the port and the most members of a room. By default
+# the Chat example is built and started. Screenshots are left in .build-browser/.
+set -eu
+cd "$(dirname "$0")/../.."
+. Examples/Support/setup.sh
+
+server=""
+while [ $# -gt 0 ]; do
+    case "$1" in
+        --server) server="${2:?--server needs a command}"; shift 2 ;;
+        *) echo "usage: $0 [--server \"COMMAND\"]" >&2; exit 2 ;;
+    esac
+done
+
+command -v python3 >/dev/null || install_missing python3
+python3 -c 'import ensurepip' 2>/dev/null || install_missing python3-venv
+command -v chromium >/dev/null || install_missing chromium
+
+if [ -z "$server" ]; then
+    install_missing $build_packages
+    require_swift
+    swift build -c release --product Chat
+    server="$(swift build -c release --show-bin-path)/Chat --host 127.0.0.1 --port {port} --room-members {members}"
+fi
+
+environment=.build-browser/python
+if ! cmp -s Tests/Browser/requirements.txt "$environment/requirements.txt"; then
+    python3 -m venv --clear "$environment"
+    "$environment/bin/pip" install --quiet --disable-pip-version-check --requirement Tests/Browser/requirements.txt
+    cp Tests/Browser/requirements.txt "$environment/requirements.txt"
+fi
+
+export PYTHONDONTWRITEBYTECODE=1
+"$environment/bin/python" Tests/Browser/protocol_test.py --server "$server"
+"$environment/bin/python" Tests/Browser/page_test.py --server "$server" --output .build-browser
