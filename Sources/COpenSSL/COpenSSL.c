@@ -204,7 +204,8 @@ X509 *starling_tls_context_certificate(SSL_CTX *context) { return SSL_CTX_get0_c
 // MARK: - ALPN
 
 // What the callbacks of a server's context look up: its names for SNI, sorted, and its protocols. It hangs on
-// the context as ex data and lives exactly as long, for sessions may hold a context that a reload has replaced.
+// the context as ex data and lives exactly as long, for sessions may hold a context that a reload has
+// replaced.
 struct names {
     size_t count, capacity;
     struct name {

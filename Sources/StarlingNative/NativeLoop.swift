@@ -234,6 +234,8 @@ internal import Starling
         case .done:
             unsafe connection.pointee.isHandshaking = false
             self.setWriting(false, index)
+            // Data may have come with the handshake's last flight; epoll will not speak of it.
+            if unsafe connection.pointee.tls?.hasBufferedInput == true { self.pending.append(index) }
             return true
         case .wantsRead: self.setWriting(false, index)
         case .wantsWrite: self.setWriting(true, index)

@@ -1,8 +1,8 @@
 // What Starling needs of OpenSSL 3, and nothing else: no OpenSSL header is visible to Swift.
 //
-// The shim exists for three reasons. About fifty of OpenSSL's calls are macros, which Swift cannot import. Its
-// stock socket BIO writes with write(2), which raises SIGPIPE when the peer has gone. And every call has to
-// clear and read a thread's error queue, which is safer next to the call than around it.
+// The shim exists for three reasons. About fifty of OpenSSL's calls are macros, which Swift cannot import.
+// Its stock socket BIO writes with write(2), which raises SIGPIPE when the peer has gone. And every call has
+// to clear and read a thread's error queue, which is safer next to the call than around it.
 //
 // Conventions: a function that returns bool leaves its reason in the thread's OpenSSL error queue, from which
 // starling_tls_take_reason fetches it. Nothing here blocks. Reading and writing allocate nothing beyond the
@@ -75,8 +75,9 @@ starling_tls_pem starling_tls_context_set_key(SSL_CTX *context, const uint8_t *p
 /// `announcesAuthorities`.
 bool starling_tls_context_set_verification(
     SSL_CTX *context, X509_STORE *store, starling_tls_verification verification, bool announcesAuthorities);
-/// A client that asks `context` for `name` (lower case, "*." in front for any one label) is served by `other`,
-/// which is retained, or by `context` itself if `other` is NULL. A name that is already taken stays as it is.
+/// A client that asks `context` for `name` (lower case, "*." in front for any one label) is served by
+/// `other`, which is retained, or by `context` itself if `other` is NULL. A name that is already taken stays
+/// as it is.
 bool starling_tls_context_add_name(SSL_CTX *context, const char *name, SSL_CTX *_Nullable other);
 /// The first certificate of the context's chain, valid as long as the context; NULL if it has none.
 X509 *_Nullable starling_tls_context_certificate(SSL_CTX *context);
@@ -129,8 +130,8 @@ typedef struct {
     uint64_t value;
 } starling_tls_result;
 
-/// A session over a connected socket, which stays the caller's to close. `name` is what a client asks for by SNI
-/// and, if `checksName`, what the server's certificate must be for; it may be an IP address.
+/// A session over a connected socket, which stays the caller's to close. `name` is what a client asks for by
+/// SNI and, if `checksName`, what the server's certificate must be for; it may be an IP address.
 SSL *_Nullable starling_tls_session_create(
     SSL_CTX *context, starling_tls_role role, int descriptor, const char *_Nullable name, bool checksName);
 void starling_tls_session_free(SSL *session);

@@ -5,8 +5,8 @@ internal import COpenSSL
 /// What an X.509 certificate says, for deciding who a peer is and when to renew.
 ///
 /// The texts are whatever the issuer wrote: they are decoded as UTF-8 with repairs and may contain any
-/// character, NUL included. For a peer, decide by the names only after its issuer was verified, as the handshake
-/// does wherever trust roots are set.
+/// character, NUL included. For a peer, decide by the names only after its issuer was verified, as the
+/// handshake does wherever trust roots are set.
 public struct TLSCertificate: Hashable, Sendable {
     /// The whole subject in the form of RFC 2253, such as `CN=alice,O=Example`.
     public private(set) var subject = ""

@@ -2,16 +2,16 @@
 
 /// What a TLS server or client shows of itself, whom it trusts, and how it speaks.
 ///
-/// Made by ``server(_:)`` or ``client(trustRoots:)``, whose defaults are safe; `TLSContext` loads the files. It
-/// is a plain value: nothing is read or checked before a context is built from it.
+/// Made by ``server(_:)`` or ``client(trustRoots:)``, whose defaults are safe; `TLSContext` loads the files.
+/// It is a plain value: nothing is read or checked before a context is built from it.
 public struct TLSConfiguration: Sendable {
     /// Which side of the handshake this configuration is for.
     public let role: TLSRole
 
     /// The certificate and key shown to the peer.
     ///
-    /// A server always has one, and shows it to a client whose SNI matches nothing else, or that sends none. A
-    /// client has one for servers that ask for it.
+    /// A server always has one, and shows it to a client whose SNI matches nothing else, or that sends none.
+    /// A client has one for servers that ask for it.
     public var identity: TLSIdentity?
 
     /// A server's further identities, chosen by the name that the client asks for (SNI, RFC 6066 §3).
@@ -39,7 +39,8 @@ public struct TLSConfiguration: Sendable {
     /// The newest version spoken; TLS 1.3 by default.
     public var versionMax = TLSVersion.tls13
 
-    /// The protocols of ALPN (RFC 7301) in order of preference, each of 1 to 255 bytes; `http/1.1` by default.
+    /// The protocols of ALPN (RFC 7301) in order of preference, each of 1 to 255 bytes; `http/1.1` by
+    /// default.
     ///
     /// A server fails the handshake of a client that offers only others, and serves one that offers none. If
     /// empty, ALPN takes no part in the handshake.
@@ -113,7 +114,8 @@ public struct TLSIdentity: Sendable {
     /// If nil, the DNS names in the certificate.
     public var serverNames: [String]?
 
-    /// An identity of a chain and its key; `serverNames` only where the certificate's own names are not meant.
+    /// An identity of a chain and its key; `serverNames` only where the certificate's own names are not
+    /// meant.
     public init(certificateChain: TLSPEM, privateKey: TLSPEM, serverNames: [String]? = nil) {
         self.certificateChain = certificateChain
         self.privateKey = privateKey
@@ -141,8 +143,8 @@ public struct TLSTrustRoots: Sendable {
 
 /// Which certificates a server asks its clients for (mutual TLS).
 ///
-/// The roots have no default: a server that trusted every public authority would authenticate anyone. Their names
-/// are sent to clients, which choose a certificate by them, unless there are more than 100.
+/// The roots have no default: a server that trusted every public authority would authenticate anyone. Their
+/// names are sent to clients, which choose a certificate by them, unless there are more than 100.
 public struct TLSClientCertificates: Sendable {
     let demand: Demand
 

@@ -6,8 +6,8 @@ internal import Glibc
 extension TLSContext {
     /// A configuration with the `SSL_CTX` that was built from it, which is never changed afterwards.
     ///
-    /// Sendable: any number of threads may make sessions from one `SSL_CTX`; OpenSSL counts its owners, of which
-    /// this object is one, atomically.
+    /// Sendable: any number of threads may make sessions from one `SSL_CTX`; OpenSSL counts its owners, of
+    /// which this object is one, atomically.
     @safe final class Loaded: @unchecked Sendable {
         let configuration: TLSConfiguration
         let pointer: OpaquePointer

@@ -37,9 +37,9 @@ internal import Glibc
 
     /// Replaces certificates, keys and settings without a restart.
     ///
-    /// New connections use what is new; existing ones go on with what they began with, and tickets from before
-    /// lead to a full handshake. If anything is wrong with the new configuration, the context stays as it was.
-    /// Blocks on files, so not to be called on an event loop; two reloads at once end with either.
+    /// New connections use what is new; existing ones go on with what they began with, and tickets from
+    /// before lead to a full handshake. If anything is wrong with the new configuration, the context stays as
+    /// it was. Blocks on files, so not to be called on an event loop; two reloads at once end with either.
     ///
     /// - Parameter configuration: What to load. If nil, the present configuration's files are read again, as
     ///   after a certificate was renewed in place.
@@ -87,7 +87,8 @@ internal import Glibc
         if let plainName, plainName.isEmpty || plainName.utf8.contains(0) || plainName.utf8.count > 255 {
             throw TLSError(code: .invalidConfiguration, message: "the server's name is empty, or is no name")
         }
-        // The session holds the SSL_CTX from here on. OpenSSL copies the name, and only remembers the descriptor.
+        // The session holds the SSL_CTX from here on. OpenSSL copies the name, and only remembers the
+        // descriptor.
         let session = unsafe withExtendedLifetime(loaded) {
             unsafe starling_tls_session_create(
                 loaded.pointer,

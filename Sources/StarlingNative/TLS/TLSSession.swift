@@ -4,23 +4,23 @@ internal import COpenSSL
 
 /// One TLS connection over a connected, non-blocking socket.
 ///
-/// Eight bytes: it owns an OpenSSL `SSL` and nothing else. The socket stays its owner's, who closes it after the
-/// session is gone. Belongs to one event loop and is used on its thread alone. Nothing blocks, and reading and
-/// writing allocate nothing but the record buffers that OpenSSL takes while bytes are in them.
+/// Eight bytes: it owns an OpenSSL `SSL` and nothing else. The socket stays its owner's, who closes it after
+/// the session is gone. Belongs to one event loop and is used on its thread alone. Nothing blocks, and
+/// reading and writing allocate nothing but the record buffers that OpenSSL takes while bytes are in them.
 ///
-/// The order of calls is: ``handshake()`` until it is done, then ``read(into:)`` and ``write(_:)`` in any order,
-/// at last ``shutdown()``. `wantsRead` and `wantsWrite` say what the socket must become before the same call is
-/// made again; either call may want either, for a read may have to answer a key update first. After `failed`
-/// only ``shutdown()`` and the end are left.
+/// The order of calls is: ``handshake()`` until it is done, then ``read(into:)`` and ``write(_:)`` in any
+/// order, at last ``shutdown()``. `wantsRead` and `wantsWrite` say what the socket must become before the
+/// same call is made again; either call may want either, for a read may have to answer a key update first.
+/// After `failed` only ``shutdown()`` and the end are left.
 @safe package struct TLSSession: ~Copyable {
     private let pointer: OpaquePointer
 
     /// A session that has not begun its handshake.
     ///
     /// - Parameters:
-    ///   - context: What the session shows and trusts, as it is at this moment; a later reload does not touch it.
+    ///   - context: What the session shows and trusts, as it is now; a later reload does not touch it.
     ///   - descriptor: The connected socket.
-    ///   - serverName: For a client, the host name or IP address it connects to: sent as SNI, and checked. The
+    ///   - serverName: For a client, the host name or address it connects to: sent as SNI, and checked. The
     ///     configuration's own `serverName` goes before it. A server ignores it.
     /// - Throws: ``TLSError`` with `serverNameMissing` for a client that should check a name and has none.
     package init(
@@ -42,7 +42,8 @@ internal import COpenSSL
     /// Takes the handshake as far as the socket allows.
     ///
     /// A failure has sent its alert, as far as the socket took it, except for `plaintext` and `notTLS`, after
-    /// which nothing was sent. To let the peer read an alert, shut the socket down for writing before closing it.
+    /// which nothing was sent. To let the peer read an alert, shut the socket down for writing before closing
+    /// it.
     package mutating func handshake() -> TLSHandshakeResult {
         let result = unsafe starling_tls_handshake(self.pointer)
         switch result.outcome {
@@ -56,7 +57,8 @@ internal import COpenSSL
 
     /// Reads decrypted bytes: at most one record's, so at most 16,384.
     ///
-    /// The session reads ahead: after `.bytes`, more may wait in it that the poller knows nothing of. Read until
+    /// The session reads ahead: after `.bytes`, more may wait in it that the poller knows nothing of. Read
+    /// until
     /// `wantsRead`; or ask ``hasBufferedInput`` after `.bytes`: if true, come back without waiting for the
     /// socket; if false, a level-triggered poller says when there is more, and a system call is saved.
     ///
@@ -81,8 +83,9 @@ internal import COpenSSL
 
     /// Encrypts and sends bytes from the front of `buffer`, in records of up to 16,384 bytes.
     ///
-    /// May take fewer bytes than given. After `wantsWrite` or `wantsRead` a record of these bytes may already be
-    /// encrypted: the next write must begin with the same bytes and be no shorter, though they may have moved.
+    /// May take fewer bytes than given. After `wantsWrite` or `wantsRead` a record of these bytes may already
+    /// be encrypted: the next write must begin with the same bytes and be no shorter, though they may have
+    /// moved.
     package mutating func write(_ buffer: UnsafeRawBufferPointer) -> TLSWriteResult {
         guard let start = buffer.baseAddress, buffer.count > 0 else { return .bytes(0) }
         // Reads at most `count` bytes, during the call alone.
@@ -98,8 +101,9 @@ internal import COpenSSL
 
     /// Sends close_notify (RFC 8446 §6.1), after which nothing can be written; reading goes on.
     ///
-    /// Everything to be said must have been written before: a record that is still waiting for the socket makes
-    /// this fail. It does not wait for the peer's close_notify, which ``read(into:)`` reports as `.closed`.
+    /// Everything to be said must have been written before: a record that is still waiting for the socket
+    /// makes this fail. It does not wait for the peer's close_notify, which ``read(into:)`` reports as
+    /// `.closed`.
     package mutating func shutdown() -> TLSShutdownResult {
         let result = unsafe starling_tls_shutdown(self.pointer)
         switch result.outcome {
@@ -118,8 +122,8 @@ internal import COpenSSL
 
     /// Whether bytes taken from the socket wait in the session, decrypted or not.
     ///
-    /// Ask only after `.bytes`. After `wantsRead` it may be true of a record of which only a part has come, and
-    /// nothing can be done but to wait for the rest.
+    /// Ask only after `.bytes`. After `wantsRead` it may be true of a record of which only a part has come,
+    /// and nothing can be done but to wait for the rest.
     package var hasBufferedInput: Bool {
         unsafe starling_tls_has_buffered_input(self.pointer)
     }
