@@ -47,6 +47,7 @@ async def _(server):
     expect(heard[0] == heard[1] == heard[2], heard)
     for member in members:
         await member.quiet()
+    for member in members:
         await member.leave()
 
 

@@ -1,0 +1,9 @@
+#!/bin/sh
+# Builds the chat and starts it on http://127.0.0.1:8080. Arguments go to the chat: ./Examples/chat.sh --port 9000
+set -eu
+cd "$(dirname "$0")/.."
+. Examples/Support/setup.sh
+install_missing $build_packages
+require_swift
+swift build -c release --product Chat
+exec "$(swift build -c release --show-bin-path)/Chat" "$@"
