@@ -108,6 +108,20 @@ let package = Package(
             path: "Examples/EchoCallback",
             swiftSettings: settings
         ),
+        .executableTarget(
+            name: "Chat",
+            dependencies: [
+                "Starling", "StarlingCore", "ExampleSupport",
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
+                .product(name: "HTTPTypes", package: "swift-http-types"),
+            ],
+            path: "Examples/Chat",
+            exclude: ["PROTOCOL.md"],
+            resources: [
+                .embedInCode("Page/chat.html"), .embedInCode("Page/chat.css"), .embedInCode("Page/chat.js"),
+            ],
+            swiftSettings: settings
+        ),
 
         .testTarget(
             name: "StarlingCoreTests",

@@ -12,7 +12,7 @@ struct Echo: AsyncParsableCommand {
     @OptionGroup var options: ServerOptions
 
     func run() async throws {
-        let echo = WebSocketEndpoint(configuration: options.endpointConfiguration) { socket in
+        let echo = WebSocketEndpoint(configuration: options.endpointConfiguration()) { socket in
             for try await message in socket {
                 try await socket.send(message)
             }

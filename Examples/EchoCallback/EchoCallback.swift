@@ -13,7 +13,7 @@ struct EchoCallback: AsyncParsableCommand {
     @OptionGroup var options: ServerOptions
 
     func run() async throws {
-        let echo = WebSocketEndpoint(configuration: options.endpointConfiguration, handler: EchoHandler())
+        let echo = WebSocketEndpoint(configuration: options.endpointConfiguration(), handler: EchoHandler())
         try await options.serve { WebSocketRoute("*", echo) }
     }
 }

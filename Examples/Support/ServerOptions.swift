@@ -26,8 +26,8 @@ public struct ServerOptions: ParsableArguments {
     @Option(help: "Event loops; one per core if not given.")
     var loops: Int?
 
-    @Option(help: "Bytes that a message may have.")
-    var maxMessage = 1 << 20
+    @Option(help: "Bytes that a message may have; 1048576 if not given, the chat's 32768.")
+    var maxMessage: Int?
 
     @Option(help: "Fragments that a message may have.")
     var maxFragments = 1024
@@ -65,7 +65,7 @@ public struct ServerOptions: ParsableArguments {
         guard (tlsCert == nil) == (tlsKey == nil) else {
             throw ValidationError("--tls-cert and --tls-key go together")
         }
-        guard maxMessage > 0, maxFragments > 0, maxOutbound > 0, maxConnections > 0, pingInterval > 0,
+        guard maxMessage ?? 1 > 0, maxFragments > 0, maxOutbound > 0, maxConnections > 0, pingInterval > 0,
             drainTimeout >= 0
         else {
             throw ValidationError("a limit must be greater than 0")
@@ -76,8 +76,12 @@ public struct ServerOptions: ParsableArguments {
     }
 
     /// What the flags say about each connection.
-    public var endpointConfiguration: EndpointConfiguration {
+    ///
+    /// - Parameter messageBytesMax: Holds if `--max-message` is not given.
+    /// - Returns: The configuration.
+    public func endpointConfiguration(messageBytesMax: Int = 1 << 20) -> EndpointConfiguration {
         var configuration = EndpointConfiguration()
+        let maxMessage = maxMessage ?? messageBytesMax
         configuration.limits.messageBytesMax = maxMessage
         configuration.limits.fragmentsPerMessageMax = maxFragments
         configuration.outbound.byteCountMax = max(maxOutbound, maxMessage)
