@@ -36,7 +36,11 @@ enum ClientMessage: Decodable {
             )
         case "typing": self = .typing
         case let type:
-            throw DecodingError.dataCorruptedError(forKey: .type, in: fields, debugDescription: "unknown: \(type)")
+            throw DecodingError.dataCorruptedError(
+                forKey: .type,
+                in: fields,
+                debugDescription: "unknown: \(type)"
+            )
         }
     }
 }

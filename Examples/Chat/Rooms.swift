@@ -41,7 +41,8 @@ final class Rooms: Sendable {
     /// Leaves one room, if any, and enters another or the same one anew.
     ///
     /// - Throws: If the room is full; nothing has changed then.
-    func join(_ name: String, _ id: String, nickname: String, leaving old: String?) throws(Refusal) -> Welcome {
+    func join(_ name: String, _ id: String, nickname: String, leaving old: String?) throws(Refusal) -> Welcome
+    {
         try state.withLock { state throws(Refusal) in
             let isMember = old == name
             let room = state.rooms[name] ?? Room(name: name)
@@ -61,7 +62,9 @@ final class Rooms: Sendable {
     /// Publishes a message, unless one with this key is in the history: that one is returned then.
     func say(_ text: String, key: String, _ id: String, in name: String) throws(Refusal) -> Message? {
         state.withLock { state in
-            guard let member = state.rooms[name]?.member(id), let room = state.rooms[name]?.name else { return nil }
+            guard let member = state.rooms[name]?.member(id), let room = state.rooms[name]?.name else {
+                return nil
+            }
             if let known = state.rooms[name]?.history.message(key) { return known }
             let milliseconds = Int64(Date().timeIntervalSince1970 * 1000)
             let said = Said(

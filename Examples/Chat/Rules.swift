@@ -30,7 +30,10 @@ enum Rules {
             }
         }
         guard (8...64).contains(key.utf8.count), key.utf8.allSatisfy(isAllowed) else {
-            throw Refusal("invalid-key", "a key has 8 to 64 letters, digits, hyphens and underscores of ASCII")
+            throw Refusal(
+                "invalid-key",
+                "a key has 8 to 64 letters, digits, hyphens and underscores of ASCII"
+            )
         }
     }
 
