@@ -14,7 +14,8 @@ public struct ClosingHandshake: Sendable, Hashable {
         case ignore
     }
 
-    private enum State: Sendable, Hashable {
+    @usableFromInline
+    enum State: Sendable, Hashable {
         case open
         /// Our close frame is out, the peer's is awaited.
         case closing(CloseCode)
@@ -22,14 +23,18 @@ public struct ClosingHandshake: Sendable, Hashable {
         case closed(CloseCode)
     }
 
-    private var state = State.open
+    @usableFromInline var state = State.open
 
     /// An open connection.
     public init() {}
 
     /// Whether messages may still be sent.
+    @inlinable
     public var isOpen: Bool {
-        self.state == .open
+        switch self.state {
+        case .open: true
+        case .closing, .closed: false
+        }
     }
 
     /// Whether our close frame is out and the peer's is not in.

@@ -167,12 +167,27 @@ struct HandlerCallbacks {
 }
 
 /// A loop's copy of a handler, where its four closures find it.
+///
+/// In memory of its own: a class's stored property would be checked for exclusive access at every message.
 @usableFromInline
-final class HandlerBox<Handler> {
-    @usableFromInline var value: Handler
+@safe final class HandlerBox<Handler> {
+    @usableFromInline let pointer: UnsafeMutablePointer<Handler>
 
     @inlinable
     init(_ value: Handler) {
-        self.value = value
+        unsafe self.pointer = .allocate(capacity: 1)
+        unsafe self.pointer.initialize(to: value)
+    }
+
+    @inlinable
+    deinit {
+        unsafe self.pointer.deinitialize(count: 1)
+        unsafe self.pointer.deallocate()
+    }
+
+    /// The loop's alone; a handler's function is never called from within another one's call.
+    @inlinable var value: Handler {
+        _read { yield unsafe self.pointer.pointee }
+        _modify { yield unsafe &self.pointer.pointee }
     }
 }

@@ -45,6 +45,8 @@ extension ConnectionDriver {
     func receiveFrames(_ bytes: inout MutableRawSpan, on index: Int) {
         let slot = unsafe self.slots.pointer(index)
         guard let endpoint = unsafe slot.pointee.endpoint else { return }
+        // Taken out once: each load retains it.
+        let received = endpoint.callbacks.received
         if endpoint.limitsRates, !self.countBytes(bytes.byteCount, on: index, endpoint) { return }
         do throws(ProtocolError) {
             while unsafe slot.pointee.phase == .open, unsafe !slot.pointee.flags.contains(.inputEnded) {
@@ -60,7 +62,7 @@ extension ConnectionDriver {
                     if message.isCompressed {
                         try self.inflate(message, on: index, endpoint)
                     } else {
-                        endpoint.callbacks.received(message, ConnectionContext(self, index))
+                        received(message, ConnectionContext(self, index))
                     }
                 case .ping(let payload):
                     guard self.countControlFrame(on: index, endpoint) else { return }

@@ -25,11 +25,11 @@ extension ConnectionDriver {
     func send(_ kind: MessageView.Kind, _ bytes: RawSpan, to index: Int) -> SendResult {
         let slot = unsafe self.slots.pointer(index)
         guard unsafe slot.pointee.phase == .open, unsafe slot.pointee.closing.isOpen,
-            let endpoint = unsafe slot.pointee.endpoint
+            let endpoint = unsafe slot.pointee.endpointReference
         else {
             return .dropped
         }
-        let outbound = endpoint.configuration.outbound
+        let outbound = unsafe endpoint._withUnsafeGuaranteedRef { $0.outbound }
         guard unsafe slot.pointee.outbound.byteCount + bytes.byteCount <= outbound.byteCountMax else {
             return self.refuseSend(of: bytes.byteCount, to: index, outbound)
         }
@@ -80,63 +80,17 @@ extension ConnectionDriver {
 
     /// Adds a frame to the connection's outbound buffer, without a limit: for what was checked, and for control frames.
     func appendFrame(_ opcode: Opcode, _ payload: RawSpan, isCompressed: Bool = false, to index: Int) {
-        let segment = Self.encode(opcode, payload, isCompressed: isCompressed, into: &self.directChunk)
         let slot = unsafe self.slots.pointer(index)
-        unsafe slot.pointee.outbound.append(segment, merging: true)
+        unsafe self.direct.append(opcode, payload, isCompressed: isCompressed, to: &slot.pointee.outbound)
         self.markDirty(index)
     }
 
     /// Adds bytes that are no frame: the head of a response.
     func appendBytes(_ bytes: [UInt8], to index: Int) {
         guard !bytes.isEmpty else { return }
-        let chunk = OutboundChunk(capacity: bytes.count)
-        unsafe bytes.withUnsafeBytes { source in
-            // The chunk was just made for exactly these bytes.
-            if let base = source.baseAddress {
-                unsafe chunk.base.copyMemory(from: base, byteCount: source.count)
-            }
-        }
-        chunk.used = bytes.count
-        unsafe self.slots.pointer(index).pointee.outbound.append(
-            OutboundSegment(chunk: chunk, start: 0, end: UInt32(bytes.count), topic: 0),
-            merging: false
-        )
+        let segment = unsafe OutboundSegment(copying: bytes.span.bytes)
+        unsafe self.slots.pointer(index).pointee.outbound.append(segment, merging: false)
         self.markDirty(index)
-    }
-
-    /// Encodes a frame at the end of a chunk, or in a new one if it has no space.
-    static func encode(
-        _ opcode: Opcode,
-        _ payload: RawSpan,
-        isCompressed: Bool,
-        topic: UInt32 = 0,
-        into chunk: inout OutboundChunk
-    ) -> OutboundSegment {
-        let byteCount = FrameCodec.encodedByteCount(payloadByteCount: payload.byteCount)
-        var target = chunk
-        if byteCount > chunk.freeCapacity {
-            // A big frame gets a chunk of its own, so that the common one is not thrown away half empty.
-            if byteCount > self.chunkByteCount / 4 {
-                target = OutboundChunk(capacity: byteCount)
-            } else {
-                chunk = OutboundChunk(capacity: self.chunkByteCount)
-                target = chunk
-            }
-        }
-        let start = target.used
-        // `byteCount` bytes are free behind `used`, and no segment refers to them.
-        unsafe FrameCodec.write(
-            FrameHeader(opcode: opcode, isCompressed: isCompressed, payloadByteCount: payload.byteCount),
-            payload,
-            to: target.base + start
-        )
-        target.used = start + byteCount
-        return OutboundSegment(
-            chunk: target,
-            start: UInt32(start),
-            end: UInt32(start + byteCount),
-            topic: topic
-        )
     }
 
     func markDirty(_ index: Int) {
@@ -150,13 +104,10 @@ extension ConnectionDriver {
     func flush(_ index: Int) {
         let slot = unsafe self.slots.pointer(index)
         unsafe slot.pointee.flags.remove(.dirty)
-        while let first = unsafe slot.pointee.outbound.first,
-            unsafe !slot.pointee.flags.contains(.writeBlocked)
-        {
-            let isContiguous = unsafe slot.pointee.outbound.isContiguous
+        while unsafe !slot.pointee.outbound.isEmpty, unsafe !slot.pointee.flags.contains(.writeBlocked) {
             let bytes =
-                unsafe isContiguous
-                ? first.bytes
+                unsafe slot.pointee.outbound.isContiguous
+                ? slot.pointee.outbound.firstBytes
                 : UnsafeRawBufferPointer(
                     rebasing: self.scratch[..<slot.pointee.outbound.gather(into: self.scratch)]
                 )
@@ -178,7 +129,7 @@ extension ConnectionDriver {
         }
         if unsafe slot.pointee.flags.contains(.aboveHighWatermark),
             let endpoint = unsafe slot.pointee.endpoint,
-            unsafe slot.pointee.outbound.byteCount <= endpoint.configuration.outbound.lowWatermark
+            unsafe slot.pointee.outbound.byteCount <= endpoint.outbound.lowWatermark
         {
             unsafe slot.pointee.flags.remove(.aboveHighWatermark)
             unsafe slot.pointee.flags.insert(.drainedOwed)
@@ -192,16 +143,6 @@ extension ConnectionDriver {
         unsafe slot.pointee.blockedSince = self.now
         unsafe slot.pointee.outbound.ownDirectSegments()
         self.scheduleDeadline(index)
-    }
-
-    /// Starts the chunks over where nothing refers to them any more: the usual case, and what keeps them in the cache.
-    func reuseChunks() {
-        if self.directChunk.used > 0 {
-            if isKnownUniquelyReferenced(&self.directChunk) { self.directChunk.used = 0 }
-        }
-        if self.publicationChunk.used > 0 {
-            if isKnownUniquelyReferenced(&self.publicationChunk) { self.publicationChunk.used = 0 }
-        }
     }
 
     // MARK: - Compression

@@ -80,24 +80,22 @@ extension ConnectionDriver {
                 if !deflate.agreed.serverNoContextTakeover {
                     // A window of its own: the bytes are different for each such connection.
                     if let bytes = self.compressors.deflate(publication.message.bytes, for: deflate) {
-                        segment = unsafe Self.encode(
+                        segment = unsafe self.published.encode(
                             opcode,
                             bytes.span.bytes,
                             isCompressed: true,
-                            topic: topic,
-                            into: &self.publicationChunk
+                            topic: topic
                         )
                         self.compressors.recycle(bytes)
                     }
                 } else if let known = compressed.first(where: { $0.windowBits == bits }) {
                     segment = known.segment
                 } else if let bytes = self.compressors.deflate(publication.message.bytes, for: deflate) {
-                    let made = unsafe Self.encode(
+                    let made = unsafe self.published.encode(
                         opcode,
                         bytes.span.bytes,
                         isCompressed: true,
-                        topic: topic,
-                        into: &self.publicationChunk
+                        topic: topic
                     )
                     compressed.append((bits, made))
                     segment = made
@@ -106,12 +104,11 @@ extension ConnectionDriver {
             }
             if segment == nil {
                 if plain == nil {
-                    plain = Self.encode(
+                    plain = self.published.encode(
                         opcode,
                         publication.message.bytes,
                         isCompressed: false,
-                        topic: topic,
-                        into: &self.publicationChunk
+                        topic: topic
                     )
                 }
                 segment = plain

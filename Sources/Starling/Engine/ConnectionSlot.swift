@@ -55,7 +55,8 @@ internal import StarlingCore
 
     var codec: FrameCodec
     var outbound = OutboundQueue()
-    var endpoint: LoopEndpoint?
+    /// Not retained: the driver keeps its endpoints as long as it lives.
+    var endpointReference: Unmanaged<LoopEndpoint>?
     /// The handler's state, made by `opened`; null until then and where the state has no size.
     var state: UnsafeMutableRawPointer?
     var details: ConnectionDetails?
@@ -80,6 +81,11 @@ internal import StarlingCore
 
     init(codec: consuming FrameCodec) {
         self.codec = codec
+    }
+
+    var endpoint: LoopEndpoint? {
+        get { unsafe self.endpointReference?.takeUnretainedValue() }
+        set { unsafe self.endpointReference = newValue.map { unsafe Unmanaged.passUnretained($0) } }
     }
 }
 

@@ -6,6 +6,7 @@ final class LoopEndpoint {
     let index: Int
     let path: String
     let configuration: EndpointConfiguration
+    let outbound: OutboundConfiguration
     let codecSettings: FrameCodec.Settings
     let callbacks: HandlerCallbacks
     let hub: BroadcastHub
@@ -27,6 +28,7 @@ final class LoopEndpoint {
         self.index = index
         self.path = path
         self.configuration = configuration
+        self.outbound = configuration.outbound
         self.codecSettings = FrameCodec.Settings(role: .server, limits: configuration.limits)
         self.callbacks = endpoint.makeCallbacks()
         self.hub = hub

@@ -1,49 +1,3 @@
-internal import StarlingCore
-
-/// A block of encoded frames.
-///
-/// One loop's frames of a tick lie in it back to back; connections hold segments of it.
-///
-/// Bound to its loop. Its bytes behind `used` are free; those before are never changed while a segment holds them.
-@safe final class OutboundChunk {
-    let base: UnsafeMutableRawPointer
-    let capacity: Int
-    var used = 0
-
-    init(capacity: Int) {
-        self.capacity = capacity
-        unsafe self.base = .allocate(byteCount: capacity, alignment: 16)
-    }
-
-    deinit {
-        unsafe self.base.deallocate()
-    }
-
-    var freeCapacity: Int {
-        self.capacity - self.used
-    }
-}
-
-@available(*, unavailable) extension OutboundChunk: Sendable {}
-
-/// A run of whole frames in a chunk, or the rest of one that was written in part.
-struct OutboundSegment {
-    var chunk: OutboundChunk
-    var start: UInt32
-    var end: UInt32
-    /// The topic's number for a publication, or 0: only publications may be dropped or conflated.
-    var topic: UInt32
-
-    var byteCount: Int {
-        Int(self.end - self.start)
-    }
-
-    var bytes: UnsafeRawBufferPointer {
-        // The segment lies within the used part of the chunk that it holds.
-        unsafe UnsafeRawBufferPointer(start: self.chunk.base + Int(self.start), count: self.byteCount)
-    }
-}
-
 /// What a connection still has to write: nothing for most connections, most of the time.
 ///
 /// One segment is held in place; more than one costs an array. Neighbouring segments of one chunk become one, so that
@@ -64,6 +18,28 @@ struct OutboundQueue: ~Copyable {
     /// Whether there is exactly one segment, which can be written from where it is.
     var isContiguous: Bool {
         self.restStart == self.rest.count
+    }
+
+    /// The bytes of the first segment; the queue must not be empty.
+    var firstBytes: UnsafeRawBufferPointer {
+        precondition(!self.isEmpty, "an empty outbound buffer has no bytes")
+        return unsafe self.first!.bytes
+    }
+
+    /// Lengthens the only segment if it ends at `end` in the chunk at `base`; false otherwise.
+    ///
+    /// Compares addresses, so that the chunk is not retained for the comparison.
+    mutating func extendOnly(
+        _ base: UnsafeMutableRawPointer,
+        endingAt end: Int,
+        by byteCount: Int
+    ) -> Bool {
+        guard self.isContiguous, self.first != nil, unsafe self.first!.chunk.base == base,
+            Int(self.first!.end) == end, self.first!.topic == 0
+        else { return false }
+        self.first!.end += UInt32(byteCount)
+        self.byteCount += byteCount
+        return true
     }
 
     /// Adds a segment at the end; `merging` joins it with its neighbour, after which they can only go together.
@@ -139,9 +115,9 @@ struct OutboundQueue: ~Copyable {
 
     /// Copies what is not a publication out of the loop's chunk, so that a peer that does not read cannot pin it.
     mutating func ownDirectSegments() {
-        if let segment = self.first, segment.topic == 0 { self.first = segment.copied() }
+        if let segment = self.first, segment.topic == 0 { self.first = segment.alone() }
         for index in self.rest.indices[self.restStart...] where self.rest[index].topic == 0 {
-            self.rest[index] = self.rest[index].copied()
+            self.rest[index] = self.rest[index].alone()
         }
     }
 
@@ -177,18 +153,5 @@ struct OutboundQueue: ~Copyable {
         } else {
             self.first = nil
         }
-    }
-}
-
-extension OutboundSegment {
-    /// The same bytes in a chunk of their own.
-    fileprivate func copied() -> OutboundSegment {
-        guard self.chunk.used != self.byteCount || self.start != 0 else { return self }
-        let chunk = OutboundChunk(capacity: self.byteCount)
-        if let source = unsafe self.bytes.baseAddress {
-            unsafe chunk.base.copyMemory(from: source, byteCount: self.byteCount)
-        }
-        chunk.used = self.byteCount
-        return OutboundSegment(chunk: chunk, start: 0, end: UInt32(self.byteCount), topic: self.topic)
     }
 }

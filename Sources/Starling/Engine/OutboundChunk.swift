@@ -1,0 +1,144 @@
+internal import StarlingCore
+
+/// A block of encoded frames.
+///
+/// One loop's frames of a tick lie in it back to back; connections hold segments of it. Bytes that a segment holds are
+/// never changed.
+@safe final class OutboundChunk {
+    let base: UnsafeMutableRawPointer
+    let capacity: Int
+
+    init(capacity: Int) {
+        self.capacity = capacity
+        unsafe self.base = .allocate(byteCount: capacity, alignment: 16)
+    }
+
+    /// A chunk of exactly these bytes.
+    convenience init(copying bytes: RawSpan) {
+        self.init(capacity: bytes.byteCount)
+        unsafe bytes.withUnsafeBytes { source in
+            // The chunk was just made as long as its source.
+            if let from = source.baseAddress {
+                unsafe self.base.copyMemory(from: from, byteCount: source.count)
+            }
+        }
+    }
+
+    deinit {
+        unsafe self.base.deallocate()
+    }
+}
+
+@available(*, unavailable) extension OutboundChunk: Sendable {}
+
+/// A run of whole frames in a chunk, or the rest of one that was written in part.
+struct OutboundSegment {
+    var chunk: OutboundChunk
+    var start: UInt32
+    var end: UInt32
+    /// The topic's number for a publication, or 0: only publications may be dropped or conflated.
+    var topic: UInt32
+
+    /// A segment in a chunk of its own.
+    init(copying bytes: RawSpan) {
+        self.init(chunk: OutboundChunk(copying: bytes), start: 0, end: UInt32(bytes.byteCount), topic: 0)
+    }
+
+    init(chunk: OutboundChunk, start: UInt32, end: UInt32, topic: UInt32) {
+        self.chunk = chunk
+        self.start = start
+        self.end = end
+        self.topic = topic
+    }
+
+    var byteCount: Int {
+        Int(self.end - self.start)
+    }
+
+    /// Good as long as the segment, or another one, holds the chunk.
+    var bytes: UnsafeRawBufferPointer {
+        unsafe UnsafeRawBufferPointer(start: self.chunk.base + Int(self.start), count: self.byteCount)
+    }
+
+    /// The same bytes in a chunk that holds nothing else.
+    func alone() -> OutboundSegment {
+        if self.byteCount == self.chunk.capacity { return self }
+        // The chunk lives at least as long as `self`.
+        var copy = unsafe OutboundSegment(copying: RawSpan(_unsafeBytes: self.bytes))
+        copy.topic = self.topic
+        return copy
+    }
+}
+
+/// Where a loop encodes its frames: the free end of a chunk that nobody else adds to.
+@safe struct OutboundWriter: ~Copyable {
+    private var chunk = OutboundChunk(capacity: OutboundWriter.chunkByteCount)
+    private var used = 0
+
+    static let chunkByteCount = 256 << 10
+
+    /// Encodes a frame at the end of the chunk, or in a new one if there is no space.
+    mutating func encode(
+        _ opcode: Opcode,
+        _ payload: RawSpan,
+        isCompressed: Bool,
+        topic: UInt32 = 0
+    ) -> OutboundSegment {
+        let byteCount = FrameCodec.encodedByteCount(payloadByteCount: payload.byteCount)
+        let header = FrameHeader(
+            opcode: opcode,
+            isCompressed: isCompressed,
+            payloadByteCount: payload.byteCount
+        )
+        // Each of the three targets has `byteCount` bytes that no segment refers to.
+        if byteCount > self.chunk.capacity - self.used {
+            // A big frame gets a chunk of its own, so that the common one is not thrown away half empty.
+            if byteCount > Self.chunkByteCount / 4 {
+                let chunk = OutboundChunk(capacity: byteCount)
+                unsafe FrameCodec.write(header, payload, to: chunk.base)
+                return OutboundSegment(chunk: chunk, start: 0, end: UInt32(byteCount), topic: topic)
+            }
+            self.chunk = OutboundChunk(capacity: Self.chunkByteCount)
+            self.used = 0
+        }
+        let start = self.used
+        unsafe FrameCodec.write(header, payload, to: self.chunk.base + start)
+        self.used = start + byteCount
+        return OutboundSegment(
+            chunk: self.chunk,
+            start: UInt32(start),
+            end: UInt32(start + byteCount),
+            topic: topic
+        )
+    }
+
+    /// Encodes a frame for one connection: behind the last one of its outbound buffer, if that stands at the end of the
+    /// chunk, as it does within a burst.
+    mutating func append(
+        _ opcode: Opcode,
+        _ payload: RawSpan,
+        isCompressed: Bool,
+        to queue: inout OutboundQueue
+    ) {
+        let byteCount = FrameCodec.encodedByteCount(payloadByteCount: payload.byteCount)
+        guard byteCount <= self.chunk.capacity - self.used,
+            unsafe queue.extendOnly(self.chunk.base, endingAt: self.used, by: byteCount)
+        else {
+            let segment = self.encode(opcode, payload, isCompressed: isCompressed)
+            return queue.append(segment, merging: true)
+        }
+        let header = FrameHeader(
+            opcode: opcode,
+            isCompressed: isCompressed,
+            payloadByteCount: payload.byteCount
+        )
+        // The space was just checked; the queue's segment has been lengthened by it.
+        unsafe FrameCodec.write(header, payload, to: self.chunk.base + self.used)
+        self.used += byteCount
+    }
+
+    /// Starts the chunk over if nothing refers to it any more: the usual case, and what keeps it in the cache.
+    mutating func reuse() {
+        if self.used > 0, isKnownUniquelyReferenced(&self.chunk) { self.used = 0 }
+    }
+}
