@@ -4,8 +4,9 @@ internal import Synchronization
 
 /// What an async connection has beside its slot: messages that wait for the task, and the task where it waits.
 ///
-/// Sendable because all of it but the atomics is touched only on the loop's thread, inside a tick; `preconditionOnLoop`
-/// checks it in debug builds. Other threads go through the loop's mailbox.
+/// Sendable because all of it but the constants and the atomics lies in `state`, which is touched only on the loop's
+/// thread, inside a tick; `preconditionOnLoop` checks it in debug builds. Other threads go through the loop's mailbox.
+@usableFromInline
 @safe final class AsyncConnection: @unchecked Sendable {
     let id: ConnectionID
     let loop: EventLoop
@@ -19,25 +20,40 @@ internal import Synchronization
     /// Whether senders must wait; written by the loop.
     private let isAboveHighWatermark = Atomic<Bool>(false)
     private let isFinished = Atomic<Bool>(false)
+    private let inboundByteCountMax: Int
+    /// In memory of its own, which lives as long as the object: a class's stored properties would be checked for
+    /// exclusive access at every message.
+    private let state: UnsafeMutablePointer<LoopState>
+
+    /// The loop's alone.
+    @safe private struct LoopState: ~Copyable {
+        var inbox = Inbox()
+        var reader: UnsafeContinuation<Void, Never>?
+        /// The endpoint's body at work, and the same task as it sees itself, to be compared only.
+        var task: Task<Void, Never>?
+        var body: UnsafeCurrentTask?
+        var isReadingPaused = false
+        var rare: Rare?
+    }
+
+    /// What most connections do not have most of the time.
+    @safe private final class Rare {
+        var end: End?
+        var drainWaiters: [UnsafeContinuation<Void, Never>] = unsafe []
+        var pings: [Ping] = []
+        var lastPing: UInt32 = 0
+    }
 
     private enum End {
         case clean
         case failed(WebSocketError)
     }
 
-    // The loop's alone from here on.
-    private var inbox = Inbox()
-    private var end: End?
-    private var reader: UnsafeContinuation<Void, Never>?
-    private var drainWaiters: [UnsafeContinuation<Void, Never>] = unsafe []
-    private var pings:
-        [(number: UInt32, sentAt: ContinuousClock.Instant, waiter: CheckedContinuation<Duration?, Never>)] =
-            []
-    private var lastPing: UInt32 = 0
-    /// The endpoint's body at work.
-    var task: Task<Void, Never>?
-    private let inboundByteCountMax: Int
-    private var isReadingPaused = false
+    private struct Ping {
+        let number: UInt32
+        let sentAt: ContinuousClock.Instant
+        let waiter: CheckedContinuation<Duration?, Never>
+    }
 
     init(_ context: ConnectionContext) {
         self.id = context.id
@@ -47,16 +63,36 @@ internal import Synchronization
         self.user = context.user
         self.remoteAddress = context.remoteAddress
         self.inboundByteCountMax = context.inboundByteCountMax
+        unsafe self.state = .allocate(capacity: 1)
+        unsafe self.state.initialize(to: LoopState())
+    }
+
+    deinit {
+        unsafe self.state.deinitialize(count: 1)
+        unsafe self.state.deallocate()
+    }
+
+    private var rare: Rare {
+        if let rare = unsafe self.state.pointee.rare { return rare }
+        let rare = Rare()
+        unsafe self.state.pointee.rare = rare
+        return rare
+    }
+
+    private var end: End? {
+        unsafe self.state.pointee.rare?.end
     }
 
     // MARK: - The loop's side
 
-    func received(_ message: borrowing MessageView, driver: ConnectionDriver) {
+    func received(_ message: borrowing MessageView, _ context: ConnectionContext) {
         self.preconditionOnLoop()
-        self.inbox.append(Message(copying: message))
-        if self.inbox.byteCount >= self.inboundByteCountMax, !self.isReadingPaused {
-            self.isReadingPaused = true
-            driver.setReading(false, self.id.slot)
+        unsafe self.state.pointee.inbox.append(Message(copying: message))
+        if unsafe self.state.pointee.inbox.byteCount >= self.inboundByteCountMax,
+            unsafe !self.state.pointee.isReadingPaused
+        {
+            unsafe self.state.pointee.isReadingPaused = true
+            context.setReading(false)
         }
         self.resumeReader()
     }
@@ -64,8 +100,8 @@ internal import Synchronization
     func receivedPong(_ payload: RawSpan) {
         guard payload.byteCount == 4 else { return }
         let number = unsafe payload.unsafeLoadUnaligned(as: UInt32.self)
-        guard let index = self.pings.firstIndex(where: { $0.number == number }) else { return }
-        let ping = self.pings.remove(at: index)
+        guard let index = self.rare.pings.firstIndex(where: { $0.number == number }) else { return }
+        let ping = self.rare.pings.remove(at: index)
         ping.waiter.resume(returning: ContinuousClock.now - ping.sentAt)
     }
 
@@ -75,33 +111,55 @@ internal import Synchronization
 
     func drained() {
         self.isAboveHighWatermark.store(false, ordering: .relaxed)
-        let waiters = unsafe self.drainWaiters
-        unsafe self.drainWaiters = unsafe []
-        unsafe waiters.forEach { unsafe $0.resume() }
+        self.releaseDrainWaiters()
     }
 
     func closed(_ code: CloseCode, cause: CloseCause, driver: ConnectionDriver) {
         self.preconditionOnLoop()
-        if self.task != nil { driver.stragglers[self.id] = self }
+        if unsafe self.state.pointee.task != nil { driver.stragglers[self.id] = self }
+        let rare = self.rare
         switch cause {
         case .peerClosed, .applicationClosed, .serverDraining, .idleTimeout, .lifetimeReached, .handlerFailed:
-            self.end = .clean
-        case .connectionLost: self.end = .failed(WebSocketError(.connectionLost, closeCode: code))
+            rare.end = .clean
+        case .connectionLost: rare.end = .failed(WebSocketError(.connectionLost, closeCode: code))
         case .protocolViolation, .limitExceeded:
-            self.end = .failed(WebSocketError(.protocolViolation, closeCode: code))
-        case .slowConsumer: self.end = .failed(WebSocketError(.slowConsumer, closeCode: code))
-        default: self.end = .failed(WebSocketError(.timedOut, closeCode: code))
+            rare.end = .failed(WebSocketError(.protocolViolation, closeCode: code))
+        case .slowConsumer: rare.end = .failed(WebSocketError(.slowConsumer, closeCode: code))
+        default: rare.end = .failed(WebSocketError(.timedOut, closeCode: code))
         }
         self.isFinished.store(true, ordering: .releasing)
         self.drained()
         self.resumeReader()
-        let pings = self.pings
-        self.pings = []
+        let pings = rare.pings
+        rare.pings = []
         for ping in pings { ping.waiter.resume(returning: nil) }
     }
 
+    /// Runs the endpoint's body in a task that prefers the loop.
+    func start(_ body: @escaping @Sendable (WebSocket) async throws -> Void, _ logger: Logger) {
+        unsafe self.state.pointee.task = Task(executorPreference: self.loop) {
+            // Kept to be compared with, never to be used.
+            unsafe withUnsafeCurrentTask { unsafe self.state.pointee.body = unsafe $0 }
+            var failure: (any Error)?
+            do {
+                try await body(WebSocket(connection: self))
+            } catch {
+                failure = error
+            }
+            self.bodyReturned(failure, logger)
+        }
+    }
+
+    /// Cancels the body's task; on the loop.
+    func cancel() {
+        self.preconditionOnLoop()
+        unsafe self.state.pointee.task?.cancel()
+        self.resumeReader()
+        self.releaseDrainWaiters()
+    }
+
     /// The endpoint's body is done; on whatever thread it ended.
-    func bodyReturned(_ failure: (any Error)?, _ logger: Logger) {
+    private func bodyReturned(_ failure: (any Error)?, _ logger: Logger) {
         // That the connection ended is told by the connection's own log message.
         if let failure, !(failure is CancellationError), !(failure is WebSocketError) {
             logger.error(
@@ -109,15 +167,17 @@ internal import Synchronization
                 metadata: [LoggingKeys.connection: "\(self.id)", LoggingKeys.error: "\(failure)"]
             )
         }
-        let finish: @Sendable (ConnectionDriver?) -> Void = { driver in
-            self.task = nil
-            driver?.taskReturned(self, failed: failure != nil)
-        }
-        if let driver = EventLoop.currentDriver, driver.loop === self.loop {
-            finish(driver)
+        let hasFailed = failure != nil
+        if let driver = self.loop.currentDriver {
+            self.finish(driver, failed: hasFailed)
         } else {
-            self.loop.post(.perform(finish))
+            self.loop.post(.perform { self.finish($0, failed: hasFailed) })
         }
+    }
+
+    private func finish(_ driver: ConnectionDriver?, failed: Bool) {
+        unsafe self.state.pointee.task = nil
+        driver?.taskReturned(self, failed: failed)
     }
 
     /// A message that another thread has handed over.
@@ -127,8 +187,8 @@ internal import Synchronization
     }
 
     private func resumeReader() {
-        guard let reader = unsafe self.reader else { return }
-        unsafe self.reader = nil
+        guard let reader = unsafe self.state.pointee.reader else { return }
+        unsafe self.state.pointee.reader = nil
         unsafe reader.resume()
     }
 
@@ -138,60 +198,92 @@ internal import Synchronization
 
     // MARK: - The task's side
 
-    /// The next message if one waits; on the loop.
+    /// The next message if one waits and the caller is on the loop.
+    @usableFromInline
     func takeMessage() -> Message? {
-        guard let message = self.inbox.popFirst() else { return nil }
-        if self.isReadingPaused, self.inbox.byteCount <= self.inboundByteCountMax / 2 {
-            self.isReadingPaused = false
-            EventLoop.currentDriver?.setReading(true, self.id)
+        guard self.loop.isCurrent else { return nil }
+        return self.takeMessageOnLoop()
+    }
+
+    private func takeMessageOnLoop() -> Message? {
+        guard let message = unsafe self.state.pointee.inbox.popFirst() else { return nil }
+        if unsafe self.state.pointee.isReadingPaused,
+            unsafe self.state.pointee.inbox.byteCount <= self.inboundByteCountMax / 2
+        {
+            unsafe self.state.pointee.isReadingPaused = false
+            self.loop.currentDriver?.setReading(true, self.id)
         }
         return message
     }
 
+    /// Waits for the next message.
+    @usableFromInline
     func nextSlowly() async throws(WebSocketError) -> Message? {
-        guard self.loop.isCurrent else {
-            let result: Result<Message?, WebSocketError> = await withTaskExecutorPreference(self.loop) {
-                await self.nextOnLoop()
-            }
-            return try result.get()
-        }
-        return try await self.nextOnLoop().get()
+        guard self.loop.isCurrent else { return try await self.nextFromElsewhere() }
+        return try await self.nextOnLoop()
     }
 
-    private func nextOnLoop() async -> Result<Message?, WebSocketError> {
+    /// On the loop, or wherever the task is when the loop has ended.
+    @inline(__always)
+    private func nextOnLoop() async throws(WebSocketError) -> Message? {
         while true {
-            if let message = self.takeMessage() { return .success(message) }
+            if let message = self.takeMessageOnLoop() { return message }
             switch self.end {
-            case .clean: return .success(nil)
-            case .failed(let error): return .failure(error)
+            case .clean: return nil
+            case .failed(let error): throw error
             case nil: break
             }
-            if Task.isCancelled { return .success(nil) }
-            await withTaskCancellationHandler {
-                unsafe await withUnsafeContinuation { continuation in
-                    // Nothing can have come in between: this runs on the loop, without a suspension since the look.
-                    unsafe precondition(self.reader == nil, "a WebSocket is iterated by two tasks at once")
-                    unsafe self.reader = unsafe continuation
-                    if Task.isCancelled { self.resumeReader() }
-                }
-            } onCancel: {
-                self.loop.post(.perform { _ in self.resumeReader() })
+            if Task.isCancelled { return nil }
+            // Only `cancel()` cancels the body's own task, and it resumes the reader: no handler is needed there.
+            if unsafe withUnsafeCurrentTask(body: { unsafe $0 == self.state.pointee.body }) {
+                await self.waitForMessage()
+            } else {
+                await self.waitForMessageCancellably()
             }
         }
     }
 
-    /// Whether a send can go to the driver directly.
-    var isSendFast: Bool {
-        self.loop.isCurrent
+    private func waitForMessage() async {
+        unsafe await withUnsafeContinuation { continuation in
+            // Nothing can have come in between: this runs on the loop, without a suspension since the look.
+            unsafe precondition(
+                self.state.pointee.reader == nil,
+                "a WebSocket is iterated by two tasks at once"
+            )
+            unsafe self.state.pointee.reader = unsafe continuation
+            if Task.isCancelled { self.resumeReader() }
+        }
     }
 
-    func sendOnLoop(_ message: Message) -> SendResult {
-        guard let driver = EventLoop.currentDriver else { return .dropped }
-        let result = driver.send(message.kind, message.bytes, to: self.id)
+    private func waitForMessageCancellably() async {
+        await withTaskCancellationHandler {
+            await self.waitForMessage()
+        } onCancel: {
+            self.loop.post(.perform { _ in self.resumeReader() })
+        }
+    }
+
+    private func nextFromElsewhere() async throws(WebSocketError) -> Message? {
+        let result: Result<Message?, WebSocketError> = await withTaskExecutorPreference(self.loop) {
+            do throws(WebSocketError) { return .success(try await self.nextOnLoop()) } catch {
+                return .failure(error)
+            }
+        }
+        return try result.get()
+    }
+
+    /// Sends through the loop's driver; nil if the caller is not on the loop.
+    @usableFromInline
+    func sendOnLoop(_ message: Message) -> SendResult? {
+        guard let driver = unsafe self.loop.currentDriverReference else { return nil }
+        let result = unsafe driver._withUnsafeGuaranteedRef {
+            $0.send(message.kind, message.bytes, to: self.id)
+        }
         if result == .buffered { self.passedHighWatermark() }
         return result
     }
 
+    @usableFromInline
     func waitUntilDrained() async {
         guard self.loop.isCurrent else {
             return await withTaskExecutorPreference(self.loop) { await self.waitOnLoopUntilDrained() }
@@ -205,7 +297,7 @@ internal import Synchronization
         }
         await withTaskCancellationHandler {
             unsafe await withUnsafeContinuation { continuation in
-                unsafe self.drainWaiters.append(continuation)
+                unsafe self.rare.drainWaiters.append(continuation)
                 if Task.isCancelled { self.releaseDrainWaiters() }
             }
         } onCancel: {
@@ -215,18 +307,18 @@ internal import Synchronization
 
     /// Lets waiting senders look again.
     private func releaseDrainWaiters() {
-        let waiters = unsafe self.drainWaiters
-        unsafe self.drainWaiters = unsafe []
+        guard let rare = unsafe self.state.pointee.rare, unsafe !rare.drainWaiters.isEmpty else { return }
+        let waiters = unsafe rare.drainWaiters
+        unsafe rare.drainWaiters = unsafe []
         unsafe waiters.forEach { unsafe $0.resume() }
     }
 
     /// A send from another thread, or one that the driver did not take.
+    @usableFromInline
     func sendSlowly(_ message: Message) async throws(WebSocketError) {
         if self.isFinished.load(ordering: .acquiring) { throw WebSocketError(.closed) }
-        if self.loop.isCurrent {
-            guard let driver = EventLoop.currentDriver, driver.isOpen(self.id) else {
-                throw WebSocketError(.closed)
-            }
+        if let driver = self.loop.currentDriver {
+            guard driver.isOpen(self.id) else { throw WebSocketError(.closed) }
             guard message.byteCount <= driver.outboundByteCountMax(of: self.id) else {
                 throw WebSocketError(.messageTooBig)
             }
@@ -243,7 +335,7 @@ internal import Synchronization
 
     func trySend(_ message: Message) -> SendResult {
         if self.isFinished.load(ordering: .acquiring) { return .dropped }
-        if self.loop.isCurrent { return self.sendOnLoop(message) }
+        if let result = self.sendOnLoop(message) { return result }
         if self.mustWait { return .dropped }
         self.post(message)
         return .sent
@@ -280,7 +372,7 @@ internal import Synchronization
     }
 
     func close(_ code: CloseCode, reason: String) {
-        if let driver = EventLoop.currentDriver, driver.loop === self.loop {
+        if let driver = self.loop.currentDriver {
             driver.close(self.id, code, reason: reason, cause: .applicationClosed)
         } else {
             self.loop.post(.perform { $0?.close(self.id, code, reason: reason, cause: .applicationClosed) })
@@ -292,11 +384,11 @@ internal import Synchronization
             (waiter: CheckedContinuation<Duration?, Never>) in
             let begin: @Sendable (ConnectionDriver?) -> Void = { driver in
                 guard let driver, self.end == nil else { return waiter.resume(returning: Duration?.none) }
-                self.lastPing &+= 1
-                self.pings.append((self.lastPing, .now, waiter))
-                driver.sendPing(self, number: self.lastPing)
+                self.rare.lastPing &+= 1
+                self.rare.pings.append(Ping(number: self.rare.lastPing, sentAt: .now, waiter: waiter))
+                driver.sendPing(self, number: self.rare.lastPing)
             }
-            if let driver = EventLoop.currentDriver, driver.loop === self.loop {
+            if let driver = self.loop.currentDriver {
                 begin(driver)
             } else {
                 self.loop.post(.perform(begin))
@@ -311,39 +403,44 @@ internal import Synchronization
         orElse missing: Value,
         _ work: @escaping @Sendable (ConnectionDriver) -> Value
     ) async -> Value {
-        if let driver = EventLoop.currentDriver, driver.loop === self.loop { return work(driver) }
+        if let driver = self.loop.currentDriver { return work(driver) }
         return await withCheckedContinuation { continuation in
             self.loop.post(.perform { driver in continuation.resume(returning: driver.map(work) ?? missing) })
         }
     }
 }
 
-/// Messages that wait for a task: a queue that is mostly empty or holds one.
-struct Inbox {
-    private var first: Message?
-    private var rest: [Message] = []
-    private var restStart = 0
+/// Messages that wait for a task: a list through their own storage, which needs no memory beside them.
+@safe struct Inbox: ~Copyable {
+    private var first: Unmanaged<Message.Storage>?
+    private var last: Unmanaged<Message.Storage>?
     private(set) var byteCount = 0
 
-    mutating func append(_ message: Message) {
+    deinit {
+        var next = unsafe self.first
+        while let storage = unsafe next { unsafe next = storage.takeRetainedValue().next }
+    }
+
+    /// Adds a message that was just made: one that is in no other inbox, because nobody else has seen it.
+    mutating func append(_ message: consuming Message) {
         self.byteCount += message.byteCount
-        if self.first == nil { self.first = message } else { self.rest.append(message) }
+        // Retained here, released by `popFirst`.
+        let storage = unsafe Unmanaged.passRetained(message.storage)
+        if let last = unsafe self.last {
+            unsafe last._withUnsafeGuaranteedRef { unsafe $0.next = unsafe storage }
+        } else {
+            unsafe self.first = storage
+        }
+        unsafe self.last = storage
     }
 
     mutating func popFirst() -> Message? {
-        guard let message = self.first else { return nil }
-        self.byteCount -= message.byteCount
-        if self.restStart < self.rest.count {
-            self.first = self.rest[self.restStart]
-            self.restStart += 1
-            if self.restStart == self.rest.count {
-                self.rest.removeAll(keepingCapacity: self.rest.count <= 64)
-                self.restStart = 0
-            }
-        } else {
-            self.first = nil
-        }
-        return message
+        guard let storage = unsafe self.first?.takeRetainedValue() else { return nil }
+        unsafe self.first = unsafe storage.next
+        if unsafe self.first == nil { unsafe self.last = nil }
+        unsafe storage.next = nil
+        self.byteCount -= storage.byteCount
+        return Message(storage: storage)
     }
 }
 
@@ -358,24 +455,30 @@ enum SubscriptionOutcome: Sendable {
 struct TaskHandler<UserData: Sendable>: ConnectionHandler {
     let body: @Sendable (WebSocket, UserData) async throws -> Void
 
-    mutating func opened(_ connection: inout Connection<Self>, userData: UserData) -> AsyncConnection {
+    /// Retained from `opened` to `closed`, and so not for each message.
+    @safe struct State {
+        let reference: Unmanaged<AsyncConnection>
+    }
+
+    mutating func opened(_ connection: inout Connection<Self>, userData: UserData) -> State {
         let async = AsyncConnection(connection.context)
-        guard let driver = EventLoop.currentDriver else { preconditionFailure("opened outside a tick") }
-        driver.start(self.body, with: async, userData)
-        return async
+        let body = self.body
+        connection.context.start(async) { socket in try await body(socket, userData) }
+        return unsafe State(reference: .passRetained(async))
     }
 
     mutating func received(_ message: borrowing MessageView, on connection: inout Connection<Self>) {
-        guard let driver = EventLoop.currentDriver else { preconditionFailure("received outside a tick") }
-        connection.state.received(message, driver: driver)
+        let context = connection.context
+        unsafe connection.state.reference._withUnsafeGuaranteedRef { $0.received(message, context) }
     }
 
     mutating func drained(_ connection: inout Connection<Self>) {
-        connection.state.drained()
+        unsafe connection.state.reference._withUnsafeGuaranteedRef { $0.drained() }
     }
 
     mutating func closed(_ connection: inout Connection<Self>, code: CloseCode) {
         guard let driver = EventLoop.currentDriver else { preconditionFailure("closed outside a tick") }
-        connection.state.closed(code, cause: connection.context.cause, driver: driver)
+        let async = unsafe connection.state.reference.takeRetainedValue()
+        async.closed(code, cause: connection.context.cause, driver: driver)
     }
 }

@@ -193,6 +193,14 @@ public struct Connection<Handler: ConnectionHandler>: ~Copyable, ~Escapable {
         unsafe self.driver._withUnsafeGuaranteedRef { $0.send(kind, bytes, to: self.index) }
     }
 
+    func setReading(_ isOn: Bool) {
+        unsafe self.driver._withUnsafeGuaranteedRef { $0.setReading(isOn, self.index) }
+    }
+
+    func start(_ async: AsyncConnection, _ body: @escaping @Sendable (WebSocket) async throws -> Void) {
+        unsafe self.driver._withUnsafeGuaranteedRef { $0.start(async, body) }
+    }
+
     func close(_ code: CloseCode, reason: String) {
         unsafe self.driver._withUnsafeGuaranteedRef {
             $0.close(self.index, code, reason: reason, cause: .applicationClosed)

@@ -4,13 +4,14 @@ public import StarlingCore
 ///
 /// Making one copies its bytes once, into one heap allocation.
 public struct Message: @unchecked Sendable {
-    // Sendable because nothing changes the storage once `Storage.make` has returned it.
+    // Sendable because nothing changes the storage once `Storage.make` has returned it, but `next`: that belongs to
+    // the inbox, and is over before anybody else sees the message.
 
     /// Text or bytes.
     public typealias Kind = MessageView.Kind
 
     /// Text or bytes.
-    public let kind: Kind
+    public var kind: Kind { self.storage.kind }
     let storage: Storage
 
     /// A text message.
@@ -31,8 +32,11 @@ public struct Message: @unchecked Sendable {
     ///
     /// - Precondition: For ``Kind/text`` the bytes are UTF-8. It is not checked: a receiver would end the connection.
     public init(_ kind: Kind, copying bytes: RawSpan) {
-        self.kind = kind
-        self.storage = Storage.make(copying: bytes)
+        self.storage = Storage.make(kind, copying: bytes)
+    }
+
+    init(storage: Storage) {
+        self.storage = storage
     }
 
     /// A copy of a received message that must live longer than the call it was handed to.
@@ -42,7 +46,7 @@ public struct Message: @unchecked Sendable {
 
     /// Bytes of the payload.
     public var byteCount: Int {
-        self.storage.header
+        self.storage.byteCount
     }
 
     /// The payload.
@@ -68,10 +72,11 @@ public struct Message: @unchecked Sendable {
         unsafe Array(self.storage.bytes)
     }
 
-    /// One allocation: the count, then the bytes.
-    final class Storage: ManagedBuffer<Int, UInt8> {
-        static func make(copying bytes: RawSpan) -> Storage {
-            let buffer = Storage.create(minimumCapacity: bytes.byteCount) { _ in bytes.byteCount }
+    /// One allocation: the header, then the bytes.
+    final class Storage: ManagedBuffer<StorageHeader, UInt8> {
+        static func make(_ kind: Kind, copying bytes: RawSpan) -> Storage {
+            let header = unsafe StorageHeader(kind: kind, byteCount: bytes.byteCount)
+            let buffer = Storage.create(minimumCapacity: bytes.byteCount) { _ in header }
             unsafe bytes.withUnsafeBytes { source in
                 unsafe buffer.withUnsafeMutablePointerToElements { elements in
                     guard let base = source.baseAddress else { return }
@@ -84,9 +89,30 @@ public struct Message: @unchecked Sendable {
 
         var bytes: UnsafeRawBufferPointer {
             unsafe self.withUnsafeMutablePointers {
-                unsafe UnsafeRawBufferPointer(start: $1, count: $0.pointee)
+                unsafe UnsafeRawBufferPointer(start: $1, count: $0.pointee.byteCount)
             }
         }
+
+        var kind: Kind { unsafe self.headerPointer.pointee.kind }
+        var byteCount: Int { unsafe self.headerPointer.pointee.byteCount }
+
+        /// The message behind this one in the ``Inbox`` that holds it, and which alone uses this.
+        var next: Unmanaged<Storage>? {
+            get { unsafe self.headerPointer.pointee.next }
+            set { unsafe self.headerPointer.pointee.next = newValue }
+        }
+
+        /// Past the check for exclusive access that `header` makes each time. Good as long as `self` is.
+        private var headerPointer: UnsafeMutablePointer<StorageHeader> {
+            unsafe self.withUnsafeMutablePointerToHeader { unsafe $0 }
+        }
+    }
+
+    @safe struct StorageHeader {
+        let kind: Kind
+        let byteCount: Int
+        /// While the message waits in an ``Inbox``.
+        var next: Unmanaged<Storage>?
     }
 }
 

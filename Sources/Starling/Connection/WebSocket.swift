@@ -13,7 +13,11 @@ public struct WebSocket: Sendable, AsyncSequence {
     /// Why the connection ended without a closing handshake.
     public typealias Failure = WebSocketError
 
-    let connection: AsyncConnection
+    @usableFromInline let connection: AsyncConnection
+
+    init(connection: AsyncConnection) {
+        self.connection = connection
+    }
 
     /// The connection's name within this process.
     public var id: ConnectionID { self.connection.id }
@@ -37,13 +41,12 @@ public struct WebSocket: Sendable, AsyncSequence {
     ///
     /// - Throws: ``WebSocketError/Code/closed`` once the connection is closing, and
     ///   ``WebSocketError/Code/messageTooBig`` for a message that alone passes ``OutboundConfiguration/byteCountMax``.
+    @inlinable
     public func send(_ message: Message) async throws(WebSocketError) {
-        if self.connection.isSendFast {
-            switch self.connection.sendOnLoop(message) {
-            case .sent: return
-            case .buffered: return await self.connection.waitUntilDrained()
-            case .dropped: break
-            }
+        switch self.connection.sendOnLoop(message) {
+        case .sent: return
+        case .buffered: return await self.connection.waitUntilDrained()
+        case .dropped, nil: break
         }
         try await self.connection.sendSlowly(message)
     }
@@ -91,24 +94,33 @@ public struct WebSocket: Sendable, AsyncSequence {
 
     /// Iterates over the messages.
     public struct AsyncIterator: AsyncIteratorProtocol {
-        let connection: AsyncConnection
+        @usableFromInline let connection: AsyncConnection
+
+        @inlinable
+        init(connection: AsyncConnection) {
+            self.connection = connection
+        }
 
         /// The next message; nil after a closing handshake.
+        @inlinable
         public mutating func next() async throws(WebSocketError) -> Message? {
-            if self.connection.loop.isCurrent, let message = self.connection.takeMessage() { return message }
+            if let message = self.connection.takeMessage() { return message }
             return try await self.connection.nextSlowly()
         }
 
         /// The next message; nil after a closing handshake.
-        public mutating func next(
-            isolation actor: isolated (any Actor)?
-        ) async throws(WebSocketError) -> Message? {
-            if self.connection.loop.isCurrent, let message = self.connection.takeMessage() { return message }
+        ///
+        /// What `for try await` calls. The parameter is not `isolated`: the function stays on its caller's actor anyway, and
+        /// an isolated parameter would cost two switches of the executor per message.
+        @inlinable
+        public mutating func next(isolation actor: (any Actor)?) async throws(WebSocketError) -> Message? {
+            if let message = self.connection.takeMessage() { return message }
             return try await self.connection.nextSlowly()
         }
     }
 
     /// Starts iterating.
+    @inlinable
     public func makeAsyncIterator() -> AsyncIterator {
         AsyncIterator(connection: self.connection)
     }

@@ -201,22 +201,9 @@ extension ConnectionDriver {
     // MARK: - Tasks
 
     /// Starts an async handler's task for a connection that has just opened.
-    func start<UserData: Sendable>(
-        _ body: @escaping @Sendable (WebSocket, UserData) async throws -> Void,
-        with connection: AsyncConnection,
-        _ userData: UserData
-    ) {
+    func start(_ connection: AsyncConnection, _ body: @escaping @Sendable (WebSocket) async throws -> Void) {
         self.taskCount += 1
-        let logger = self.server.logger
-        connection.task = Task(executorPreference: self.loop) {
-            var failure: (any Error)?
-            do {
-                try await body(WebSocket(connection: connection), userData)
-            } catch {
-                failure = error
-            }
-            connection.bodyReturned(failure, logger)
-        }
+        connection.start(body, self.server.logger)
     }
 
     /// A task has returned: its connection, if it still lives, is closed.

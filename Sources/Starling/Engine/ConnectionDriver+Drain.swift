@@ -40,7 +40,7 @@ extension ConnectionDriver {
                 self.end(index, cause: .serverDraining)
             }
             self.endConnections()
-            for connection in self.stragglers.values { connection.task?.cancel() }
+            for connection in self.stragglers.values { connection.cancel() }
         }
         self.drain = drain
     }

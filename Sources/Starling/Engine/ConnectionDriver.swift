@@ -55,6 +55,7 @@ internal import StarlingDeflate
         unsafe self.hot = .allocate(capacity: 1)
         unsafe self.hot.initialize(to: HotState())
         self.endpoints = server.makeLoopEndpoints(for: loop)
+        loop.attach(self)
         server.register(loop, self.statistics)
     }
 

@@ -1,3 +1,5 @@
+internal import Synchronization
+
 #if canImport(Glibc)
 internal import Glibc
 #elseif canImport(Darwin)
@@ -16,6 +18,10 @@ public final class EventLoop: TaskExecutor, Sendable {
 
     let mailbox = Mailbox()
     private let wakeup: @Sendable () -> Void
+    /// For comparison with the thread's current driver. Never reused for another: a loop has one.
+    private let driverAddress = Atomic<UInt>(0)
+    /// ``key``, read without the check whether it has been made.
+    private let key = EventLoop.key
 
     /// Makes a loop for a transport.
     ///
@@ -32,7 +38,28 @@ public final class EventLoop: TaskExecutor, Sendable {
     ///
     /// Asks thread-specific data each time: a task may have moved to another thread since the last await.
     var isCurrent: Bool {
-        Self.currentDriver?.loop === self
+        guard let current = unsafe pthread_getspecific(self.key) else { return false }
+        return UInt(bitPattern: current) == self.driverAddress.load(ordering: .relaxed)
+    }
+
+    /// This loop's driver, if the calling thread is inside one of its ticks.
+    var currentDriver: ConnectionDriver? {
+        unsafe self.currentDriverReference?.takeUnretainedValue()
+    }
+
+    /// The same, not retained: good until the caller suspends.
+    var currentDriverReference: Unmanaged<ConnectionDriver>? {
+        guard let current = unsafe pthread_getspecific(self.key),
+            UInt(bitPattern: current) == self.driverAddress.load(ordering: .relaxed)
+        else { return nil }
+        // As for the static one below.
+        return unsafe Unmanaged.fromOpaque(current)
+    }
+
+    /// Notes the loop's driver, before its first tick.
+    func attach(_ driver: ConnectionDriver) {
+        let address = unsafe UInt(bitPattern: Unmanaged.passUnretained(driver).toOpaque())
+        self.driverAddress.store(address, ordering: .relaxed)
     }
 
     /// The driver whose tick the calling thread is in.
@@ -80,7 +107,7 @@ public final class EventLoop: TaskExecutor, Sendable {
     /// Runs one part of a task: at once in order on this loop's thread, or through the mailbox.
     public func enqueue(_ job: consuming ExecutorJob) {
         let job = UnownedJob(job)
-        if let driver = Self.currentDriver, driver.loop === self {
+        if let driver = self.currentDriver {
             driver.jobs.append(job)
         } else {
             self.post(.job(job))
