@@ -57,3 +57,11 @@ int starling_accept(int listener, struct sockaddr_storage *address, socklen_t *l
     int descriptor = accept4(listener, (struct sockaddr *)address, length, SOCK_NONBLOCK | SOCK_CLOEXEC);
     return descriptor >= 0 ? descriptor : -errno;
 }
+
+ssize_t starling_send_together(int descriptor, const void *head, size_t head_bytes, const void *body,
+                               size_t body_bytes) {
+    // sendmsg only reads what an iovec points to.
+    struct iovec parts[2] = {{(void *)head, head_bytes}, {(void *)body, body_bytes}};
+    struct msghdr message = {.msg_iov = parts, .msg_iovlen = 2};
+    return sendmsg(descriptor, &message, MSG_NOSIGNAL);
+}

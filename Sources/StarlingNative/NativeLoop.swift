@@ -287,7 +287,30 @@ internal import Starling
         let count = unsafe bytes.withUnsafeBytes { buffer in
             unsafe send(connection.pointee.descriptor, buffer.baseAddress, buffer.count, Int32(MSG_NOSIGNAL))
         }
-        if count == bytes.byteCount { return .wrote(count) }
+        return self.wrote(count, of: bytes.byteCount, to: index)
+    }
+
+    func writeTogether(_ head: RawSpan, _ body: RawSpan, to index: Int) -> WriteResult? {
+        let connection = unsafe self.connections.pointer(index)
+        // A TLS record is made of one buffer.
+        if unsafe connection.pointee.tls != nil { return nil }
+        let count = unsafe head.withUnsafeBytes { head in
+            unsafe body.withUnsafeBytes { body in
+                unsafe starling_send_together(
+                    connection.pointee.descriptor,
+                    head.baseAddress,
+                    head.count,
+                    body.baseAddress,
+                    body.count
+                )
+            }
+        }
+        return self.wrote(count, of: head.byteCount + body.byteCount, to: index)
+    }
+
+    /// What a system call that sends has returned, with `errno` still as it left it.
+    private func wrote(_ count: Int, of byteCount: Int, to index: Int) -> WriteResult {
+        if count == byteCount { return .wrote(count) }
         if count < 0, errno != EAGAIN && errno != EINTR { return .failed }
         self.setWriting(true, index)
         return .wrote(max(0, count))

@@ -142,6 +142,17 @@ private final class EmbeddedIO: ConnectionIO {
         return .wrote(count)
     }
 
+    func writeTogether(_ head: RawSpan, _ body: RawSpan, to connection: Int) -> WriteResult? {
+        switch self.write(head, to: connection) {
+        case .wrote(head.byteCount):
+            switch self.write(body, to: connection) {
+            case .wrote(let count): .wrote(head.byteCount + count)
+            case .failed: .failed
+            }
+        case let result: result
+        }
+    }
+
     func setReading(_ isOn: Bool, on connection: Int) {
         self.streams[connection]?.isReading = isOn
     }

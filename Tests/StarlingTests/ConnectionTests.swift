@@ -99,6 +99,32 @@ struct RoomHandler: ConnectionHandler {
         }
     }
 
+    @Test("A big message is written from where it is, and what the peer does not take at once follows it")
+    func bigMessages() throws {
+        let payload = (0..<70_000).map { UInt8(truncatingIfNeeded: $0 &* 31) }
+        var expected: [UInt8] = []
+        unsafe FrameCodec.encode(.binary, payload.span.bytes, into: &expected)
+        for (name, endpoint) in Self.endpoints() {
+            // Stops nowhere, within the frame's header, behind it, within the payload, and before its last byte.
+            for taken in [nil, 0, 3, 10, 11, 40_000, expected.count - 1] {
+                let server = EmbeddedTransport { WebSocketRoute("/", endpoint) }
+                let client = try Client(server)
+                #expect(client.takeStatus() == 101)
+                server.limitOutput(of: client.connection, to: taken)
+                client.send(.binary, payload)
+                client.send(.text, Array("next".utf8))
+                #expect(
+                    server.takeOutput(of: client.connection).count == taken ?? (expected.count + 6),
+                    "\(name)"
+                )
+                guard let taken else { continue }
+                server.limitOutput(of: client.connection, to: nil)
+                let rest = server.takeOutput(of: client.connection)
+                #expect(rest == expected[taken...] + [0x81, 4] + Array("next".utf8), "\(name), \(taken)")
+            }
+        }
+    }
+
     @Test("A reply goes out before the close that answers a violation in the same segment")
     func replyBeforeClose() throws {
         for (name, endpoint) in Self.endpoints() {

@@ -4,6 +4,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/socket.h>
+#include <sys/types.h>
 
 // One readiness event, without epoll_event's packed layout.
 typedef struct {
@@ -27,3 +28,6 @@ void starling_eventfd_clear(int descriptor);
 
 // Non-blocking and close-on-exec. Returns a descriptor, or a negated errno.
 int starling_accept(int listener, struct sockaddr_storage *address, socklen_t *length);
+
+// Sends two buffers as one. Returns what send does, with errno set.
+ssize_t starling_send_together(int descriptor, const void *head, size_t head_bytes, const void *body, size_t body_bytes);

@@ -14,6 +14,7 @@ extension ConnectionDriver {
     /// They are decoded where they are; what is left of a frame is kept by the connection.
     public func received(_ bytes: inout MutableRawSpan, on index: Int) {
         let slot = unsafe self.slots.pointer(index)
+        self.unansweredByteCount &+= bytes.byteCount
         self.counts.bytesReceived &+= UInt64(bytes.byteCount)
         unsafe slot.pointee.bytesReceived &+= UInt64(bytes.byteCount)
         unsafe slot.pointee.lastReceivedAt = self.now
@@ -24,6 +25,7 @@ extension ConnectionDriver {
         case .deciding: self.stash(bytes.bytes, on: index)
         case .lingering, .free: break
         }
+        if self.unansweredByteCount >= Self.unansweredByteCountMax { self.answerEarly() }
     }
 
     /// The peer ended its direction of the stream.

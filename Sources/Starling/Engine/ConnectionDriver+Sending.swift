@@ -41,13 +41,47 @@ extension ConnectionDriver {
         {
             unsafe self.appendFrame(kind.opcode, compressed.span.bytes, isCompressed: true, to: index)
             self.compressors.recycle(compressed)
-        } else {
+        } else if bytes.byteCount < Self.directByteCountMin
+            || !self.writeDirectly(kind.opcode, bytes, to: index)
+        {
             self.appendFrame(kind.opcode, bytes, to: index)
         }
         if unsafe slot.pointee.outbound.byteCount > outbound.highWatermark {
             return self.passedHighWatermark(index, outbound)
         }
         return unsafe slot.pointee.flags.contains(.aboveHighWatermark) ? .buffered : .sent
+    }
+
+    /// From this size on, a copy into the loop's chunk costs more than a system call of a message's own gains.
+    static let directByteCountMin = 16 << 10
+
+    /// Writes a big message from where it is, if nothing waits before it; false if it was not touched.
+    private func writeDirectly(_ opcode: Opcode, _ payload: RawSpan, to index: Int) -> Bool {
+        let slot = unsafe self.slots.pointer(index)
+        guard unsafe slot.pointee.outbound.isEmpty, unsafe !slot.pointee.flags.contains(.writeBlocked) else {
+            return false
+        }
+        let header = FrameHeader(opcode: opcode, payloadByteCount: payload.byteCount)
+        var space: (UInt64, UInt64) = (0, 0)
+        let result = unsafe withUnsafeMutableBytes(of: &space) { space in
+            guard let base = space.baseAddress else { return WriteResult?.none }
+            // The longest header has 14 bytes. `space` is not touched during the write.
+            unsafe header.write(to: base)
+            let head = unsafe RawSpan(_unsafeStart: base, byteCount: header.byteCount)
+            return self.io.writeTogether(head, payload, to: index)
+        }
+        switch result {
+        case nil: return false
+        case .wrote(let count):
+            unsafe slot.pointee.bytesSent &+= UInt64(count)
+            self.counts.bytesSent &+= UInt64(count)
+            guard count < header.byteCount + payload.byteCount else { return true }
+            self.appendFrame(opcode, payload, to: index)
+            unsafe slot.pointee.outbound.removeFirst(count)
+            self.writeBlocked(index)
+        case .failed: self.lose(index)
+        }
+        return true
     }
 
     /// Much waits for this connection: gathering more gains nothing, so it is written at once, and only what the peer

@@ -45,6 +45,8 @@ internal import StarlingDeflate
 
     /// Jobs that one tick runs before it looks at the sockets again.
     private static let jobsPerTickMax = 4096
+    /// Bytes that a tick receives before tasks run and answers are written; about what a core's cache holds.
+    static let unansweredByteCountMax = 256 << 10
 
     /// Makes a driver for a loop of a server; on the loop's thread.
     public init(loop: EventLoop, server: ServerContext, io: any ConnectionIO) {
@@ -80,11 +82,25 @@ internal import StarlingDeflate
         EventLoop.withCurrent(self, body)
     }
 
+    /// Lets tasks run and writes within a tick that has received much.
+    ///
+    /// Otherwise all the messages of a tick would be in memory together: with 200 connections that echo 64 KiB, 26 MB
+    /// that are new to the cache, and on their way back to the kernel, at every tick.
+    func answerEarly() {
+        self.unansweredByteCount = 0
+        EventLoop.withCurrent(self) {
+            var jobsLeft = Self.jobsPerTickMax
+            self.runJobs(&jobsLeft)
+            self.flushDirty()
+        }
+    }
+
     /// Ends a tick: mailbox, tasks, fan-out, writes, deadlines, ends of connections.
     ///
     /// - Returns: Whether work is left that must not wait for a socket.
     public func endTick() -> Bool {
         EventLoop.withCurrent(self) {
+            self.unansweredByteCount = 0
             var jobsLeft = Self.jobsPerTickMax
             self.takeMail()
             self.runJobs(&jobsLeft)
@@ -211,6 +227,8 @@ internal import StarlingDeflate
         var wheel = TimerWheel()
         var now = LoopInstant(hundredths: 0)
         var counts = LoopCounts()
+        /// Bytes received since tasks last ran.
+        var unansweredByteCount = 0
         /// Parts of tasks that are ready to run.
         var jobs: [UnownedJob] = []
         /// Connections with something to write.
@@ -239,6 +257,10 @@ internal import StarlingDeflate
     var counts: LoopCounts {
         _read { yield unsafe self.hot.pointee.counts }
         _modify { yield unsafe &self.hot.pointee.counts }
+    }
+    var unansweredByteCount: Int {
+        get { unsafe self.hot.pointee.unansweredByteCount }
+        set { unsafe self.hot.pointee.unansweredByteCount = newValue }
     }
     var jobs: [UnownedJob] {
         _read { yield unsafe self.hot.pointee.jobs }

@@ -17,6 +17,11 @@ public protocol ConnectionIO: AnyObject {
     /// Writes as many bytes as the connection takes at once. After fewer than all, the transport calls
     /// ``ConnectionDriver/writable(_:)`` as soon as it takes more.
     func write(_ bytes: RawSpan, to connection: Int) -> WriteResult
+    /// Writes `head` and `body` as if they stood together, which saves the driver a copy of a big message's body.
+    ///
+    /// Nil if the transport cannot on this connection; the driver then copies, and calls ``write(_:to:)``. That is the
+    /// default.
+    func writeTogether(_ head: RawSpan, _ body: RawSpan, to connection: Int) -> WriteResult?
     /// Switches reading on or off. While it is off, bytes wait where they are, and the peer's TCP slows down.
     func setReading(_ isOn: Bool, on connection: Int)
     /// Ends the stream in this direction; bytes of the peer may still arrive.
@@ -25,6 +30,11 @@ public protocol ConnectionIO: AnyObject {
     func close(_ connection: Int)
     /// Accepts no more connections.
     func stopListening()
+}
+
+extension ConnectionIO {
+    /// Nil: the driver copies.
+    public func writeTogether(_ head: RawSpan, _ body: RawSpan, to connection: Int) -> WriteResult? { nil }
 }
 
 /// What became of a write.
