@@ -157,7 +157,7 @@ let package = Package(
         .testTarget(
             name: "StarlingTests",
             dependencies: [
-                "Starling", "StarlingCore", "StarlingTesting",
+                "Starling", "StarlingCore", "StarlingDeflate", "StarlingTesting",
                 .product(name: "HTTPTypes", package: "swift-http-types"),
             ],
             swiftSettings: settings

@@ -66,6 +66,10 @@ public struct Connection<Handler: ConnectionHandler>: ~Copyable, ~Escapable {
     public var path: String { self.context.path }
     /// The subprotocol that was agreed on.
     public var subprotocol: String? { self.context.subprotocol }
+    /// The user that `authenticate` accepted the connection for.
+    public var user: String? { self.context.user }
+    /// Where the connection comes from.
+    public var remoteAddress: RemoteAddress { self.context.remoteAddress }
     /// Bytes that wait to be written.
     public var bufferedByteCount: Int { self.context.bufferedByteCount }
 

@@ -51,6 +51,10 @@ public struct ConnectionTimeouts: Sendable, Hashable {
     public var idleTimeout: Duration?
     /// `authenticate` may take so long; then the upgrade is refused with 503.
     public var authenticationTimeout: Duration = .seconds(10)
+    /// A compression window of a connection's own that is not used for so long is released, and made anew when needed.
+    ///
+    /// Up to 256 KiB each. Only where ``DeflateConfiguration/preferences`` ask for context takeover is there one.
+    public var compressionWindowTimeout: Duration? = .seconds(30)
     /// A connection of this age is closed with 1001, so that clients spread over new nodes.
     ///
     /// Off by default.

@@ -69,6 +69,11 @@ extension ConnectionDriver {
             unsafe consider(slot.pointee.nextPingAt)
         }
         if let idle = endpoint.idleTimeout { unsafe consider(slot.pointee.lastMessageAt + idle) }
+        if let deflate = unsafe slot.pointee.details?.deflate, deflate.hasWindow,
+            let timeout = endpoint.compressionWindowTimeout
+        {
+            consider(deflate.usedAt + timeout)
+        }
         if let lifetime = endpoint.lifetimeMax { unsafe consider(slot.pointee.openedAt + lifetime) }
         return next
     }
@@ -128,6 +133,11 @@ extension ConnectionDriver {
         if let idle = endpoint.idleTimeout, unsafe self.isDue(slot.pointee.lastMessageAt + idle) {
             return self.close(index, .goingAway, reason: "no message for too long", cause: .idleTimeout)
         }
+        if let deflate = unsafe slot.pointee.details?.deflate, deflate.hasWindow,
+            let timeout = endpoint.compressionWindowTimeout, self.isDue(deflate.usedAt + timeout)
+        {
+            deflate.releaseIdleWindow()
+        }
         self.servePing(index, endpoint)
     }
 
@@ -156,7 +166,6 @@ extension ConnectionDriver {
             let nothing: [UInt8] = []
             unsafe self.appendFrame(.ping, nothing.span.bytes, to: index)
         }
-        unsafe slot.pointee.details?.deflate?.releaseIdleWindow()
         self.counts.pings &+= 1
     }
 

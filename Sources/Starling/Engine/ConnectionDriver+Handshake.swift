@@ -235,7 +235,7 @@ extension ConnectionDriver {
             self.users[user, default: []].append(UInt32(index))
         }
         var extensions: String?
-        if let configuration = endpoint.configuration.deflate {
+        if let configuration = endpoint.deflate {
             do throws(PermessageDeflate.NegotiationError) {
                 let answer = try PermessageDeflate.accept(
                     offers: handshake.extensionOffers,

@@ -113,17 +113,37 @@ extension ConnectionDriver {
     ) throws(ProtocolError) {
         let slot = unsafe self.slots.pointer(index)
         guard let deflate = unsafe slot.pointee.details?.deflate else { throw ProtocolError(.reservedBits) }
-        let inflated = try self.compressors.inflate(
-            message.bytes,
-            byteCountMax: endpoint.configuration.limits.messageBytesMax,
-            for: deflate
-        )
+        guard let inflated = try self.inflate(message.bytes, for: deflate, on: index, endpoint) else {
+            return
+        }
         let bytes = unsafe inflated.span.bytes
         guard message.kind == .binary || UTF8Validator.isValid(bytes) else {
             throw ProtocolError(.invalidUTF8)
         }
         endpoint.callbacks.received(MessageView(message.kind, bytes), ConnectionContext(self, index))
         self.compressors.recycle(inflated)
+    }
+
+    /// The inflated payload; nil if there was no memory for it and the connection has been failed.
+    private func inflate(
+        _ bytes: RawSpan,
+        for deflate: ConnectionDeflate,
+        on index: Int,
+        _ endpoint: LoopEndpoint
+    ) throws(ProtocolError) -> [UInt8]? {
+        do throws(DeflateError) {
+            return try self.compressors.inflate(
+                bytes,
+                byteCountMax: endpoint.configuration.limits.messageBytesMax,
+                for: deflate
+            )
+        } catch {
+            if error.code == .tooBig { throw ProtocolError(.messageTooBig) }
+            if error.code == .corrupt { throw ProtocolError(.corruptCompression) }
+            // No fault of the peer: it is asked to come back.
+            self.fail(index, error.closeCode, reason: "\(error)", cause: .limitExceeded)
+            return nil
+        }
     }
 
     /// Answers a ping.

@@ -36,8 +36,7 @@ extension ConnectionDriver {
         self.counts.messagesSent &+= 1
         if unsafe slot.pointee.flags.contains(.compressing),
             let deflate = unsafe slot.pointee.details?.deflate,
-            bytes.byteCount >= deflate.thresholdByteCount,
-            let compressed = self.compressors.deflate(bytes, for: deflate)
+            let compressed = self.compress(bytes, for: deflate, index)
         {
             unsafe self.appendFrame(kind.opcode, compressed.span.bytes, isCompressed: true, to: index)
             self.compressors.recycle(compressed)
@@ -50,6 +49,18 @@ extension ConnectionDriver {
             return self.passedHighWatermark(index, outbound)
         }
         return unsafe slot.pointee.flags.contains(.aboveHighWatermark) ? .buffered : .sent
+    }
+
+    /// The compressed payload, or nil if the message is to go out as it is.
+    func compress(_ bytes: RawSpan, for deflate: ConnectionDeflate, _ index: Int) -> [UInt8]? {
+        let hadWindow = deflate.hasWindow
+        let compressed = self.compressors.deflate(bytes, for: deflate)
+        if deflate.keepsContext, compressed != nil {
+            deflate.usedAt = self.now
+            // From now on there is a window to be released.
+            if !hadWindow { self.scheduleDeadline(index) }
+        }
+        return compressed
     }
 
     /// From this size on, a copy into the loop's chunk costs more than a system call of a message's own gains.
@@ -177,128 +188,5 @@ extension ConnectionDriver {
         unsafe slot.pointee.blockedSince = self.now
         unsafe slot.pointee.outbound.ownDirectSegments()
         self.scheduleDeadline(index)
-    }
-
-    // MARK: - Compression
-
-    /// permessage-deflate for the connections of a loop: one deflater and one inflater for all that keep no context.
-    struct Compressors: ~Copyable {
-        private var deflaters: [Int: Deflater] = [:]
-        private var inflater: Inflater?
-        private var buffer: [UInt8] = []
-
-        /// The compressed payload, or nil if the message is to go out as it is.
-        mutating func deflate(_ bytes: RawSpan, for deflate: ConnectionDeflate) -> [UInt8]? {
-            var output: [UInt8] = []
-            swap(&output, &self.buffer)
-            output.removeAll(keepingCapacity: true)
-            do {
-                let keepsContext = !deflate.agreed.serverNoContextTakeover
-                let deflater =
-                    keepsContext ? try deflate.ownDeflater() : try self.sharedDeflater(for: deflate)
-                deflater.compress(bytes, keepingContext: keepsContext, into: &output)
-                return output
-            } catch {
-                // Out of memory: the message goes out uncompressed, which every peer takes (RFC 7692 §6).
-                return nil
-            }
-        }
-
-        /// The inflated payload.
-        mutating func inflate(
-            _ bytes: RawSpan,
-            byteCountMax: Int,
-            for deflate: ConnectionDeflate
-        ) throws(ProtocolError) -> [UInt8] {
-            var output: [UInt8] = []
-            swap(&output, &self.buffer)
-            output.removeAll(keepingCapacity: true)
-            do throws(DeflateError) {
-                let keepsContext = !deflate.agreed.clientNoContextTakeover
-                let inflater: Inflater
-                if keepsContext {
-                    inflater = try deflate.ownInflater()
-                } else if let shared = self.inflater {
-                    inflater = shared
-                } else {
-                    inflater = try Inflater(windowBits: 15)
-                    self.inflater = inflater
-                }
-                try inflater.inflate(
-                    bytes,
-                    byteCountMax: byteCountMax,
-                    keepingContext: keepsContext,
-                    into: &output
-                )
-                return output
-            } catch {
-                throw ProtocolError(error.code == .tooBig ? .messageTooBig : .corruptCompression)
-            }
-        }
-
-        /// Takes a buffer back that one of the above returned, unless it is too big to keep.
-        mutating func recycle(_ buffer: consuming [UInt8]) {
-            if buffer.capacity <= 256 << 10 { self.buffer = buffer }
-        }
-
-        private mutating func sharedDeflater(for deflate: ConnectionDeflate) throws(DeflateError) -> Deflater
-        {
-            let bits = deflate.agreed.serverMaxWindowBits
-            // Endpoints may differ in level and memory: those are part of the key.
-            let key = bits << 16 | deflate.configuration.level << 8 | deflate.configuration.memLevel
-            if let shared = self.deflaters[key] { return shared }
-            let deflater = try Deflater(
-                windowBits: bits,
-                level: deflate.configuration.level,
-                memLevel: deflate.configuration.memLevel
-            )
-            self.deflaters[key] = deflater
-            return deflater
-        }
-    }
-}
-
-/// What one connection agreed on about compression, and its own windows where it keeps context.
-final class ConnectionDeflate {
-    let agreed: PermessageDeflate
-    let configuration: DeflateConfiguration
-    private var deflater: Deflater?
-    private var inflater: Inflater?
-
-    init(agreed: PermessageDeflate, configuration: DeflateConfiguration) {
-        self.agreed = agreed
-        self.configuration = configuration
-    }
-
-    var thresholdByteCount: Int {
-        self.configuration.payloadByteCountMin
-    }
-
-    /// The connection's own compressor, made when it is first needed.
-    func ownDeflater() throws(DeflateError) -> Deflater {
-        if let deflater = self.deflater { return deflater }
-        let deflater = try Deflater(
-            windowBits: self.agreed.serverMaxWindowBits,
-            level: self.configuration.level,
-            memLevel: self.configuration.memLevel
-        )
-        self.deflater = deflater
-        return deflater
-    }
-
-    /// The connection's own decompressor, made when it is first needed.
-    func ownInflater() throws(DeflateError) -> Inflater {
-        if let inflater = self.inflater { return inflater }
-        let inflater = try Inflater(windowBits: self.agreed.clientMaxWindowBits)
-        self.inflater = inflater
-        return inflater
-    }
-
-    /// Lets the compressor's window go.
-    ///
-    /// The peer's keeps more than we then refer to, which is valid; the decompressor's window cannot go,
-    /// because the peer may refer to all of it (RFC 7692 §7.2.2).
-    func releaseIdleWindow() {
-        self.deflater = nil
     }
 }

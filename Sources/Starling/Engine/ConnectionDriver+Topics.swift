@@ -61,7 +61,6 @@ extension ConnectionDriver {
     private func deliver(_ publication: Publication, _ endpoint: LoopEndpoint) {
         guard let entry = endpoint.topics.subscribers(of: publication.topic) else { return }
         let opcode = publication.message.kind.opcode
-        let byteCount = publication.message.byteCount
         let topic = entry.number
         var plain: OutboundSegment?
         var compressed: [(windowBits: Int, segment: OutboundSegment)] = []
@@ -73,13 +72,12 @@ extension ConnectionDriver {
             guard unsafe slot.pointee.closing.isOpen else { continue }
             var segment: OutboundSegment?
             if unsafe slot.pointee.flags.contains(.compressing),
-                let deflate = unsafe slot.pointee.details?.deflate,
-                byteCount >= deflate.thresholdByteCount
+                let deflate = unsafe slot.pointee.details?.deflate
             {
                 let bits = deflate.agreed.serverMaxWindowBits
-                if !deflate.agreed.serverNoContextTakeover {
+                if deflate.keepsContext {
                     // A window of its own: the bytes are different for each such connection.
-                    if let bytes = self.compressors.deflate(publication.message.bytes, for: deflate) {
+                    if let bytes = self.compress(publication.message.bytes, for: deflate, index) {
                         segment = unsafe self.published.encode(
                             opcode,
                             bytes.span.bytes,

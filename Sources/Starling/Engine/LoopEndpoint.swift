@@ -19,6 +19,9 @@ final class LoopEndpoint {
     let idleTimeout: LoopInterval?
     let authenticationTimeout: LoopInterval
     let lifetimeMax: LoopInterval?
+    let compressionWindowTimeout: LoopInterval?
+    /// What is negotiated about compression. Where publications may be dropped, no message refers to an earlier one.
+    let deflate: DeflateConfiguration?
     /// Whether waiting publications must stay apart, so that they can be dropped one by one.
     let keepsPublicationsApart: Bool
     let limitsRates: Bool
@@ -39,6 +42,12 @@ final class LoopEndpoint {
         self.idleTimeout = configuration.timeouts.idleTimeout.map(LoopInterval.init)
         self.authenticationTimeout = LoopInterval(configuration.timeouts.authenticationTimeout)
         self.lifetimeMax = configuration.timeouts.lifetimeMax.map(LoopInterval.init)
+        self.compressionWindowTimeout = configuration.timeouts.compressionWindowTimeout.map(LoopInterval.init)
+        var deflate = configuration.deflate
+        if configuration.outbound.slowConsumerPolicy != .disconnect {
+            deflate?.preferences.serverNoContextTakeover = true
+        }
+        self.deflate = deflate
         switch configuration.outbound.slowConsumerPolicy.base {
         case .disconnect, .dropNewest: self.keepsPublicationsApart = false
         case .dropOldest, .conflate: self.keepsPublicationsApart = true

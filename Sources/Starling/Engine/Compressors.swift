@@ -1,0 +1,133 @@
+internal import StarlingCore
+internal import StarlingDeflate
+
+/// permessage-deflate for the connections of a loop: one deflater and one inflater for all that keep no context.
+struct Compressors: ~Copyable {
+    private var deflaters: [Int: Deflater] = [:]
+    private var inflater: Inflater?
+    private var buffer: [UInt8] = []
+
+    /// The compressed payload, or nil if the message is to go out as it is.
+    ///
+    /// What it returns for a connection that keeps its context must be sent: the next message may refer to it.
+    mutating func deflate(_ bytes: RawSpan, for deflate: ConnectionDeflate) -> [UInt8]? {
+        let keepsContext = deflate.keepsContext
+        guard
+            deflate.configuration.shouldCompress(
+                payloadByteCount: bytes.byteCount,
+                keepingContext: keepsContext
+            )
+        else { return nil }
+        var output: [UInt8] = []
+        swap(&output, &self.buffer)
+        output.removeAll(keepingCapacity: true)
+        do {
+            let deflater =
+                keepsContext ? try deflate.ownDeflater() : try self.sharedDeflater(for: deflate)
+            deflater.compress(bytes, keepingContext: keepsContext, into: &output)
+            return output
+        } catch {
+            // Out of memory: the message goes out uncompressed, which every peer takes (RFC 7692 §6).
+            return nil
+        }
+    }
+
+    /// The inflated payload.
+    mutating func inflate(
+        _ bytes: RawSpan,
+        byteCountMax: Int,
+        for deflate: ConnectionDeflate
+    ) throws(DeflateError) -> [UInt8] {
+        var output: [UInt8] = []
+        swap(&output, &self.buffer)
+        output.removeAll(keepingCapacity: true)
+        let keepsContext = !deflate.agreed.clientNoContextTakeover
+        let inflater = keepsContext ? try deflate.ownInflater() : try self.sharedInflater()
+        try inflater.inflate(
+            bytes,
+            byteCountMax: byteCountMax,
+            keepingContext: keepsContext,
+            into: &output
+        )
+        return output
+    }
+
+    /// Takes a buffer back that one of the above returned, unless it is too big to keep.
+    mutating func recycle(_ buffer: consuming [UInt8]) {
+        if buffer.capacity <= 256 << 10 { self.buffer = buffer }
+    }
+
+    private mutating func sharedInflater() throws(DeflateError) -> Inflater {
+        if let inflater = self.inflater { return inflater }
+        let inflater = try Inflater(windowBits: 15)
+        self.inflater = inflater
+        return inflater
+    }
+
+    private mutating func sharedDeflater(for deflate: ConnectionDeflate) throws(DeflateError) -> Deflater {
+        let bits = deflate.agreed.serverMaxWindowBits
+        // Endpoints may differ in level and memory: those are part of the key.
+        let key = bits << 16 | deflate.configuration.level << 8 | deflate.configuration.memLevel
+        if let shared = self.deflaters[key] { return shared }
+        let deflater = try Deflater(
+            windowBits: bits,
+            level: deflate.configuration.level,
+            memLevel: deflate.configuration.memLevel
+        )
+        self.deflaters[key] = deflater
+        return deflater
+    }
+}
+
+/// What one connection agreed on about compression, and its own windows where it keeps context.
+final class ConnectionDeflate {
+    let agreed: PermessageDeflate
+    let configuration: DeflateConfiguration
+    /// When the compressor's window was used last.
+    var usedAt = LoopInstant(hundredths: 0)
+    private var deflater: Deflater?
+    private var inflater: Inflater?
+
+    init(agreed: PermessageDeflate, configuration: DeflateConfiguration) {
+        self.agreed = agreed
+        self.configuration = configuration
+    }
+
+    /// Whether messages to the peer may refer to earlier ones.
+    var keepsContext: Bool {
+        !self.agreed.serverNoContextTakeover
+    }
+
+    /// Whether a compressor of the connection's own is in memory.
+    var hasWindow: Bool {
+        self.deflater != nil
+    }
+
+    /// The connection's own compressor, made when it is first needed.
+    func ownDeflater() throws(DeflateError) -> Deflater {
+        if let deflater = self.deflater { return deflater }
+        let deflater = try Deflater(
+            windowBits: self.agreed.serverMaxWindowBits,
+            level: self.configuration.level,
+            memLevel: self.configuration.memLevel
+        )
+        self.deflater = deflater
+        return deflater
+    }
+
+    /// The connection's own decompressor, made when it is first needed.
+    func ownInflater() throws(DeflateError) -> Inflater {
+        if let inflater = self.inflater { return inflater }
+        let inflater = try Inflater(windowBits: self.agreed.clientMaxWindowBits)
+        self.inflater = inflater
+        return inflater
+    }
+
+    /// Lets the compressor's window go.
+    ///
+    /// The peer's keeps more than we then refer to, which is valid; the decompressor's window cannot go,
+    /// because the peer may refer to all of it (RFC 7692 §7.2.2).
+    func releaseIdleWindow() {
+        self.deflater = nil
+    }
+}

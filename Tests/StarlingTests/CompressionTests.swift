@@ -1,0 +1,92 @@
+import Starling
+import StarlingCore
+import StarlingDeflate
+import StarlingTesting
+import Testing
+
+@Suite struct CompressionTests {
+    private static let text =
+        Array(
+            String(repeating: #"{"type":"message","room":"lobby","text":"Good morning"},"#, count: 1).utf8
+        ) + (0..<300).map { UInt8(truncatingIfNeeded: 97 + $0 * $0 % 25) }
+
+    /// A client whose upgrade offers permessage-deflate.
+    private static func client(of server: EmbeddedTransport) throws -> (Client, response: String) {
+        let client = try Client(server, fields: ["Sec-WebSocket-Extensions: permessage-deflate"])
+        return (client, String(decoding: server.takeOutput(of: client.connection), as: UTF8.self))
+    }
+
+    private static func configuration(keepsContext: Bool) -> EndpointConfiguration {
+        var configuration = EndpointConfiguration()
+        configuration.deflate?.preferences.serverNoContextTakeover = !keepsContext
+        return configuration
+    }
+
+    @Test("A window of its own is released when it is idle, and the peer's goes on inflating")
+    func idleWindow() throws {
+        let endpoint = WebSocketEndpoint(
+            configuration: Self.configuration(keepsContext: true),
+            handler: EchoHandler()
+        )
+        let server = EmbeddedTransport { WebSocketRoute("/", endpoint) }
+        let (client, response) = try Self.client(of: server)
+        #expect(!response.contains("server_no_context_takeover"))
+        let inflater = try Inflater(windowBits: 15)
+
+        /// Sends the text, inflates what comes back, and returns how many bytes that were.
+        func echo() throws -> Int {
+            client.send(.text, Self.text)
+            let frames = client.takeFrames().filter { $0[0] & 0x0F == 1 }
+            let frame = try #require(frames.first)
+            #expect(frame[0] == 0xC1, "the first reserved bit says that it is compressed")
+            var output: [UInt8] = []
+            let payload = Array(frame.dropFirst())
+            try unsafe inflater.inflate(
+                payload.span.bytes,
+                byteCountMax: 1 << 20,
+                keepingContext: true,
+                into: &output
+            )
+            #expect(output == Self.text)
+            return payload.count
+        }
+
+        let first = try echo()
+        #expect(try echo() < first / 4, "the second refers to the first")
+        server.advance(by: .seconds(29))
+        client.send(.pong, [])
+        #expect(try echo() < first / 4, "it is not idle yet")
+        server.advance(by: .seconds(20))
+        client.send(.pong, [])
+        server.advance(by: .seconds(11))
+        #expect(try echo() == first, "a new window knows nothing")
+        #expect(try echo() < first / 4)
+    }
+
+    @Test(
+        "Where publications may be dropped, none refers to another",
+        arguments: [SlowConsumerPolicy.dropNewest, .dropOldest, .conflate]
+    )
+    func dropsAndContext(_ policy: SlowConsumerPolicy) throws {
+        var configuration = Self.configuration(keepsContext: true)
+        configuration.outbound.slowConsumerPolicy = policy
+        let endpoint = WebSocketEndpoint(configuration: configuration, handler: EchoHandler())
+        let (_, response) = try Self.client(of: EmbeddedTransport { WebSocketRoute("/", endpoint) })
+        #expect(response.contains("server_no_context_takeover"))
+    }
+
+    @Test("A message below the size that is worth it goes out as it is")
+    func smallMessages() throws {
+        for (keepsContext, byteCount, first) in [
+            (false, 255, 0x82), (false, 256, 0xC2), (true, 63, 0x82), (true, 64, 0xC2),
+        ] as [(Bool, Int, UInt8)] {
+            let endpoint = WebSocketEndpoint(
+                configuration: Self.configuration(keepsContext: keepsContext),
+                handler: EchoHandler()
+            )
+            let (client, _) = try Self.client(of: EmbeddedTransport { WebSocketRoute("/", endpoint) })
+            client.send(.binary, [UInt8](repeating: 7, count: byteCount))
+            #expect(client.takeFrames().first?.first == first, "\(byteCount) bytes")
+        }
+    }
+}
