@@ -1,4 +1,5 @@
 public import Starling
+internal import Synchronization
 
 /// A server without sockets, threads or time: the test hands in bytes, moves the clock, and looks at what comes out.
 ///
@@ -17,12 +18,16 @@ public final class EmbeddedTransport {
     private let context: ServerContext
     private var clock = ManualClock()
 
+    /// Looks up, counts, sends to and closes the server's connections; its questions are asked within ``waiting(for:)``.
+    public let registry: ConnectionRegistry
+
     /// Makes a server with one event loop.
     public init(
         configuration: ServerConfiguration = ServerConfiguration(),
         @RouteBuilder routes: () -> [Route]
     ) {
         self.context = ServerContext(configuration: configuration, routes: routes())
+        self.registry = ConnectionRegistry(self.context)
         let loop = EventLoop(index: 0) {}
         self.driver = ConnectionDriver(loop: loop, server: self.context, io: self.io)
         self.context.startedListening()
@@ -75,6 +80,23 @@ public final class EmbeddedTransport {
         if byteCount == nil { self.tick { self.driver.writable(connection) } }
     }
 
+    /// Runs ticks until an operation that waits for the event loop is done, such as a question to ``registry``.
+    ///
+    /// Time does not move meanwhile.
+    public func waiting<Value: Sendable>(for operation: @escaping @Sendable () async -> Value) async -> Value
+    {
+        let isDone = Completion()
+        let task = Task {
+            defer { isDone.flag.store(true, ordering: .releasing) }
+            return await operation()
+        }
+        while !isDone.flag.load(ordering: .acquiring) {
+            self.tick {}
+            await Task.yield()
+        }
+        return await task.value
+    }
+
     /// What the server has written since the last call.
     public func takeOutput(of connection: Int) -> [UInt8] {
         self.io.takeOutput(of: connection)
@@ -115,6 +137,10 @@ public final class EmbeddedTransport {
 }
 
 @available(*, unavailable) extension EmbeddedTransport: Sendable {}
+
+private final class Completion: Sendable {
+    let flag = Atomic<Bool>(false)
+}
 
 /// Connections as arrays of bytes.
 private final class EmbeddedIO: ConnectionIO {

@@ -20,7 +20,7 @@ public struct Publication: Sendable {
 /// There is one order per topic everywhere: a publication reaches all nodes, the publisher's own included, in the
 /// broker's order. A broadcaster of your own needs the five functions below; a server calls `attach` before
 /// anything else, keeps `run` running as long as it serves, and calls the rest at any time, from any task.
-public protocol Broadcaster: Sendable {
+public protocol Broadcaster: AnyObject, Sendable {
     /// Takes a sink: from now on it is handed whatever arrives for the topics that were subscribed to.
     ///
     /// Several servers of a process may share a broadcaster; each attaches a sink of its own.

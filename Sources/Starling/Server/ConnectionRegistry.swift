@@ -7,7 +7,7 @@ public import StarlingCore
 public struct ConnectionRegistry: Sendable {
     private let context: ServerContext
 
-    init(_ context: ServerContext) {
+    package init(_ context: ServerContext) {
         self.context = context
     }
 

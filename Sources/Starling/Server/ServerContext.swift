@@ -124,8 +124,12 @@ public final class ServerContext: Sendable {
         self.endpoints.map(\.hub)
     }
 
+    /// Each once, however many endpoints share it.
     var broadcasters: [any Broadcaster] {
-        self.endpoints.map(\.endpoint.broadcaster)
+        var known: Set<ObjectIdentifier> = []
+        return self.endpoints.map(\.endpoint.broadcaster).filter {
+            known.insert(ObjectIdentifier($0)).inserted
+        }
     }
 
     /// Begins the planned end, once.
