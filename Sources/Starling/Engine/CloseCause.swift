@@ -4,7 +4,7 @@ public struct CloseCause: Hashable, Sendable, CustomStringConvertible {
         case none, peerClosed, applicationClosed, connectionLost, protocolViolation, limitExceeded,
             slowConsumer
         case pingTimeout, idleTimeout, lifetimeReached, closeTimeout, writeTimeout, handshakeTimeout
-        case authenticationTimeout, serverDraining, handlerFailed, refused, responded
+        case authenticationTimeout, serverDraining, handlerFailed, refused, responded, memoryExhausted
     }
     let base: Base
 
@@ -37,6 +37,8 @@ public struct CloseCause: Hashable, Sendable, CustomStringConvertible {
     public static let authenticationTimeout = CloseCause(base: .authenticationTimeout)
     /// The server shuts down.
     public static let serverDraining = CloseCause(base: .serverDraining)
+    /// The server's connections held as much as they may together.
+    public static let memoryExhausted = CloseCause(base: .memoryExhausted)
     /// The handler threw an error.
     public static let handlerFailed = CloseCause(base: .handlerFailed)
     /// The handshake was refused.

@@ -163,6 +163,7 @@ extension ConnectionDriver {
             unsafe self.server.admission.releaseConnection(from: slot.pointee.address)
         }
         self.wheel.cancel(index, in: self.slots)
+        self.releaseMemory(of: index)
         self.io.close(index)
         self.slots.free(index)
     }

@@ -109,6 +109,9 @@ extension ConnectionDriver {
         guard self.drain == nil else {
             return self.refuse(index, Self.busy("The server shuts down.\n"), .draining)
         }
+        guard !self.server.memory.isFull else {
+            return self.refuse(index, Self.busy("The server is out of memory.\n"), .memory)
+        }
         guard self.server.admission.admitUpgrade(at: self.now) else {
             return self.refuse(index, Self.busy("Too many upgrades at once.\n"), .upgradeRate)
         }

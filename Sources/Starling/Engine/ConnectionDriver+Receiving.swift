@@ -20,7 +20,11 @@ extension ConnectionDriver {
         unsafe slot.pointee.lastReceivedAt = self.now
         unsafe slot.pointee.flags.remove(.awaitingPong)
         switch unsafe slot.pointee.phase {
-        case .open: self.receiveFrames(&bytes, on: index)
+        case .open:
+            self.receiveFrames(&bytes, on: index)
+            if unsafe slot.pointee.codec.holdsPartialInput || slot.pointee.chargedByteCount > 0 {
+                self.chargeMemory(of: index)
+            }
         case .http: self.receiveHead(&bytes, on: index)
         case .deciding: self.stash(bytes.bytes, on: index)
         case .lingering, .free: break

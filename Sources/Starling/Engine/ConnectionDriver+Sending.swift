@@ -45,6 +45,10 @@ extension ConnectionDriver {
         {
             self.appendFrame(kind.opcode, bytes, to: index)
         }
+        // There was no memory to let it wait.
+        if unsafe slot.pointee.flags.contains(.writeBlocked), unsafe !slot.pointee.closing.isOpen {
+            return .dropped
+        }
         if unsafe slot.pointee.outbound.byteCount > outbound.highWatermark {
             return self.passedHighWatermark(index, outbound)
         }
@@ -140,7 +144,8 @@ extension ConnectionDriver {
 
     func markDirty(_ index: Int) {
         let slot = unsafe self.slots.pointer(index)
-        guard unsafe slot.pointee.flags.isDisjoint(with: [.dirty, .writeBlocked]) else { return }
+        guard unsafe !slot.pointee.flags.contains(.writeBlocked) else { return self.chargeMemory(of: index) }
+        guard unsafe !slot.pointee.flags.contains(.dirty) else { return }
         unsafe slot.pointee.flags.insert(.dirty)
         self.dirty.append(UInt32(index))
     }
@@ -168,6 +173,9 @@ extension ConnectionDriver {
                 self.lose(index)
                 return
             }
+        }
+        if unsafe !slot.pointee.outbound.isEmpty || slot.pointee.chargedByteCount > 0 {
+            self.chargeMemory(of: index)
         }
         if unsafe slot.pointee.outbound.isEmpty, unsafe slot.pointee.flags.contains(.finishAfterFlush) {
             self.finishStream(index)

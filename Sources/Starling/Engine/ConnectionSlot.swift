@@ -75,6 +75,8 @@ internal import StarlingCore
     var blockedSince = LoopInstant(hundredths: 0)
 
     var rates = RateWindow()
+    /// What the server's memory budget is charged with for this connection.
+    var chargedByteCount: UInt32 = 0
     var messagesReceived: UInt32 = 0
     var bytesReceived: UInt64 = 0
     var bytesSent: UInt64 = 0

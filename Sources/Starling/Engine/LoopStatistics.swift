@@ -4,7 +4,7 @@ internal import Synchronization
 /// Why a handshake was refused, for logs and metrics.
 enum RefusalCause: UInt8, CaseIterable, Sendable, CustomStringConvertible {
     case malformed, tooLarge, notAnUpgrade, version, body, origin, application, handshakeTimeout
-    case authenticationTimeout, upgradeRate, connectionsPerUser, serverFull, draining
+    case authenticationTimeout, upgradeRate, connectionsPerUser, serverFull, draining, memory
 
     init(_ error: HandshakeError) {
         switch error.kind {
@@ -32,6 +32,7 @@ enum RefusalCause: UInt8, CaseIterable, Sendable, CustomStringConvertible {
         case .connectionsPerUser: "connectionsPerUser"
         case .serverFull: "serverFull"
         case .draining: "draining"
+        case .memory: "memory"
         }
     }
 }

@@ -7,6 +7,7 @@ public final class ServerContext: Sendable {
     let configuration: ServerConfiguration
     let routes: [Route]
     let admission: AdmissionControl
+    let memory: MemoryBudget
     /// Where to log.
     public let logger: Logger
     let handshakeTimeout: LoopInterval
@@ -47,6 +48,7 @@ public final class ServerContext: Sendable {
         self.configuration = configuration
         self.routes = routes
         self.admission = AdmissionControl(configuration)
+        self.memory = MemoryBudget(byteCountMax: configuration.heldBytesMax)
         self.logger = configuration.logger
         self.handshakeTimeout = LoopInterval(configuration.handshakeTimeout)
         self.lingerTimeout = LoopInterval(configuration.lingerTimeout)
@@ -166,6 +168,8 @@ public final class ServerContext: Sendable {
             text += "# TYPE starling_\(entry.name) \(entry.isGauge ? "gauge" : "counter")\n"
             text += "starling_\(entry.name) \(value)\n"
         }
+        text += "# HELP starling_held_bytes Bytes of unfinished messages, and of what waits for peers.\n"
+        text += "# TYPE starling_held_bytes gauge\nstarling_held_bytes \(self.memory.byteCount)\n"
         text +=
             "# HELP starling_closes_total WebSockets closed, by cause.\n# TYPE starling_closes_total counter\n"
         for (cause, value) in zip(CloseCause.Base.allCases, figures.closes) where cause != .none {
