@@ -207,6 +207,7 @@ public struct FrameCodec: ~Copyable {
 
 extension MutableRawSpan {
     /// Removes and returns the first `byteCount` bytes.
+    @inline(__always)
     @_lifetime(self: copy self)
     @_lifetime(copy self)
     mutating func takeFirst(_ byteCount: Int) -> MutableRawSpan {

@@ -39,6 +39,7 @@ public struct FrameHeader: Hashable, Sendable {
     ///
     /// Checks everything that a single header can violate; what depends on the frames before it is for
     /// ``FrameCodec``. An illegal first or second byte is found even when the rest has not arrived.
+    @inline(__always)
     static func parse(_ bytes: RawSpan, from role: Role) throws(ProtocolError) -> FrameHeader? {
         guard bytes.byteCount >= 2 else { return nil }
         // Two bytes are there, as just checked.

@@ -142,11 +142,19 @@ extension ConnectionDriver {
         self.markDirty(index)
     }
 
+    @inline(__always)
     func markDirty(_ index: Int) {
-        let slot = unsafe self.slots.pointer(index)
-        guard unsafe !slot.pointee.flags.contains(.writeBlocked) else { return self.chargeMemory(of: index) }
-        guard unsafe !slot.pointee.flags.contains(.dirty) else { return }
-        unsafe slot.pointee.flags.insert(.dirty)
+        let flags = unsafe self.slots.pointer(index).pointee.flags
+        if flags.isDisjoint(with: [.dirty, .writeBlocked]) {
+            self.becomeDirty(index)
+        } else if flags.contains(.writeBlocked) {
+            self.chargeMemory(of: index)
+        }
+    }
+
+    @inline(never)
+    private func becomeDirty(_ index: Int) {
+        unsafe self.slots.pointer(index).pointee.flags.insert(.dirty)
         self.dirty.append(UInt32(index))
     }
 
