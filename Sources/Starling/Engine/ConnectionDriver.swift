@@ -10,6 +10,10 @@ internal import StarlingDeflate
 /// ``readingEnded(_:)``, ``failed(_:)``), calls ``endTick()`` — which runs handlers' tasks, delivers publications and
 /// writes, each connection once — and may sleep as long as ``prepareToSleep()`` says.
 ///
+/// Slots are reached by pointer. What every `unsafe slot.pointee` in these files rests on: a slot never moves, it is freed
+/// only at the end of a tick (`endConnections`), and no other thread touches it. `unsafe` before the bytes of an array's
+/// span says no more than that the array outlives the call that they are passed to.
+///
 /// Read it in this order: the tick here; `+Handshake`, how a connection begins; `+Receiving` and `+Sending`, what it
 /// does; `+Closing`, how it ends; `+Deadlines` and `+Topics`.
 @safe public final class ConnectionDriver {
