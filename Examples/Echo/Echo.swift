@@ -11,12 +11,28 @@ struct Echo: AsyncParsableCommand {
 
     @OptionGroup var options: ServerOptions
 
+    @Option(help: "Serve this path alone.")
+    var path = "*"
+
+    @Option(help: "Agree on this subprotocol with clients that offer it.")
+    var subprotocol: String?
+
     func run() async throws {
-        let echo = WebSocketEndpoint(configuration: options.endpointConfiguration()) { socket in
+        let configuration = options.endpointConfiguration()
+        let body: @Sendable (WebSocket) async throws -> Void = { socket in
             for try await message in socket {
                 try await socket.send(message)
             }
         }
-        try await options.serve { WebSocketRoute("*", echo) }
+        let echo =
+            if let subprotocol {
+                WebSocketEndpoint(
+                    configuration: configuration,
+                    authenticate: { .accept(subprotocol: $0.subprotocols.first { $0 == subprotocol }) }
+                ) { socket, _ in try await body(socket) }
+            } else {
+                WebSocketEndpoint(configuration: configuration, body)
+            }
+        try await options.serve { WebSocketRoute(path, echo) }
     }
 }

@@ -23,6 +23,9 @@ public struct ServerOptions: ParsableArguments {
     @Option(help: "The certificate's key in PEM.")
     var tlsKey: String?
 
+    @Option(help: "Roots in PEM that must vouch for each client's certificate. Needs --tls-cert.")
+    var tlsClientCa: String?
+
     @Option(help: "Event loops; one per core if not given.")
     var loops: Int?
 
@@ -35,14 +38,44 @@ public struct ServerOptions: ParsableArguments {
     @Option(help: "Connections in all.")
     var maxConnections = 1_000_000
 
+    @Option(help: "Connections from one address.")
+    var maxConnectionsPerAddress: Int?
+
+    @Option(help: "Upgrades per second in all.")
+    var maxUpgradeRate: Int?
+
     @Option(help: "Bytes that may wait for a peer that reads slowly.")
     var maxOutbound = 1 << 20
+
+    @Option(help: "What happens when more would wait: disconnect, drop-newest, drop-oldest or conflate.")
+    var slowConsumer = "disconnect"
 
     @Option(help: "Messages per second and connection.")
     var maxMessageRate: Int?
 
+    @Option(help: "Bytes per second and connection.")
+    var maxByteRate: Int?
+
+    @Option(help: "Seconds in which a request's head must arrive.")
+    var handshakeTimeout = 5
+
     @Option(help: "Seconds between pings on a quiet connection.")
     var pingInterval = 25
+
+    @Option(help: "Seconds that a ping may go unanswered.")
+    var pongTimeout = 10
+
+    @Option(help: "Seconds that a close frame may go unanswered.")
+    var closeTimeout = 5
+
+    @Option(help: "Seconds in which a peer must take some of what waits for it.")
+    var writeTimeout = 10
+
+    @Option(help: "Seconds without a message after which a connection is closed.")
+    var idleTimeout: Int?
+
+    @Option(help: "Seconds after which any connection is closed.")
+    var maxLifetime: Int?
 
     @Option(help: "Seconds that a shutdown may take.")
     var drainTimeout = 10
@@ -65,10 +98,19 @@ public struct ServerOptions: ParsableArguments {
         guard (tlsCert == nil) == (tlsKey == nil) else {
             throw ValidationError("--tls-cert and --tls-key go together")
         }
-        guard maxMessage ?? 1 > 0, maxFragments > 0, maxOutbound > 0, maxConnections > 0, pingInterval > 0,
-            drainTimeout >= 0
-        else {
+        guard tlsClientCa == nil || tlsCert != nil else {
+            throw ValidationError("--tls-client-ca needs --tls-cert")
+        }
+        let limits = [
+            maxMessage, maxFragments, maxOutbound, maxConnections, maxConnectionsPerAddress, maxUpgradeRate,
+            maxMessageRate, maxByteRate, handshakeTimeout, pingInterval, pongTimeout, closeTimeout, writeTimeout,
+            idleTimeout, maxLifetime,
+        ]
+        guard limits.allSatisfy({ $0 ?? 1 > 0 }), drainTimeout >= 0 else {
             throw ValidationError("a limit must be greater than 0")
+        }
+        guard Self.slowConsumerPolicies[slowConsumer] != nil else {
+            throw ValidationError("--slow-consumer is disconnect, drop-newest, drop-oldest or conflate")
         }
         guard Logger.Level(rawValue: logLevel) != nil else {
             throw ValidationError("--log-level is trace, debug, info, notice, warning, error or critical")
@@ -85,8 +127,15 @@ public struct ServerOptions: ParsableArguments {
         configuration.limits.messageBytesMax = maxMessage
         configuration.limits.fragmentsPerMessageMax = maxFragments
         configuration.outbound.byteCountMax = max(maxOutbound, maxMessage)
+        configuration.outbound.slowConsumerPolicy = Self.slowConsumerPolicies[slowConsumer] ?? .disconnect
         configuration.rates.messagesPerSecondMax = maxMessageRate
+        configuration.rates.bytesPerSecondMax = maxByteRate
         configuration.timeouts.pingInterval = .seconds(pingInterval)
+        configuration.timeouts.pongTimeout = .seconds(pongTimeout)
+        configuration.timeouts.closeTimeout = .seconds(closeTimeout)
+        configuration.timeouts.writeTimeout = .seconds(writeTimeout)
+        configuration.timeouts.idleTimeout = idleTimeout.map { .seconds($0) }
+        configuration.timeouts.lifetimeMax = maxLifetime.map { .seconds($0) }
         if anyOrigin { configuration.origins = .any }
         if noDeflate { configuration.deflate = nil }
         return configuration
@@ -97,6 +146,9 @@ public struct ServerOptions: ParsableArguments {
         var configuration = ServerConfiguration()
         configuration.logger.logLevel = Logger.Level(rawValue: logLevel) ?? .info
         configuration.connectionsMax = maxConnections
+        configuration.connectionsPerAddressMax = maxConnectionsPerAddress
+        configuration.upgradesPerSecondMax = maxUpgradeRate
+        configuration.handshakeTimeout = .seconds(handshakeTimeout)
         configuration.drainTimeout = .seconds(drainTimeout)
         configuration.drainSpread = .seconds(drainTimeout) / 2
         let transport = NativeTransport(
@@ -120,8 +172,17 @@ public struct ServerOptions: ParsableArguments {
 
     private func makeTLS() throws -> TLSContext? {
         guard let tlsCert, let tlsKey else { return nil }
-        return try TLSContext(
-            .server(TLSIdentity(certificateChain: .file(tlsCert), privateKey: .file(tlsKey)))
+        var configuration = TLSConfiguration.server(
+            TLSIdentity(certificateChain: .file(tlsCert), privateKey: .file(tlsKey))
         )
+        if let tlsClientCa {
+            configuration.clientCertificates = .required(trustRoots: .file(tlsClientCa))
+        }
+        return try TLSContext(configuration)
     }
+
+    private static let slowConsumerPolicies: [String: SlowConsumerPolicy] = [
+        "disconnect": .disconnect, "drop-newest": .dropNewest, "drop-oldest": .dropOldest,
+        "conflate": .conflate,
+    ]
 }

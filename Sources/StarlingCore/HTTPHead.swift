@@ -122,7 +122,8 @@ public struct HTTPHeadReader: Sendable {
     /// What follows the head stays in `input`, and the reader is ready for the next head.
     ///
     /// - Throws: ``HandshakeError/Kind/headTooLarge`` over the limit, and ``HandshakeError/Kind/malformedHead`` at the
-    ///   first byte that no request starts with: TLS on a plain port is refused at once.
+    ///   first byte that no request starts with, so that TLS on a plain port is refused at once, and at a bare line
+    ///   feed, so that a client that ends its lines by it is told, and does not wait for a deadline.
     public mutating func read(from input: inout MutableRawSpan) throws(HandshakeError) -> [UInt8]? {
         let cr = UInt8(ascii: "\r")
         let lf = UInt8(ascii: "\n")
@@ -139,6 +140,7 @@ public struct HTTPHeadReader: Sendable {
             guard self.bytes.count < self.byteCountMax else { throw HandshakeError(.headTooLarge) }
             self.bytes.append(byte)
             let expected = self.terminatorCount & 1 == 0 ? cr : lf
+            guard byte != lf || expected == lf else { throw HandshakeError(.malformedHead) }
             self.terminatorCount = byte == expected ? self.terminatorCount + 1 : byte == cr ? 1 : 0
             if self.terminatorCount == 4 {
                 input.removeFirst(index)

@@ -1,6 +1,7 @@
 #if os(Linux)
 internal import CStarlingLinux
 internal import Glibc
+internal import Logging
 internal import Starling
 
 /// One thread's sockets: waits for them, and tells the driver what happens on them.
@@ -83,7 +84,9 @@ internal import Starling
             // A negative count is an interrupted wait: nothing is ready.
             for position in 0..<max(0, count) { unsafe self.handle(self.events[position], driver, now) }
         }
-        return driver.endTick()
+        let mustContinue = driver.endTick()
+        driver.tickTook(nanoseconds: Syscalls.monotonicNanoseconds() - now)
+        return mustContinue
     }
 
     private func handle(_ event: starling_event, _ driver: ConnectionDriver, _ now: UInt64) {
@@ -100,6 +103,10 @@ internal import Starling
                 unsafe connection.pointee.retriesWriteOnRead = false
                 self.setWriting(false, index)
                 driver.writable(index)
+                if unsafe connection.pointee.retriesReadOnWrite {
+                    unsafe connection.pointee.retriesReadOnWrite = false
+                    self.pending.append(index)
+                }
             }
             if event.readable || event.hung_up { self.read(index, driver, isHungUp: event.hung_up) }
         }
@@ -132,7 +139,7 @@ internal import Starling
                 case EMFILE, ENFILE, ENOBUFS, ENOMEM:
                     // The connection stays in the kernel's queue, where level-triggered epoll would report it again
                     // and again: look away for a while.
-                    unsafe self.pauseAccepting(String(cString: strerror(-descriptor)), at: now)
+                    unsafe self.pauseAccepting(String(cString: strerror(-descriptor)), at: now, driver)
                     return
                 default: continue
                 }
@@ -142,10 +149,7 @@ internal import Starling
     }
 
     private func accepted(_ descriptor: Int32, _ address: RemoteAddress, _ driver: ConnectionDriver) {
-        guard let index = driver.accept(from: address) else {
-            _ = Glibc.close(descriptor)
-            return
-        }
+        guard let index = driver.accept(from: address) else { return self.turnAway(descriptor) }
         let generation = self.connections.open(index, descriptor)
         if let tls = self.tls {
             do {
@@ -165,11 +169,25 @@ internal import Starling
         }
     }
 
-    private func pauseAccepting(_ reason: String, at now: UInt64) {
+    /// Ends a connection that there is no room for; nothing is kept of it, so that a flood of them costs little.
+    private func turnAway(_ descriptor: Int32) {
+        // Over TLS a response would need a handshake first.
+        if self.tls == nil {
+            _ = unsafe self.server.fullResponse.withUnsafeBytes {
+                unsafe send(descriptor, $0.baseAddress, $0.count, Int32(MSG_NOSIGNAL))
+            }
+            _ = shutdown(descriptor, Int32(SHUT_WR))
+            // Unread bytes would turn the close into a reset, which may destroy the response on its way.
+            _ = unsafe recv(descriptor, self.receiveBuffer.baseAddress, Self.receiveByteCount, 0)
+        }
+        _ = Glibc.close(descriptor)
+    }
+
+    private func pauseAccepting(_ reason: String, at now: UInt64, _ driver: ConnectionDriver) {
         guard let listener = self.listener, self.acceptResumesAt == nil else { return }
         _ = starling_epoll_control(self.epoll, 2, listener.descriptor, 0, false, false, false)
         self.acceptResumesAt = now + Self.acceptPauseNanoseconds
-        self.server.acceptPaused(reason)
+        driver.acceptPaused(reason)
     }
 
     private func resumeAccepting(at now: UInt64) {
@@ -239,9 +257,25 @@ internal import Starling
             return true
         case .wantsRead: self.setWriting(false, index)
         case .wantsWrite: self.setWriting(true, index)
-        case .failed: driver.failed(index)
+        case .failed(let failure): self.handshakeFailed(failure, index, driver)
         }
         return false
+    }
+
+    /// Ends a connection whose TLS has sent its alert: gracefully, because a reset could destroy the alert on its way.
+    private func handshakeFailed(_ failure: TLSFailure, _ index: Int, _ driver: ConnectionDriver) {
+        let connection = unsafe self.connections.pointer(index)
+        self.server.logger.debug("TLS handshake failed", metadata: [LoggingKeys.reason: "\(failure)"])
+        // What still comes is for nobody, and is thrown away as plain bytes.
+        unsafe connection.pointee.tls = nil
+        unsafe connection.pointee.isHandshaking = false
+        self.setWriting(false, index)
+        switch failure.kind {
+        case .connectionLost: driver.failed(index)
+        // Nothing was sent, and somebody who typed `http:` for `https:` can read this.
+        case .plaintext: driver.refuse(index, malformed: "This port speaks TLS: use https or wss.")
+        default: driver.finishUnusable(index)
+        }
     }
 
     private func readEncrypted(_ index: Int, _ driver: ConnectionDriver) {
@@ -260,7 +294,10 @@ internal import Starling
                 self.pending.append(index)
             }
         case .wantsRead: break
-        case .wantsWrite: self.setWriting(true, index)
+        case .wantsWrite:
+            // The answer to a key update must go out first. Then nothing need arrive for the read to go on.
+            unsafe connection.pointee.retriesReadOnWrite = true
+            self.setWriting(true, index)
         case .closed, .eof: self.ended(index, driver)
         case .failed: driver.failed(index)
         }
@@ -391,6 +428,8 @@ struct NativeConnection: ~Copyable {
     var isHandshaking = false
     /// A TLS write waits for something to read.
     var retriesWriteOnRead = false
+    /// A TLS read waits for the socket to take bytes.
+    var retriesReadOnWrite = false
     /// Decrypted bytes wait for reading to go on.
     var hasPending = false
     var tls: TLSSession?

@@ -5,7 +5,7 @@ internal import StarlingDeflate
 
 extension ConnectionDriver {
     /// A connection was accepted; returns the number that the transport and this driver know it by from now on, or nil
-    /// if it must be closed at once: the server has too many.
+    /// if it must be closed at once, after ``ServerContext/fullResponse``: the server has too many.
     public func accept(from address: RemoteAddress) -> Int? {
         guard self.drain == nil, self.server.admission.admitConnection(from: address) else {
             self.counts.refusals[.serverFull] += 1
@@ -28,6 +28,12 @@ extension ConnectionDriver {
         self.counts.accepted &+= 1
         self.scheduleDeadline(index)
         return index
+    }
+
+    /// The transport accepts nothing for a while, because descriptors or memory are used up.
+    public func acceptPaused(_ reason: String) {
+        self.counts.acceptPauses &+= 1
+        self.server.logger.warning("accepting pauses", metadata: [LoggingKeys.reason: "\(reason)"])
     }
 
     /// Reads requests until one upgrades the connection, or must be waited for.
@@ -311,7 +317,23 @@ extension ConnectionDriver {
             reply.serialized(keepsConnection: keeps, isHeadRequest: head.request.method == .head),
             to: index
         )
-        if !keeps { self.finishAfterFlush(index, cause: .responded) }
+        guard keeps else { return self.finishAfterFlush(index, cause: .responded) }
+        // The next request has a deadline of its own.
+        unsafe self.slots.pointer(index).pointee.phaseSince = self.now
+        self.scheduleDeadline(index)
+    }
+
+    /// The bytes received are no request, and the transport can tell why: answers with 400 and ends the stream.
+    public func refuse(_ index: Int, malformed reason: String) {
+        self.refuse(index, .text("\(reason)\n", status: .badRequest), .malformed)
+    }
+
+    /// The connection cannot be used and its transport has written its last word: ends our direction, and lets the peer
+    /// read that word before the connection is closed.
+    public func finishUnusable(_ index: Int) {
+        let slot = unsafe self.slots.pointer(index)
+        unsafe slot.pointee.cause = .connectionLost
+        self.finishStream(index)
     }
 
     /// Refuses a request that is not valid, or no handshake.

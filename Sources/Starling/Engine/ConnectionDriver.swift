@@ -134,6 +134,11 @@ internal import StarlingDeflate
         }
     }
 
+    /// Says how long the tick took, from the end of the wait to its own: so late may have been what came meanwhile.
+    public func tickTook(nanoseconds: UInt64) {
+        self.statistics.tickTook(nanoseconds: nanoseconds)
+    }
+
     /// Says that the loop is about to sleep, and how many milliseconds at most: -1 for as long as nothing
     /// happens, 0 if it must not.
     ///

@@ -71,8 +71,6 @@ struct LoopCounts {
     var acceptPauses: UInt64 = 0
     var closes = CountsByCause<CloseCause>(count: CloseCause.Base.allCases.count) { Int($0.base.rawValue) }
     var refusals = CountsByCause<RefusalCause>(count: RefusalCause.allCases.count) { Int($0.rawValue) }
-    /// Nanoseconds that the last tick took from the end of the wait to its own end.
-    var lagNanoseconds: UInt64 = 0
 }
 
 /// The same figures as others may read them, at most a tick old.
@@ -113,10 +111,10 @@ final class LoopStatistics: Sendable {
         store(11, counts.slowConsumerDisconnects)
         store(12, counts.slowConsumerDrops)
         store(13, counts.slowConsumerConflations)
-        store(14, counts.lagNanoseconds)
+        store(14, counts.acceptPauses)
         store(15, counts.openConnections)
-        // Connections end rarely: look at the causes only when one has.
-        let ended = counts.accepted &- UInt64(connections)
+        // Connections end, or are not let in, rarely: look at the causes only when one was.
+        let ended = counts.accepted &- UInt64(connections) &+ counts.refusals[.serverFull]
         if ended != self.lastEnded.value.load(ordering: .relaxed) {
             self.lastEnded.value.store(ended, ordering: .relaxed)
             for (box, value) in zip(self.closes, counts.closes.values) {
@@ -129,6 +127,20 @@ final class LoopStatistics: Sendable {
     }
 
     private let lastEnded = Box()
+    private let longestTick = Box()
+
+    /// Remembers how long a tick took, if none took longer since the last ``takeLongestTick()``.
+    func tickTook(nanoseconds: UInt64) {
+        // A reader may come in between; at worst it never hears of a tick that was no longer than the one it took.
+        if nanoseconds > self.longestTick.value.load(ordering: .relaxed) {
+            self.longestTick.value.store(nanoseconds, ordering: .relaxed)
+        }
+    }
+
+    /// The longest tick since the last call, in nanoseconds.
+    func takeLongestTick() -> UInt64 {
+        self.longestTick.value.exchange(0, ordering: .relaxed)
+    }
 
     /// The figures as they were at the end of the loop's last tick.
     func snapshot() -> LoopFigures {
@@ -179,7 +191,7 @@ struct LoopFigures {
         ("slow_consumer_disconnects_total", false, "Connections closed because their peer read too slowly."),
         ("slow_consumer_drops_total", false, "Messages left out because a peer read too slowly."),
         ("slow_consumer_conflations_total", false, "Publications replaced by newer ones of their topic."),
-        ("loop_lag_nanoseconds", true, "How long the last tick of each event loop took, added up."),
+        ("accept_pauses_total", false, "Pauses of accepting because descriptors or memory were used up."),
         ("websockets", true, "WebSockets that are open."),
     ]
 }

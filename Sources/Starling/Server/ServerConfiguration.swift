@@ -3,9 +3,10 @@ public import StarlingCore
 
 /// Everything about a server that has a default.
 public struct ServerConfiguration: Sendable {
-    /// Connections in all; further ones are closed at once.
+    /// Connections in all; further ones are answered with 503 and `Retry-After`, or over TLS with nothing, and closed
+    /// at once.
     public var connectionsMax = 1_000_000
-    /// Connections from one address; further ones are closed at once.
+    /// Connections from one address; further ones end as those over ``connectionsMax`` do.
     ///
     /// Off by default: many users may share an address.
     public var connectionsPerAddressMax: Int?

@@ -23,6 +23,7 @@ public final class ServerContext: Sendable {
         var loops: [(loop: EventLoop, statistics: LoopStatistics)] = []
         var isDraining = false
         var isListening = false
+        var longestTickNanoseconds: UInt64 = 0
     }
 
     private let endpoints: [Endpoint]
@@ -74,10 +75,10 @@ public final class ServerContext: Sendable {
         self.state.withLock { $0.isListening && !$0.isDraining }
     }
 
-    /// Counts a pause of accepting, because the process has no descriptors left, or the like.
-    public func acceptPaused(_ reason: String) {
-        self.logger.warning("accepting pauses", metadata: [LoggingKeys.reason: "\(reason)"])
-    }
+    /// What to write to a connection that ``ConnectionDriver/accept(from:)`` does not take, as far as it can be written
+    /// at once: 503 with `Retry-After`.
+    public let fullResponse = ConnectionDriver.busy("The server has no room for another connection.\n")
+        .serialized(keepsConnection: false, isHeadRequest: false)
 
     // MARK: - For drivers
 
@@ -153,6 +154,16 @@ public final class ServerContext: Sendable {
         )
     }
 
+    /// The longest tick of any loop since the last call, which `/metrics` repeats until the next one.
+    ///
+    /// For one caller, once a second: taking it resets it.
+    func takeLongestTick() -> UInt64 {
+        self.state.withLock { state in
+            state.longestTickNanoseconds = state.loops.map { $0.statistics.takeLongestTick() }.max() ?? 0
+            return state.longestTickNanoseconds
+        }
+    }
+
     /// All loops' figures, added up.
     func figures() -> LoopFigures {
         let statistics = self.state.withLock { $0.loops.map(\.statistics) }
@@ -170,6 +181,9 @@ public final class ServerContext: Sendable {
         }
         text += "# HELP starling_held_bytes Bytes of unfinished messages, and of what waits for peers.\n"
         text += "# TYPE starling_held_bytes gauge\nstarling_held_bytes \(self.memory.byteCount)\n"
+        let lag = self.state.withLock(\.longestTickNanoseconds)
+        text += "# HELP starling_loop_lag_nanoseconds The longest tick of any event loop in a recent second.\n"
+        text += "# TYPE starling_loop_lag_nanoseconds gauge\nstarling_loop_lag_nanoseconds \(lag)\n"
         text +=
             "# HELP starling_closes_total WebSockets closed, by cause.\n# TYPE starling_closes_total counter\n"
         for (cause, value) in zip(CloseCause.Base.allCases, figures.closes) where cause != .none {

@@ -7,6 +7,7 @@ struct ServerMetrics {
     private let gauges: [Gauge?]
     private let closes: [Counter]
     private let refusals: [Counter]
+    private let lag = Gauge(label: "starling_loop_lag_nanoseconds")
 
     init() {
         self.counters = LoopFigures.names.map { $0.isGauge ? nil : Counter(label: "starling_\($0.name)") }
@@ -19,7 +20,8 @@ struct ServerMetrics {
         }
     }
 
-    mutating func report(_ figures: LoopFigures) {
+    mutating func report(_ figures: LoopFigures, longestTick nanoseconds: UInt64) {
+        self.lag.record(Double(nanoseconds))
         for (index, value) in figures.plain.enumerated() {
             self.gauges[index]?.record(Double(value))
             self.counters[index]?.increment(by: Int64(clamping: value &- self.reported.plain[index]))

@@ -62,7 +62,7 @@ public struct WebSocketServer<ServerTransport: Transport>: Service {
             group.addTask {
                 var metrics = ServerMetrics()
                 while !Task.isCancelled {
-                    metrics.report(context.figures())
+                    metrics.report(context.figures(), longestTick: context.takeLongestTick())
                     try? await Task.sleep(for: .seconds(1))
                 }
             }
