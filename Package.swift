@@ -61,7 +61,13 @@ let package = Package(
 
         // Linux event loops and TLS with OpenSSL.
         .target(name: "CStarlingLinux"),
-        .target(name: "COpenSSL", linkerSettings: [.linkedLibrary("ssl"), .linkedLibrary("crypto")]),
+        .target(
+            name: "COpenSSL",
+            linkerSettings: [
+                .linkedLibrary("ssl", .when(platforms: [.linux])),
+                .linkedLibrary("crypto", .when(platforms: [.linux])),
+            ]
+        ),
         .target(
             name: "StarlingNative",
             dependencies: [
@@ -123,9 +129,20 @@ let package = Package(
             swiftSettings: settings
         ),
 
+        // What our own tests have in common.
+        .target(name: "CAllocationCounter", path: "Tests/Support/AllocationCounter"),
+        .target(
+            name: "TestSupport",
+            dependencies: ["CAllocationCounter"],
+            path: "Tests/Support/TestSupport",
+            swiftSettings: settings
+        ),
+
         .testTarget(
             name: "StarlingCoreTests",
-            dependencies: ["StarlingCore", .product(name: "HTTPTypes", package: "swift-http-types")],
+            dependencies: [
+                "StarlingCore", "TestSupport", .product(name: "HTTPTypes", package: "swift-http-types"),
+            ],
             swiftSettings: settings
         ),
         .testTarget(
@@ -157,14 +174,14 @@ let package = Package(
         .testTarget(
             name: "StarlingTests",
             dependencies: [
-                "Starling", "StarlingCore", "StarlingDeflate", "StarlingTesting",
+                "Starling", "StarlingCore", "StarlingDeflate", "StarlingTesting", "TestSupport",
                 .product(name: "HTTPTypes", package: "swift-http-types"),
             ],
             swiftSettings: settings
         ),
         .testTarget(
             name: "StarlingNativeTests",
-            dependencies: ["StarlingNative", "COpenSSL"],
+            dependencies: ["Starling", "StarlingCore", "StarlingNative"],
             swiftSettings: settings
         ),
     ]

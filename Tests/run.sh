@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs every test. Installs missing Debian packages first.
 #
-#   ./Tests/run.sh            all tests
+#   ./Tests/run.sh            all tests, and those that count allocations in a release build too
 #   ./Tests/run.sh --tsan     all tests under ThreadSanitizer
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -11,7 +11,11 @@ install_missing $build_packages openssl
 require_swift
 
 case "${1:-}" in
-    "") swift test ;;
+    "")
+        swift test
+        # What the hot path allocates shows only when it is optimised.
+        swift test --configuration release --filter AllocationTests
+        ;;
     --tsan) swift test --sanitize=thread --scratch-path .build-tsan ;;
     *)
         echo "usage: $0 [--tsan]" >&2

@@ -11,9 +11,9 @@ public final class Deflater {
     /// From zlib's own formula (`zconf.h`), for the versions since 1.2.5.
     public let memoryByteCount: Int
 
-    let stream = Stream()
+    package let stream = Stream()
     /// zlib counts input in 32 bits: larger payloads are fed in slices of this size.
-    var sliceByteCountMax = 1 << 30
+    package var sliceByteCountMax = 1 << 30
     private var holdsContext = false
 
     /// Makes a deflater with a window of 2^windowBits bytes.

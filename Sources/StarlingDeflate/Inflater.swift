@@ -9,9 +9,9 @@ public final class Inflater {
     /// The bytes that zlib holds for this inflater once it has a window, as an estimate for budgets.
     public let memoryByteCount: Int
 
-    let stream = Stream()
+    package let stream = Stream()
     /// zlib counts input in 32 bits: larger payloads are fed in slices of this size.
-    var sliceByteCountMax = 1 << 30
+    package var sliceByteCountMax = 1 << 30
 
     /// Makes an inflater for peers that compress with windows of up to 2^windowBits bytes.
     ///

@@ -1,4 +1,4 @@
-internal import CZlib
+package import CZlib
 
 /// What a flush ends in; permessage-deflate leaves it out of every message (RFC 7692 §7.2.1).
 let flushMarker: [UInt8] = [0x00, 0x00, 0xFF, 0xFF]
@@ -12,8 +12,8 @@ var zlibVersionText: String {
 /// A `z_stream` in memory that never moves: zlib keeps its address.
 ///
 /// Its owner frees it.
-@safe struct Stream {
-    let pointer: UnsafeMutablePointer<z_stream>
+@safe package struct Stream {
+    package let pointer: UnsafeMutablePointer<z_stream>
 
     init() {
         unsafe self.pointer = .allocate(capacity: 1)

@@ -1,9 +1,8 @@
 import CZlib
 import Foundation
 import StarlingCore
+import StarlingDeflate
 import Testing
-
-@testable import StarlingDeflate
 
 /// What compression may cost.
 @Suite(.serialized) struct MemoryTests {
