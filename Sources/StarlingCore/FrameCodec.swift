@@ -107,6 +107,10 @@ public struct FrameCodec: ~Copyable {
             return try self.resume(partial, with: &bytes)
         }
         try self.check(header, isMessageInProgress: false)
+        // Before the payload is looked at, as in the slow path: what a peer is told must not depend on how its bytes
+        // arrive. A control frame over the limit is no message.
+        guard header.opcode.isControl || header.payloadByteCount <= self.settings.limits.messageBytesMax
+        else { throw ProtocolError(.messageTooBig) }
 
         bytes.removeFirst(header.byteCount)
         var payload = bytes.takeFirst(header.payloadByteCount)
@@ -117,14 +121,8 @@ public struct FrameCodec: ~Copyable {
             guard header.isCompressed || UTF8Validator.isValid(view) else {
                 throw ProtocolError(.invalidUTF8)
             }
-            guard view.byteCount <= self.settings.limits.messageBytesMax else {
-                throw ProtocolError(.messageTooBig)
-            }
             return .message(MessageView(.text, view, isCompressed: header.isCompressed))
         case .binary:
-            guard view.byteCount <= self.settings.limits.messageBytesMax else {
-                throw ProtocolError(.messageTooBig)
-            }
             return .message(MessageView(.binary, view, isCompressed: header.isCompressed))
         default:
             return try Self.controlEvent(header.opcode, view)

@@ -195,6 +195,14 @@ struct WireCase: CustomTestStringConvertible {
         #expect(decode([fragments], limits: limits) == [.failed(.messageTooBig)])
     }
 
+    @Test("A message over the limit is refused for that, whatever is in it and however it arrives")
+    func messageLimitComesFirst() {
+        let limits = Limits(frameBytesMax: 100, messageBytesMax: 10)
+        let wire = frame(.text, [UInt8](repeating: 0xFF, count: 11))
+        #expect(decode([wire], limits: limits) == [.failed(.messageTooBig)])
+        #expect(decode(wire.map { [$0] }, limits: limits) == [.failed(.messageTooBig)])
+    }
+
     @Test("A message of too many fragments is refused")
     func fragmentLimit() {
         let limits = Limits(fragmentsPerMessageMax: 3)
