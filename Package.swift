@@ -4,6 +4,9 @@ import PackageDescription
 // Our own checks set this: a warning in our targets then fails the build. A user's build never sees it.
 let warningsAreErrors = Context.environment["STARLING_WARNINGS_AS_ERRORS"] == "1"
 
+// `Tests/fuzz.sh` sets this. The flags that libFuzzer needs would make the package unusable as a dependency.
+let isFuzzing = Context.environment["STARLING_FUZZ"] == "1"
+
 let settings: [SwiftSetting] =
     [
         .swiftLanguageMode(.v6),
@@ -14,6 +17,20 @@ let settings: [SwiftSetting] =
         .enableUpcomingFeature("NonisolatedNonsendingByDefault"),
         .enableExperimentalFeature("Lifetimes"),
     ] + (warningsAreErrors ? [.treatAllWarnings(as: .error)] : [])
+    + (isFuzzing ? [.unsafeFlags(["-sanitize=fuzzer,address"])] : [])
+
+let fuzzers: [Target] =
+    isFuzzing
+    ? [
+        .target(name: "CFuzzer", path: "Tests/Fuzz/CFuzzer"),
+        .executableTarget(
+            name: "FuzzRunner",
+            dependencies: ["FuzzTargets", "CFuzzer"],
+            path: "Tests/Fuzz/Runner",
+            swiftSettings: settings + [.unsafeFlags(["-parse-as-library"])],
+            linkerSettings: [.unsafeFlags(["-sanitize=fuzzer,address", "-use-ld=lld"])]
+        ),
+    ] : []
 
 let package = Package(
     name: "starling",
@@ -184,5 +201,21 @@ let package = Package(
             dependencies: ["Starling", "StarlingCore", "StarlingNative"],
             swiftSettings: settings
         ),
-    ]
+
+        // What must hold whatever strangers send: for libFuzzer, and for the tests that replay its seeds.
+        .target(
+            name: "FuzzTargets",
+            dependencies: [
+                "StarlingCore", "StarlingDeflate", .product(name: "HTTPTypes", package: "swift-http-types"),
+            ],
+            path: "Tests/Fuzz/Targets",
+            swiftSettings: settings
+        ),
+        .testTarget(
+            name: "FuzzSeedTests",
+            dependencies: ["FuzzTargets"],
+            path: "Tests/Fuzz/Replay",
+            swiftSettings: settings
+        ),
+    ] + fuzzers
 )
