@@ -192,6 +192,7 @@ let package = Package(
             name: "StarlingTests",
             dependencies: [
                 "Starling", "StarlingCore", "StarlingDeflate", "StarlingTesting", "TestSupport",
+                .product(name: "CoreMetrics", package: "swift-metrics"),
                 .product(name: "HTTPTypes", package: "swift-http-types"),
             ],
             swiftSettings: settings

@@ -65,6 +65,8 @@ public struct WebSocketServer<ServerTransport: Transport>: Service {
                     metrics.report(context.figures(), longestTick: context.takeLongestTick())
                     try? await Task.sleep(for: .seconds(1))
                 }
+                // What the loops counted last, the closes of the drain above all.
+                metrics.report(context.figures(), longestTick: context.takeLongestTick())
             }
             defer { group.cancelAll() }
             // The transport does not see the cancellation: it ends when its drivers have drained.
