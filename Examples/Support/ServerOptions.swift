@@ -103,7 +103,8 @@ public struct ServerOptions: ParsableArguments {
         }
         let limits = [
             maxMessage, maxFragments, maxOutbound, maxConnections, maxConnectionsPerAddress, maxUpgradeRate,
-            maxMessageRate, maxByteRate, handshakeTimeout, pingInterval, pongTimeout, closeTimeout, writeTimeout,
+            maxMessageRate, maxByteRate, handshakeTimeout, pingInterval, pongTimeout, closeTimeout,
+            writeTimeout,
             idleTimeout, maxLifetime,
         ]
         guard limits.allSatisfy({ $0 ?? 1 > 0 }), drainTimeout >= 0 else {

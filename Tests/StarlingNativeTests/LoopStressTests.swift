@@ -319,7 +319,7 @@ private final class StressSocket {
         if count != bytes.count { self.isOpen = false }
     }
 
-    /// Reads the response; false unless it is an upgrade. What follows it is looked at too.
+    /// Reads the response, and looks at what follows it; false unless it is an upgrade.
     private func readHead() -> Bool {
         var reader = HTTPHeadReader()
         while self.isOpen {

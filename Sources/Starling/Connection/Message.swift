@@ -102,7 +102,7 @@ public struct Message: @unchecked Sendable {
             set { unsafe self.headerPointer.pointee.next = newValue }
         }
 
-        /// Past the check for exclusive access that `header` makes each time. Good as long as `self` is.
+        /// Past the check for exclusive access that `header` makes each time; good as long as `self` is.
         private var headerPointer: UnsafeMutablePointer<StorageHeader> {
             unsafe self.withUnsafeMutablePointerToHeader { unsafe $0 }
         }

@@ -18,7 +18,7 @@ public final class EventLoop: TaskExecutor, Sendable {
 
     let mailbox = Mailbox()
     private let wakeup: @Sendable () -> Void
-    /// For comparison with the thread's current driver. Never reused for another: a loop has one.
+    /// For comparison with the thread's current driver; a loop has one driver, so that it never changes.
     private let driverAddress = Atomic<UInt>(0)
     /// ``key``, read without the check whether it has been made.
     private let key = EventLoop.key

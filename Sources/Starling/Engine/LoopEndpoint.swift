@@ -20,7 +20,9 @@ final class LoopEndpoint {
     let authenticationTimeout: LoopInterval
     let lifetimeMax: LoopInterval?
     let compressionWindowTimeout: LoopInterval?
-    /// What is negotiated about compression. Where publications may be dropped, no message refers to an earlier one.
+    /// What is negotiated about compression.
+    ///
+    /// Where publications may be dropped, no message refers to an earlier one.
     let deflate: DeflateConfiguration?
     /// Whether waiting publications must stay apart, so that they can be dropped one by one.
     let keepsPublicationsApart: Bool

@@ -182,7 +182,7 @@ public final class ServerContext: Sendable {
         text += "# HELP starling_held_bytes Bytes of unfinished messages, and of what waits for peers.\n"
         text += "# TYPE starling_held_bytes gauge\nstarling_held_bytes \(self.memory.byteCount)\n"
         let lag = self.state.withLock(\.longestTickNanoseconds)
-        text += "# HELP starling_loop_lag_nanoseconds The longest tick of any event loop in a recent second.\n"
+        text += "# HELP starling_loop_lag_nanoseconds The longest tick of any loop in a recent second.\n"
         text += "# TYPE starling_loop_lag_nanoseconds gauge\nstarling_loop_lag_nanoseconds \(lag)\n"
         text +=
             "# HELP starling_closes_total WebSockets closed, by cause.\n# TYPE starling_closes_total counter\n"
