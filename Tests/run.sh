@@ -15,6 +15,7 @@ case "${1:-}" in
         swift test
         # What the hot path allocates shows only when it is optimised.
         swift test --configuration release --filter AllocationTests
+        ./Tests/Clients/run.sh
         ./Tests/Browser/run.sh
         ;;
     --tsan) swift test --sanitize=thread --scratch-path .build-tsan ;;

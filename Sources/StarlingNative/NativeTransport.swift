@@ -111,13 +111,13 @@ struct Listener: Sendable {
     static func open(_ endpoint: NativeTransport.Endpoint, count: Int) throws(TransportError) -> [Listener] {
         switch endpoint.base {
         case .tcp(let host, let port):
-            let first = try self.openTCP(host: host, port: port)
+            let first = try self.openTCP(host: host, port: port, joining: false)
             // With port 0 the others must share what the first one was given.
             let boundPort = Int(first.address.split(separator: ":").last ?? "") ?? port
             var listeners = [first]
             do throws(TransportError) {
                 while listeners.count < count {
-                    listeners.append(try self.openTCP(host: host, port: boundPort))
+                    listeners.append(try self.openTCP(host: host, port: boundPort, joining: true))
                 }
             } catch {
                 for listener in listeners { _ = Glibc.close(listener.descriptor) }
@@ -130,7 +130,12 @@ struct Listener: Sendable {
         }
     }
 
-    private static func openTCP(host: String, port: Int) throws(TransportError) -> Listener {
+    /// Opens a listener for one loop; `joining` says that others of this server listen there already.
+    private static func openTCP(
+        host: String,
+        port: Int,
+        joining: Bool
+    ) throws(TransportError) -> Listener {
         var hints = unsafe addrinfo()
         unsafe hints.ai_flags = AI_PASSIVE
         unsafe hints.ai_socktype = Int32(SOCK_STREAM.rawValue)
@@ -149,10 +154,13 @@ struct Listener: Sendable {
         var one: Int32 = 1
         let size = socklen_t(MemoryLayout<Int32>.size)
         unsafe setsockopt(descriptor, SOL_SOCKET, SO_REUSEADDR, &one, size)
-        unsafe setsockopt(descriptor, SOL_SOCKET, SO_REUSEPORT, &one, size)
+        // The first one shares the port only once it is bound: otherwise a second server of the same user would share
+        // it too, and take half of the first one's connections.
+        if joining { unsafe setsockopt(descriptor, SOL_SOCKET, SO_REUSEPORT, &one, size) }
         // Accepted sockets inherit it: one system call less for each connection.
         unsafe setsockopt(descriptor, Int32(IPPROTO_TCP), TCP_NODELAY, &one, size)
         guard unsafe bind(descriptor, found.pointee.ai_addr, found.pointee.ai_addrlen) == 0,
+            unsafe setsockopt(descriptor, SOL_SOCKET, SO_REUSEPORT, &one, size) == 0,
             listen(descriptor, 4096) == 0
         else {
             let reason = Syscalls.lastError
