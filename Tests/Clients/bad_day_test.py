@@ -22,8 +22,7 @@ async def _():
             await peer.send(request(port=server.port))
             try:
                 async with asyncio.timeout(0.2 if waiting else 1):
-                    status, _, _ = await peer.response()
-                expect(status == 101, status)
+                    await peer.upgraded()
                 served.append(peer)
             except TimeoutError:
                 waiting.append(peer)
@@ -43,20 +42,12 @@ async def _():
             await peer.close()
         started = time.monotonic()
         for peer in waiting:
-            await peer.echo_after_upgrade()
+            await peer.upgraded()
+            await peer.echo(b"served at last")
         expect(time.monotonic() - started < 1, "the waiting ones are served within a second")
         expect("accepting pauses" in server.output(), "the log says it")
         for peer in served[10:] + waiting:
             await peer.close()
-
-
-async def echo_after_upgrade(self):
-    status, _, _ = await self.response()
-    expect(status == 101, status)
-    await self.echo(b"served at last")
-
-
-Peer.echo_after_upgrade = echo_after_upgrade
 
 
 @suite.check("SIGTERM: everybody gets 1001, nobody new is let in, and a client that does not answer holds nothing up")

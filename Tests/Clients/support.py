@@ -111,8 +111,7 @@ class Peer:
         peer = await cls.connect(server)
         try:
             await peer.send(request(port=server.port, **fields))
-            status, peer.head, _ = await peer.response()
-            expect(status == 101, f"the upgrade is answered with {status}")
+            await peer.upgraded()
             yield peer
         finally:
             await peer.close()
@@ -131,6 +130,11 @@ class Peer:
             fields = dict(line.lower().split(": ", 1) for line in head.split("\r\n")[1:] if ": " in line)
             body = await self.reader.readexactly(int(fields.get("content-length", 0)))
         return int(head.split()[1]), head, body
+
+    async def upgraded(self):
+        """Reads the response to a handshake that must be accepted."""
+        status, _, _ = await self.response()
+        expect(status == 101, f"the upgrade is answered with {status}")
 
     async def frame(self):
         """First byte and payload of the next frame."""
