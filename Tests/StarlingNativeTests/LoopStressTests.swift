@@ -61,6 +61,9 @@ import Testing
                         try await broadcaster.publish(.text("tick \(publisher) \(number)"), to: "ticks")
                         // An answer from every loop, so that publications do not run ahead of their delivery.
                         _ = await server.registry.count(subscribedTo: "ticks")
+                        // Before the first loop has started there is nobody to wait for, and a task that never
+                        // suspends would keep the pool's threads from those that start the loops.
+                        await Task.yield()
                     }
                 }
             }
@@ -126,7 +129,10 @@ import Testing
             await registry.sendToAll(.text("to all \(number)"))
             await registry.send("to a user", toUser: "user\(number % clientThreads)")
             let entries = await registry.connections(subscribedTo: "ticks")
-            guard let entry = entries.randomElement(using: &random) else { continue }
+            guard let entry = entries.randomElement(using: &random) else {
+                await Task.yield()
+                continue
+            }
             await registry.send("to one", to: entry.id)
             _ = await registry.connection(entry.id)
             if number % 5 == 0 { await registry.close(entry.id, .serviceRestart, reason: "a test") }
