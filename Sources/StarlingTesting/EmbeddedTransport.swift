@@ -34,6 +34,8 @@ public final class EmbeddedTransport {
     }
 
     deinit {
+        // A task that waits for its connection would otherwise never end, and never free what it holds.
+        for connection in self.io.openConnections { self.tick { self.driver.failed(connection) } }
         self.driver.finish()
     }
 
@@ -153,6 +155,10 @@ private final class EmbeddedIO: ConnectionIO {
     }
 
     private var streams: [Int: Stream] = [:]
+
+    var openConnections: [Int] {
+        self.streams.filter { !$0.value.isClosed }.map(\.key)
+    }
 
     func open(_ connection: Int) {
         self.streams[connection] = Stream()

@@ -125,6 +125,33 @@ struct RoomHandler: ConnectionHandler {
         }
     }
 
+    @Test("An embedded server that is let go ends its connections, and frees what they hold")
+    func endOfEmbeddedServer() throws {
+        final class Token: Sendable {}
+        struct Handler: ConnectionHandler {
+            let token: Token
+            mutating func opened(_ connection: inout Connection<Self>, userData: Void) -> Token { self.token }
+            mutating func received(_ message: borrowing MessageView, on connection: inout Connection<Self>) {}
+        }
+        weak var held: Token?
+        do {
+            let token = Token()
+            held = token
+            let waiting = WebSocketEndpoint { socket in
+                for try await _ in socket {}
+                withExtendedLifetime(token) {}
+            }
+            let server = EmbeddedTransport {
+                WebSocketRoute("/sync", WebSocketEndpoint(handler: Handler(token: token)))
+                WebSocketRoute("/async", waiting)
+            }
+            for path in ["/sync", "/async"] {
+                #expect(try Client(server, path: path).takeStatus() == 101)
+            }
+        }
+        #expect(held == nil)
+    }
+
     @Test("A reply goes out before the close that answers a violation in the same segment")
     func replyBeforeClose() throws {
         for (name, endpoint) in Self.endpoints() {
