@@ -16,7 +16,8 @@ public final class Inflater {
     /// Makes an inflater for peers that compress with windows of up to 2^windowBits bytes.
     ///
     /// `windowBits` is 8...15; another value is a programming error. An inflater shared by connections takes 15,
-    /// which fits all of them. Throws ``DeflateError/Code/outOfMemory``.
+    /// which fits all of them. It is how much is kept, not a check of the peer: a reference farther back is
+    /// refused only where the bytes are gone. Throws ``DeflateError/Code/outOfMemory``.
     public init(windowBits: Int) throws(DeflateError) {
         precondition((8...15).contains(windowBits), "window bits must be in 8...15")
         self.memoryByteCount = (1 << windowBits) + (7 << 10)

@@ -32,7 +32,11 @@ private func inflateAnything(_ input: inout FuzzInput, windowBits: Int) throws {
         let payload = input.counted()
         let whole = try inflate(payload, with: inflater, byteCountMax, keepsContext)
         let sliced = try inflate(payload, with: slicing, byteCountMax, keepsContext)
-        try require(whole == sliced, "inflated in slices it is \(sliced), and \(whole) at once")
+        // zlib notices a reference beyond a smaller window only where it no longer has the bytes at hand, which depends on
+        // the sizes of the calls. No distance is beyond the largest window.
+        if windowBits == 15 {
+            try require(whole == sliced, "inflated in slices it is \(sliced), and \(whole) at once")
+        }
     }
 }
 
