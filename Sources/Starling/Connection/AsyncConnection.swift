@@ -5,7 +5,8 @@ internal import Synchronization
 /// What an async connection has beside its slot: messages that wait for the task, and the task where it waits.
 ///
 /// Sendable because all of it but the constants and the atomics lies in `state`, which is touched only on the loop's
-/// thread, inside a tick; `preconditionOnLoop` checks it in debug builds. Other threads go through the loop's mailbox.
+/// thread, inside a tick; `preconditionOnLoop` checks it in debug builds. Other threads go through the loop's mailbox. It
+/// is also what every `unsafe self.state.pointee` rests on.
 @usableFromInline
 @safe final class AsyncConnection: @unchecked Sendable {
     let id: ConnectionID
@@ -410,75 +411,9 @@ internal import Synchronization
     }
 }
 
-/// Messages that wait for a task: a list through their own storage, which needs no memory beside them.
-@safe struct Inbox: ~Copyable {
-    private var first: Unmanaged<Message.Storage>?
-    private var last: Unmanaged<Message.Storage>?
-    private(set) var byteCount = 0
-
-    deinit {
-        var next = unsafe self.first
-        while let storage = unsafe next { unsafe next = storage.takeRetainedValue().next }
-    }
-
-    /// Adds a message that was just made: one that is in no other inbox, because nobody else has seen it.
-    mutating func append(_ message: consuming Message) {
-        self.byteCount += message.byteCount
-        // Retained here, released by `popFirst`.
-        let storage = unsafe Unmanaged.passRetained(message.storage)
-        if let last = unsafe self.last {
-            unsafe last._withUnsafeGuaranteedRef { unsafe $0.next = unsafe storage }
-        } else {
-            unsafe self.first = storage
-        }
-        unsafe self.last = storage
-    }
-
-    mutating func popFirst() -> Message? {
-        guard let storage = unsafe self.first?.takeRetainedValue() else { return nil }
-        unsafe self.first = unsafe storage.next
-        if unsafe self.first == nil { unsafe self.last = nil }
-        unsafe storage.next = nil
-        self.byteCount -= storage.byteCount
-        return Message(storage: storage)
-    }
-}
-
 /// What became of a subscription on the loop.
 enum SubscriptionOutcome: Sendable {
     case subscribed(BroadcastHub)
     case tooMany
     case closed
-}
-
-/// The async form of an endpoint, built on the synchronous one: each connection has a task that prefers its loop.
-struct TaskHandler<UserData: Sendable>: ConnectionHandler {
-    let body: @Sendable (WebSocket, UserData) async throws -> Void
-
-    /// Retained from `opened` to `closed`, and so not for each message.
-    @safe struct State {
-        let reference: Unmanaged<AsyncConnection>
-    }
-
-    mutating func opened(_ connection: inout Connection<Self>, userData: UserData) -> State {
-        let async = AsyncConnection(connection.context)
-        let body = self.body
-        connection.context.start(async) { socket in try await body(socket, userData) }
-        return unsafe State(reference: .passRetained(async))
-    }
-
-    mutating func received(_ message: borrowing MessageView, on connection: inout Connection<Self>) {
-        let context = connection.context
-        unsafe connection.state.reference._withUnsafeGuaranteedRef { $0.received(message, context) }
-    }
-
-    mutating func drained(_ connection: inout Connection<Self>) {
-        unsafe connection.state.reference._withUnsafeGuaranteedRef { $0.drained() }
-    }
-
-    mutating func closed(_ connection: inout Connection<Self>, code: CloseCode) {
-        guard let driver = EventLoop.currentDriver else { preconditionFailure("closed outside a tick") }
-        let async = unsafe connection.state.reference.takeRetainedValue()
-        async.closed(code, cause: connection.context.cause, driver: driver)
-    }
 }

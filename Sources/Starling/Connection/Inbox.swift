@@ -1,0 +1,33 @@
+/// Messages that wait for a task: a list through their own storage, which needs no memory beside them.
+@safe struct Inbox: ~Copyable {
+    private var first: Unmanaged<Message.Storage>?
+    private var last: Unmanaged<Message.Storage>?
+    private(set) var byteCount = 0
+
+    deinit {
+        var next = unsafe self.first
+        while let storage = unsafe next { unsafe next = storage.takeRetainedValue().next }
+    }
+
+    /// Adds a message that was just made: one that is in no other inbox, because nobody else has seen it.
+    mutating func append(_ message: consuming Message) {
+        self.byteCount += message.byteCount
+        // Retained here, released by `popFirst`.
+        let storage = unsafe Unmanaged.passRetained(message.storage)
+        if let last = unsafe self.last {
+            unsafe last._withUnsafeGuaranteedRef { unsafe $0.next = unsafe storage }
+        } else {
+            unsafe self.first = storage
+        }
+        unsafe self.last = storage
+    }
+
+    mutating func popFirst() -> Message? {
+        guard let storage = unsafe self.first?.takeRetainedValue() else { return nil }
+        unsafe self.first = unsafe storage.next
+        if unsafe self.first == nil { unsafe self.last = nil }
+        unsafe storage.next = nil
+        self.byteCount -= storage.byteCount
+        return Message(storage: storage)
+    }
+}
