@@ -8,30 +8,35 @@ import Testing
     @Test("A server's figures reach swift-metrics", .timeLimit(.minutes(1)))
     func reported() async throws {
         let recorded = RecordingFactory()
-        // Once for the process: no other test here looks at metrics.
+        // Once for the process; servers of other tests report too, under other dimensions.
         MetricsSystem.bootstrap(recorded)
         var configuration = ServerConfiguration()
         configuration.drainSpread = .zero
         configuration.drainTimeout = .milliseconds(100)
+        configuration.metricDimensions = [("server", "metrics-test")]
+        func value(_ name: String, cause: String? = nil) -> Double? {
+            let dimensions = "server=metrics-test" + (cause.map { ",cause=\($0)" } ?? "")
+            return recorded.values["starling_\(name){\(dimensions)}"]
+        }
         let server = WebSocketServer(transport: OneClient(), configuration: configuration) {
             WebSocketRoute("/", WebSocketEndpoint(handler: EchoHandler()))
         }
         try await withThrowingTaskGroup(of: Void.self) { group in
             group.addTask { try await server.run() }
-            try await recorded.wait { values in
-                values["starling_messages_sent_total"] == 3
-                    && values["starling_refusals_total{cause=notAnUpgrade}"] == 1
+            for await _ in recorded.changes
+            where value("messages_sent_total") == 3 && value("refusals_total", cause: "notAnUpgrade") == 1 {
+                break
             }
-            #expect(recorded.values["starling_messages_received_total"] == 3)
-            #expect(recorded.values["starling_websockets_opened_total"] == 1)
-            #expect(recorded.values["starling_websockets"] == 1)
-            #expect(recorded.values["starling_bytes_sent_total"] ?? 0 > 100)
-            #expect(recorded.values["starling_loop_lag_nanoseconds"] != nil)
+            #expect(value("messages_received_total") == 3)
+            #expect(value("websockets_opened_total") == 1)
+            #expect(value("websockets") == 1)
+            #expect(value("bytes_sent_total") ?? 0 > 100)
+            #expect(value("loop_lag_nanoseconds") != nil)
             server.beginShutdown()
             try await group.waitForAll()
         }
-        #expect(recorded.values["starling_closes_total{cause=serverDraining}"] == 1)
-        #expect(recorded.values["starling_websockets"] == 0)
+        #expect(value("closes_total", cause: "serverDraining") == 1)
+        #expect(value("websockets") == 0)
     }
 }
 
@@ -81,40 +86,22 @@ private struct OneClient: Transport {
 
 /// Keeps the sum of each counter and the last value of each gauge, by label and dimensions.
 private final class RecordingFactory: MetricsFactory, Sendable {
-    private struct State {
-        var values: [String: Double] = [:]
-        var waiters:
-            [(
-                condition: @Sendable ([String: Double]) -> Bool,
-                continuation: CheckedContinuation<Void, Never>
-            )] = []
-    }
+    private let state = Mutex<[String: Double]>([:])
+    /// One element for each change, of which the newest is kept.
+    let changes: AsyncStream<Void>
+    private let changed: AsyncStream<Void>.Continuation
 
-    private let state = Mutex(State())
+    init() {
+        (self.changes, self.changed) = AsyncStream.makeStream(bufferingPolicy: .bufferingNewest(1))
+    }
 
     var values: [String: Double] {
-        self.state.withLock { $0.values }
-    }
-
-    /// Returns when the values satisfy a condition.
-    func wait(until condition: @escaping @Sendable ([String: Double]) -> Bool) async throws {
-        await withCheckedContinuation { continuation in
-            self.state.withLock { state in
-                if condition(state.values) { return continuation.resume() }
-                state.waiters.append((condition, continuation))
-            }
-        }
+        self.state.withLock { $0 }
     }
 
     fileprivate func change(_ name: String, _ body: (inout Double) -> Void) {
-        self.state.withLock { state in
-            body(&state.values[name, default: 0])
-            for (index, waiter) in state.waiters.enumerated().reversed() where waiter.condition(state.values)
-            {
-                state.waiters.remove(at: index)
-                waiter.continuation.resume()
-            }
-        }
+        self.state.withLock { body(&$0[name, default: 0]) }
+        self.changed.yield()
     }
 
     private func handler(_ label: String, _ dimensions: [(String, String)]) -> RecordingHandler {

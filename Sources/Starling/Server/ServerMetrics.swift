@@ -7,17 +7,23 @@ struct ServerMetrics {
     private let gauges: [Gauge?]
     private let closes: [Counter]
     private let refusals: [Counter]
-    private let lag = Gauge(label: "starling_loop_lag_nanoseconds")
+    private let lag: Gauge
 
-    init() {
-        self.counters = LoopFigures.names.map { $0.isGauge ? nil : Counter(label: "starling_\($0.name)") }
-        self.gauges = LoopFigures.names.map { $0.isGauge ? Gauge(label: "starling_\($0.name)") : nil }
+    /// Makes the metrics of a server, told apart from those of others by `dimensions`.
+    init(dimensions: [(String, String)]) {
+        self.counters = LoopFigures.names.map {
+            $0.isGauge ? nil : Counter(label: "starling_\($0.name)", dimensions: dimensions)
+        }
+        self.gauges = LoopFigures.names.map {
+            $0.isGauge ? Gauge(label: "starling_\($0.name)", dimensions: dimensions) : nil
+        }
         self.closes = CloseCause.Base.allCases.map {
-            Counter(label: "starling_closes_total", dimensions: [("cause", "\($0)")])
+            Counter(label: "starling_closes_total", dimensions: dimensions + [("cause", "\($0)")])
         }
         self.refusals = RefusalCause.allCases.map {
-            Counter(label: "starling_refusals_total", dimensions: [("cause", "\($0)")])
+            Counter(label: "starling_refusals_total", dimensions: dimensions + [("cause", "\($0)")])
         }
+        self.lag = Gauge(label: "starling_loop_lag_nanoseconds", dimensions: dimensions)
     }
 
     mutating func report(_ figures: LoopFigures, longestTick nanoseconds: UInt64) {

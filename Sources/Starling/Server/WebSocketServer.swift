@@ -60,7 +60,7 @@ public struct WebSocketServer<ServerTransport: Transport>: Service {
                 }
             }
             group.addTask {
-                var metrics = ServerMetrics()
+                var metrics = ServerMetrics(dimensions: context.configuration.metricDimensions)
                 while !Task.isCancelled {
                     metrics.report(context.figures(), longestTick: context.takeLongestTick())
                     try? await Task.sleep(for: .seconds(1))
