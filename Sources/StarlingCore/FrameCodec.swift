@@ -44,11 +44,15 @@ public struct FrameCodec: ~Copyable {
         package let role: Role
         package let limits: Limits
         let frameBytesMax: Int
+        /// The longest payload of ``FrameCodec/decodeShortMessage(in:)``.
+        let shortMessageBytesMax: Int
 
         package init(role: Role, limits: Limits) {
             self.role = role
             self.limits = limits
-            self.frameBytesMax = limits.frameBytesMax ?? limits.messageBytesMax
+            let frameBytesMax = limits.frameBytesMax ?? limits.messageBytesMax
+            self.frameBytesMax = frameBytesMax
+            self.shortMessageBytesMax = min(125, frameBytesMax, limits.messageBytesMax)
         }
 
         var peer: Role {
@@ -85,12 +89,38 @@ public struct FrameCodec: ~Copyable {
                     return try self.resume(partial, with: &bytes)
                 }
             }
+            if self.settings.role == .server, let message = try self.decodeShortMessage(in: &bytes) {
+                return .message(message)
+            }
             return try self.decodeWholeFrame(in: &bytes)
         } catch {
             self.failure = error
             self.partial = nil
             throw error
         }
+    }
+
+    /// The fastest path: what most clients send most of the time, a plain message of one frame with a one-byte length.
+    ///
+    /// Nil, with nothing consumed, for everything else, violations included.
+    @inline(__always)
+    @_lifetime(copy bytes)
+    private func decodeShortMessage(in bytes: inout MutableRawSpan) throws(ProtocolError) -> MessageView? {
+        guard bytes.byteCount >= 6 else { return nil }
+        // Six bytes are there, as just checked: flags and opcode, mask bit and length, and the key.
+        let first = unsafe bytes.unsafeLoad(fromUncheckedByteOffset: 0, as: UInt8.self)
+        let second = unsafe bytes.unsafeLoad(fromUncheckedByteOffset: 1, as: UInt8.self)
+        let payloadByteCount = Int(second) - 0x80
+        guard first == 0x81 || first == 0x82, payloadByteCount >= 0,
+            payloadByteCount <= self.settings.shortMessageBytesMax, payloadByteCount <= bytes.byteCount - 6
+        else { return nil }
+        let key = unsafe bytes.unsafeLoadUnaligned(fromUncheckedByteOffset: 2, as: UInt32.self)
+        bytes.removeFirst(6)
+        var payload = bytes.takeFirst(payloadByteCount)
+        MaskingKey(rawValue: key.littleEndian).apply(to: &payload)
+        let view = payload.immutable()
+        guard first == 0x82 || UTF8Validator.isValid(view) else { throw ProtocolError(.invalidUTF8) }
+        return MessageView(first == 0x81 ? .text : .binary, view)
     }
 
     /// The fast path: a message of one frame, or a control frame, that has arrived whole.
@@ -224,12 +254,14 @@ extension MutableRawSpan {
     }
 
     /// Removes the first `byteCount` bytes.
+    @inline(__always)
     @_lifetime(self: copy self)
     mutating func removeFirst(_ byteCount: Int) {
         _ = self.takeFirst(byteCount)
     }
 
     /// The same bytes, no longer to be changed.
+    @inline(__always)
     @_lifetime(copy self)
     consuming func immutable() -> RawSpan {
         // The exclusive access is given up with `self`, so that reading is all that is left.

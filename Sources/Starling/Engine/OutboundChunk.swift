@@ -127,13 +127,13 @@ struct OutboundSegment {
             let segment = self.encode(opcode, payload, isCompressed: isCompressed)
             return queue.append(segment, merging: true)
         }
-        let header = FrameHeader(
-            opcode: opcode,
-            isCompressed: isCompressed,
-            payloadByteCount: payload.byteCount
-        )
         // The space was just checked; the queue's segment has been lengthened by it.
-        unsafe FrameCodec.write(header, payload, to: self.chunk.base + self.used)
+        unsafe FrameCodec.write(
+            opcode,
+            payload,
+            isCompressed: isCompressed,
+            to: self.chunk.base + self.used
+        )
         self.used += byteCount
     }
 
