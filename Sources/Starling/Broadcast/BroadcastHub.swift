@@ -24,6 +24,8 @@ final class BroadcastHub: Sendable {
     private let immediate: (any ImmediateBroadcaster)?
     private let endpoint: Int
     private let needsInterest: Bool
+    /// The broadcaster, if it keeps histories.
+    let history: (any HistoryBroadcaster)?
 
     /// Bytes of publications from synchronous handlers that may wait for a broadcaster that suspends; a further one is
     /// dropped, and its publisher told so.
@@ -34,6 +36,7 @@ final class BroadcastHub: Sendable {
         self.immediate = broadcaster as? any ImmediateBroadcaster
         self.needsInterest = self.immediate?.deliversEverything != true
         self.endpoint = endpoint
+        self.history = broadcaster as? any HistoryBroadcaster
     }
 
     /// Connects hub and broadcaster; once, before anything else.

@@ -6,12 +6,22 @@ public struct Publication: Sendable {
     public let message: Message
     /// Its place in the topic's history, or nil for topics without one.
     public let position: StreamPosition?
+    /// Whether this stands for publications that are lost; `position` is the newest then.
+    let isGap: Bool
 
     /// Makes a publication.
     public init(_ message: Message, to topic: Topic, position: StreamPosition? = nil) {
         self.topic = topic
         self.message = message
         self.position = position
+        self.isGap = false
+    }
+
+    init(gapIn topic: Topic, newest: StreamPosition) {
+        self.topic = topic
+        self.message = .binary([])
+        self.position = newest
+        self.isGap = true
     }
 }
 
@@ -54,7 +64,25 @@ public protocol ImmediateBroadcaster: Broadcaster {
 
 /// Where a broadcaster hands over what arrives.
 public struct BroadcastSink: Sendable {
-    let hub: BroadcastHub
+    private let take: @Sendable (Publication) -> Void
+
+    init(hub: BroadcastHub) {
+        self.take = { hub.deliver($0) }
+    }
+
+    /// A sink of a test's own.
+    package init(
+        delivered: @escaping @Sendable (Publication) -> Void,
+        gap: @escaping @Sendable (Topic, StreamPosition) -> Void
+    ) {
+        self.take = { publication in
+            if publication.isGap, let newest = publication.position {
+                gap(publication.topic, newest)
+            } else {
+                delivered(publication)
+            }
+        }
+    }
 
     /// Delivers a publication to the server's subscribers.
     ///
@@ -62,7 +90,14 @@ public struct BroadcastSink: Sendable {
     ///
     /// Calls for one topic must come in the broker's order, one after the other.
     public func deliver(_ publication: Publication) {
-        self.hub.deliver(publication)
+        self.take(publication)
+    }
+
+    /// Says that publications of a topic with a history are lost: those before `newest` that were not delivered.
+    ///
+    /// Comes in order with what is delivered. Subscribers are told as ``PublicationFormat/gap`` says.
+    public func reportGap(in topic: Topic, newest: StreamPosition) {
+        self.take(Publication(gapIn: topic, newest: newest))
     }
 }
 

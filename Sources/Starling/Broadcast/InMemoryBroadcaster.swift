@@ -1,26 +1,56 @@
 /// A broadcaster for one process: publications reach every event loop of every server that it is attached to.
 ///
-/// At most once, in one order per topic on all loops, without history. Needs nothing to run.
-public final class InMemoryBroadcaster: ImmediateBroadcaster {
-    private let sinks = Lock<[BroadcastSink]>([])
+/// One order per topic on all loops. At most once, or with a history, which lives as long as the process. Needs nothing to
+/// run.
+public final class InMemoryBroadcaster: ImmediateBroadcaster, HistoryBroadcaster {
+    private struct State {
+        var sinks: [BroadcastSink] = []
+        var streams: [Topic: TopicStream] = [:]
+        var publishCount = 0
+    }
+
+    private let state = Lock(State())
+    private let limits: (@Sendable (Topic) -> HistoryLimits?)?
+    private let topicsMax: Int
+    private let now: @Sendable () -> ContinuousClock.Instant
 
     /// Makes a broadcaster.
-    public init() {}
+    ///
+    /// - Parameters:
+    ///   - historyTopicsMax: Topics whose history is kept at a time. When there are more, the one that was published to least
+    ///     recently is forgotten; subscribers that come back to it are told that they were not recovered.
+    ///   - history: How much of a topic is kept; nil for a topic without a history. Called for each publication, on any
+    ///     thread, and must always say the same of a topic.
+    public convenience init(
+        historyTopicsMax: Int = 10_000,
+        history: (@Sendable (Topic) -> HistoryLimits?)? = nil
+    ) {
+        self.init(historyTopicsMax: historyTopicsMax, now: { ContinuousClock.now }, history: history)
+    }
+
+    /// With a clock of a test's own.
+    package init(
+        historyTopicsMax: Int,
+        now: @escaping @Sendable () -> ContinuousClock.Instant,
+        history: (@Sendable (Topic) -> HistoryLimits?)?
+    ) {
+        precondition(historyTopicsMax > 0, "histories of no topic can be had without limits")
+        self.limits = history
+        self.topicsMax = historyTopicsMax
+        self.now = now
+    }
 
     /// Takes a sink.
     public func attach(_ sink: BroadcastSink) {
-        self.sinks.withLock { $0.append(sink) }
+        self.state.withLock { $0.sinks.append(sink) }
     }
 
     /// Hands the publication to every sink; always true.
     ///
     /// The lock is held meanwhile: it is what makes the order the same on all loops.
     public func tryPublish(_ message: Message, to topic: Topic) -> Bool {
-        self.sinks.withLock { sinks in
-            let publication = Publication(message, to: topic)
-            for sink in sinks { sink.deliver(publication) }
-            return true
-        }
+        _ = self.publish(message, topic, key: nil)
+        return true
     }
 
     /// Hands the publication to every sink.
@@ -28,13 +58,36 @@ public final class InMemoryBroadcaster: ImmediateBroadcaster {
     /// Does not suspend.
     @discardableResult
     public func publish(_ message: Message, to topic: Topic) async throws(BroadcastError) -> StreamPosition? {
-        _ = self.tryPublish(message, to: topic)
-        return nil
+        self.publish(message, topic, key: nil)
     }
 
-    /// True.
+    /// Hands the publication to every sink, unless the topic's history has one with this key.
     ///
-    /// all is in this process.
+    /// Does not suspend.
+    @discardableResult
+    public func publish(
+        _ message: Message,
+        to topic: Topic,
+        idempotencyKey: String
+    ) async throws(BroadcastError) -> StreamPosition? {
+        self.publish(message, topic, key: idempotencyKey)
+    }
+
+    /// The publications after a position; does not suspend.
+    public func history(
+        of topic: Topic,
+        after position: StreamPosition,
+        countMax: Int
+    ) async throws(BroadcastError) -> TopicHistory {
+        self.ask(topic) { $0.after(position, countMax: countMax) }
+    }
+
+    /// The last publications; does not suspend.
+    public func history(of topic: Topic, newest count: Int) async throws(BroadcastError) -> TopicHistory {
+        self.ask(topic) { $0.newest(count) }
+    }
+
+    /// True: all is in this process.
     public var deliversEverything: Bool { true }
     /// Does nothing.
     public func subscribe(to topics: Set<Topic>) async throws(BroadcastError) {}
@@ -44,5 +97,164 @@ public final class InMemoryBroadcaster: ImmediateBroadcaster {
     /// Waits for its cancellation.
     public func run() async throws(BroadcastError) {
         try? await Task.sleep(for: .seconds(1 << 40))
+    }
+
+    private func publish(_ message: Message, _ topic: Topic, key: String?) -> StreamPosition? {
+        let limits = self.limits?(topic)
+        let now = limits == nil ? nil : self.now()
+        return self.state.withLock { state in
+            var publication = Publication(message, to: topic)
+            if let limits, let now {
+                self.makeRoom(for: topic, in: &state)
+                state.publishCount += 1
+                let appended = state.streams[topic, default: TopicStream(limits)]
+                    .append(message, to: topic, key: key, at: now, number: state.publishCount)
+                guard appended.isNew else { return appended.position }
+                publication = Publication(message, to: topic, position: appended.position)
+            }
+            for sink in state.sinks { sink.deliver(publication) }
+            return publication.position
+        }
+    }
+
+    private func makeRoom(for topic: Topic, in state: inout State) {
+        guard state.streams[topic] == nil, state.streams.count >= self.topicsMax else { return }
+        // A tenth at once, so that the search is paid for by many publications.
+        let oldest = state.streams.sorted { $0.value.lastNumber < $1.value.lastNumber }
+        for (topic, _) in oldest.prefix(max(1, self.topicsMax / 10)) { state.streams[topic] = nil }
+    }
+
+    private func ask(
+        _ topic: Topic,
+        _ question: @Sendable (TopicStream) -> TopicHistory
+    ) -> TopicHistory {
+        guard let limits = self.limits?(topic) else {
+            return TopicHistory(publications: [], newest: nil, isComplete: false)
+        }
+        let now = self.now()
+        return self.state.withLock { state in
+            // Asking makes a stream too: the position that is answered must still hold when somebody publishes.
+            self.makeRoom(for: topic, in: &state)
+            state.streams[topic, default: TopicStream(limits)].removeExpired(at: now)
+            return question(state.streams[topic, default: TopicStream(limits)])
+        }
+    }
+}
+
+/// The last publications of a topic.
+private struct TopicStream {
+    private struct Entry {
+        let publication: Publication
+        let key: String?
+        let time: ContinuousClock.Instant
+    }
+
+    private let limits: HistoryLimits
+    private let epoch = UInt64.random(in: 1 ... .max)
+    private var entries = Deque<Entry>()
+    private var keys: [String: StreamPosition] = [:]
+    private var byteCount = 0
+    private var lastOffset: UInt64 = 0
+    /// Grows with each publication to any topic: whose is the smallest was published to least recently.
+    private(set) var lastNumber = 0
+
+    init(_ limits: HistoryLimits) {
+        self.limits = limits
+    }
+
+    private var position: StreamPosition {
+        StreamPosition(epoch: self.epoch, offset: self.lastOffset)
+    }
+
+    mutating func append(
+        _ message: Message,
+        to topic: Topic,
+        key: String?,
+        at time: ContinuousClock.Instant,
+        number: Int
+    ) -> (position: StreamPosition, isNew: Bool) {
+        self.removeExpired(at: time)
+        self.lastNumber = number
+        if let key, let known = self.keys[key] { return (known, false) }
+        self.lastOffset += 1
+        let position = self.position
+        self.entries.append(
+            Entry(
+                publication: Publication(message, to: topic, position: position),
+                key: key,
+                time: time
+            )
+        )
+        if let key { self.keys[key] = position }
+        self.byteCount += message.byteCount
+        while self.entries.count > self.limits.countMax || self.byteCount > self.limits.byteCountMax {
+            self.removeOldest()
+        }
+        return (position, true)
+    }
+
+    mutating func removeExpired(at now: ContinuousClock.Instant) {
+        while let oldest = self.entries.first, now - oldest.time > self.limits.ageMax { self.removeOldest() }
+    }
+
+    func after(_ position: StreamPosition, countMax: Int) -> TopicHistory {
+        let firstOffset = self.lastOffset - UInt64(self.entries.count) + 1
+        let isComplete =
+            position.epoch == self.epoch && position.offset + 1 >= firstOffset
+            && position.offset <= self.lastOffset
+        let skipped = isComplete ? Int(position.offset + 1 - firstOffset) : 0
+        return TopicHistory(
+            publications: self.entries.elements(from: skipped, countMax: countMax).map(\.publication),
+            newest: self.position,
+            isComplete: isComplete
+        )
+    }
+
+    func newest(_ count: Int) -> TopicHistory {
+        let skipped = max(0, self.entries.count - count)
+        return TopicHistory(
+            publications: self.entries.elements(from: skipped, countMax: count).map(\.publication),
+            newest: self.position,
+            isComplete: true
+        )
+    }
+
+    private mutating func removeOldest() {
+        let oldest = self.entries.removeFirst()
+        self.byteCount -= oldest.publication.message.byteCount
+        if let key = oldest.key { self.keys[key] = nil }
+    }
+}
+
+/// An array that gives up elements at its front without moving the rest each time.
+private struct Deque<Element> {
+    private var storage: [Element?] = []
+    private var start = 0
+
+    var count: Int {
+        self.storage.count - self.start
+    }
+
+    var first: Element? {
+        self.start < self.storage.count ? self.storage[self.start] : nil
+    }
+
+    mutating func append(_ element: Element) {
+        self.storage.append(element)
+    }
+
+    mutating func removeFirst() -> Element {
+        guard let element = self.first else { preconditionFailure("an element was taken of none") }
+        self.storage[self.start] = nil
+        self.start += 1
+        if self.start > 32, self.start > self.storage.count / 2 {
+            self.storage.removeFirst(self.start)
+            self.start = 0
+        }
+        return element
+    }
+
+    func elements(from index: Int, countMax: Int) -> [Element] {
+        self.storage[self.start...].dropFirst(index).prefix(max(0, countMax)).compactMap { $0 }
     }
 }

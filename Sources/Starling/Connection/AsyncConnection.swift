@@ -125,6 +125,7 @@ internal import Synchronization
         case .connectionLost: rare.end = .failed(WebSocketError(.connectionLost, closeCode: code))
         case .protocolViolation, .limitExceeded:
             rare.end = .failed(WebSocketError(.protocolViolation, closeCode: code))
+        case .publicationsLost: rare.end = .failed(WebSocketError(.publicationsLost, closeCode: code))
         case .slowConsumer: rare.end = .failed(WebSocketError(.slowConsumer, closeCode: code))
         default: rare.end = .failed(WebSocketError(.timedOut, closeCode: code))
         }
@@ -400,7 +401,7 @@ internal import Synchronization
     }
 
     /// Runs a piece of work in the loop's tick and returns its result.
-    private func onLoop<Value: Sendable>(
+    func onLoop<Value: Sendable>(
         orElse missing: Value,
         _ work: @escaping @Sendable (ConnectionDriver) -> Value
     ) async -> Value {
@@ -416,4 +417,19 @@ enum SubscriptionOutcome: Sendable {
     case subscribed(BroadcastHub)
     case tooMany
     case closed
+}
+
+/// What became of the begin of a subscription from a position on.
+enum RecoveryOutcome: Sendable {
+    case began(BroadcastHub)
+    case tooMany
+    case closed
+}
+
+/// How far a recovery is.
+enum RecoveryProgress: Sendable {
+    case readOn
+    case finished
+    /// The connection or the subscription is gone.
+    case ended
 }

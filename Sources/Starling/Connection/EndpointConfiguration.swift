@@ -18,6 +18,8 @@ public struct EndpointConfiguration: Sendable {
     public var inboundByteCountMax = 256 << 10
     /// Topics that one connection may subscribe to; a further one fails.
     public var subscriptionsMax = 1024
+    /// What subscribers are sent for a publication, and for a gap.
+    public var publicationFormat = PublicationFormat()
     /// Which pages may connect.
     public var origins = OriginPolicy.sameHost
     /// permessage-deflate, or nil to decline it.

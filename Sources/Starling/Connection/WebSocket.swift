@@ -73,6 +73,28 @@ public struct WebSocket: Sendable, AsyncSequence {
         try await self.connection.subscribe(to: topic)
     }
 
+    /// Subscribes to a topic from a position on: what was published since is sent first, and live publications follow
+    /// without a gap, a duplicate or a change of order.
+    ///
+    /// If the history does not reach back so far, or has begun anew, the subscription starts with what is published from
+    /// now on, and says so. A subscription to the topic that there is begins anew.
+    ///
+    /// Suspends until the connection is up to date; a peer that reads slowly is not hurried.
+    ///
+    /// - Parameters:
+    ///   - topic: The topic.
+    ///   - position: The last publication that the client has; nil for those from now on.
+    ///   - prologue: Makes a message that goes out before the first publication, to tell the client what it gets.
+    /// - Throws: If the connection is closing, is subscribed to too many topics, or the broadcaster fails.
+    @discardableResult
+    public func subscribe(
+        to topic: Topic,
+        from position: StreamPosition?,
+        prologue: (@Sendable (TopicSubscription) -> Message)? = nil
+    ) async throws(WebSocketError) -> TopicSubscription {
+        try await SubscriptionRecovery(self.connection, topic, prologue).run(from: position)
+    }
+
     /// Ends a subscription, if there is one.
     public func unsubscribe(from topic: Topic) async {
         await self.connection.unsubscribe(from: topic)

@@ -4,7 +4,8 @@ public struct CloseCause: Hashable, Sendable, CustomStringConvertible {
         case none, peerClosed, applicationClosed, connectionLost, protocolViolation, limitExceeded,
             slowConsumer
         case pingTimeout, idleTimeout, lifetimeReached, closeTimeout, writeTimeout, handshakeTimeout
-        case authenticationTimeout, serverDraining, handlerFailed, refused, responded, memoryExhausted
+        case authenticationTimeout, serverDraining, handlerFailed, refused, responded, memoryExhausted,
+            publicationsLost
     }
     let base: Base
 
@@ -39,6 +40,8 @@ public struct CloseCause: Hashable, Sendable, CustomStringConvertible {
     public static let serverDraining = CloseCause(base: .serverDraining)
     /// The server's connections held as much as they may together.
     public static let memoryExhausted = CloseCause(base: .memoryExhausted)
+    /// Publications were lost that a subscriber should have got, and there was no other way to tell it.
+    public static let publicationsLost = CloseCause(base: .publicationsLost)
     /// The handler threw an error.
     public static let handlerFailed = CloseCause(base: .handlerFailed)
     /// The handshake was refused.

@@ -36,6 +36,78 @@ extension ConnectionDriver {
         return self.subscribe(index, to: topic) ? .subscribed(endpoint.hub) : .tooMany
     }
 
+    // MARK: - From a position on
+
+    /// Subscribes, with live publications held back until ``finishRecovery(_:of:in:)``; a subscription that there was
+    /// begins anew.
+    func beginRecovery(_ id: ConnectionID, to topic: Topic) -> RecoveryOutcome {
+        guard self.isOpen(id), let index = self.index(of: id),
+            let endpoint = unsafe self.slots.pointer(index).pointee.endpoint
+        else { return .closed }
+        // Not unsubscribed first: the hub would see a topic without subscribers.
+        let isSubscribed = endpoint.topics.isSubscribed(index, to: topic, in: self.slots)
+        guard isSubscribed || self.subscribe(index, to: topic) else { return .tooMany }
+        guard let entry = endpoint.topics.subscribers(of: topic) else { return .closed }
+        entry.recovering[UInt32(index)] = Recovery()
+        return .began(endpoint.hub)
+    }
+
+    /// Sends publications of the history until the outbound buffer is above its high watermark; how many were taken.
+    ///
+    /// Nil if the connection is closing.
+    func replay(_ publications: ArraySlice<Publication>, to id: ConnectionID) -> Int? {
+        guard let index = self.index(of: id), let endpoint = unsafe self.slots.pointer(index).pointee.endpoint
+        else { return nil }
+        for (count, publication) in publications.enumerated() {
+            let message = endpoint.format(publication)
+            switch self.send(message.kind, message.bytes, to: index) {
+            case .sent: continue
+            case .buffered: return count + 1
+            case .dropped: return nil
+            }
+        }
+        return publications.count
+    }
+
+    /// Goes on with a recovery that has sent everything up to `cursor`: finished if what waits connects to it.
+    func continueRecovery(
+        _ id: ConnectionID,
+        of topic: Topic,
+        after cursor: StreamPosition?,
+        newest: StreamPosition?
+    ) -> RecoveryProgress {
+        guard let index = self.index(of: id),
+            let endpoint = unsafe self.slots.pointer(index).pointee.endpoint,
+            let entry = endpoint.topics.subscribers(of: topic),
+            let recovery = entry.recovering[UInt32(index)]
+        else { return .ended }
+        var waiting = recovery.pending
+        // A topic without a history: nothing connects, and what waits is all there is.
+        if let cursor, let newest {
+            switch recovery.next(after: cursor, newest: newest) {
+            case .readOn: return .readOn
+            case .finish(let publications): waiting = publications
+            }
+        }
+        entry.recovering[UInt32(index)] = nil
+        for publication in waiting {
+            let message = endpoint.format(publication)
+            guard self.send(message.kind, message.bytes, to: index) != .dropped else { return .ended }
+        }
+        return .finished
+    }
+
+    /// Tells one subscriber of a gap, or sends it away; false if it is gone.
+    func reportGap(_ gap: TopicGap, to id: ConnectionID) -> Bool {
+        guard let index = self.index(of: id), let endpoint = unsafe self.slots.pointer(index).pointee.endpoint
+        else { return false }
+        guard let message = endpoint.configuration.publicationFormat.gap?(gap) else {
+            self.closeForGap(index)
+            return false
+        }
+        return self.send(message.kind, message.bytes, to: index) != .dropped
+    }
+
     func unsubscribeFromAll(_ index: Int) {
         let slot = unsafe self.slots.pointer(index)
         guard let endpoint = unsafe slot.pointee.endpoint else { return }
@@ -60,7 +132,11 @@ extension ConnectionDriver {
     /// by reference.
     private func deliver(_ publication: Publication, _ endpoint: LoopEndpoint) {
         guard let entry = endpoint.topics.subscribers(of: publication.topic) else { return }
-        let opcode = publication.message.kind.opcode
+        guard
+            let message = publication.isGap
+                ? self.gapMessage(for: publication, endpoint, entry) : endpoint.format(publication)
+        else { return }
+        let opcode = message.kind.opcode
         let topic = entry.number
         var plain: OutboundSegment?
         var compressed: [(windowBits: Int, segment: OutboundSegment)] = []
@@ -70,6 +146,10 @@ extension ConnectionDriver {
             let index = Int(subscriber)
             let slot = unsafe self.slots.pointer(index)
             guard unsafe slot.pointee.closing.isOpen else { continue }
+            if !entry.recovering.isEmpty, let recovery = entry.recovering[subscriber] {
+                recovery.append(publication)
+                continue
+            }
             var segment: OutboundSegment?
             if unsafe slot.pointee.flags.contains(.compressing),
                 let deflate = unsafe slot.pointee.details?.deflate
@@ -77,7 +157,7 @@ extension ConnectionDriver {
                 let bits = deflate.agreed.serverMaxWindowBits
                 if deflate.keepsContext {
                     // A window of its own: the bytes are different for each such connection.
-                    if let bytes = self.compress(publication.message.bytes, for: deflate, index) {
+                    if let bytes = self.compress(message.bytes, for: deflate, index) {
                         segment = unsafe self.published.encode(
                             opcode,
                             bytes.span.bytes,
@@ -88,7 +168,7 @@ extension ConnectionDriver {
                     }
                 } else if let known = compressed.first(where: { $0.windowBits == bits }) {
                     segment = known.segment
-                } else if let bytes = self.compressors.deflate(publication.message.bytes, for: deflate) {
+                } else if let bytes = self.compressors.deflate(message.bytes, for: deflate) {
                     let made = unsafe self.published.encode(
                         opcode,
                         bytes.span.bytes,
@@ -104,7 +184,7 @@ extension ConnectionDriver {
                 if plain == nil {
                     plain = self.published.encode(
                         opcode,
-                        publication.message.bytes,
+                        message.bytes,
                         isCompressed: false,
                         topic: topic
                     )
@@ -113,6 +193,37 @@ extension ConnectionDriver {
             }
             if let segment { self.append(segment, to: index, endpoint) }
         }
+    }
+
+    /// What tells of a gap; nil if subscribers are to be sent away instead, which is done then.
+    private func gapMessage(
+        for publication: Publication,
+        _ endpoint: LoopEndpoint,
+        _ entry: TopicEntry
+    ) -> Message? {
+        guard let newest = publication.position else { return nil }
+        let gap = TopicGap(topic: publication.topic, newest: newest)
+        if let message = endpoint.configuration.publicationFormat.gap?(gap) { return message }
+        // A copy: closing takes subscribers out of the list.
+        for subscriber in Array(entry.subscribers) {
+            if let recovery = entry.recovering[subscriber] {
+                recovery.append(publication)
+            } else {
+                self.closeForGap(Int(subscriber))
+            }
+        }
+        return nil
+    }
+
+    private func closeForGap(_ index: Int) {
+        let slot = unsafe self.slots.pointer(index)
+        guard unsafe slot.pointee.closing.isOpen else { return }
+        self.fail(
+            index,
+            .tryAgainLater,
+            reason: "publications were lost: subscribe anew",
+            cause: .publicationsLost
+        )
     }
 
     /// Adds a publication to a subscriber's outbound buffer, or does with it what the policy for slow consumers says.

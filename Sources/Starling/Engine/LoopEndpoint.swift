@@ -28,6 +28,11 @@ final class LoopEndpoint {
     let keepsPublicationsApart: Bool
     let limitsRates: Bool
 
+    /// What subscribers are sent for a publication.
+    func format(_ publication: Publication) -> Message {
+        self.configuration.publicationFormat.publication?(publication) ?? publication.message
+    }
+
     init(_ endpoint: WebSocketEndpoint, index: Int, path: String, hub: BroadcastHub) {
         let configuration = endpoint.configuration
         self.index = index

@@ -5,6 +5,8 @@ final class TopicEntry {
     let number: UInt32
     /// The subscribers' slots, in no order.
     var subscribers: [UInt32] = []
+    /// Those of them that are being brought up to date, and get nothing live until they are.
+    var recovering: [UInt32: Recovery] = [:]
 
     init(topic: Topic, number: UInt32) {
         self.topic = topic
@@ -29,6 +31,10 @@ struct TopicTable: ~Copyable {
 
     func subscribers(of topic: Topic) -> TopicEntry? {
         self.entries[topic]
+    }
+
+    func isSubscribed(_ index: Int, to topic: Topic, in slots: borrowing Slots) -> Bool {
+        unsafe slots.pointer(index).pointee.subscriptions.contains { $0.entry.topic == topic }
     }
 
     /// Adds a subscriber; says whether it is the loop's first of the topic, or nil if it was one before.
@@ -62,6 +68,7 @@ struct TopicTable: ~Copyable {
     /// Takes a subscriber's place away, moves the last one there, and says whether the topic is now empty.
     mutating func remove(_ subscription: Subscription, in slots: borrowing Slots) -> Bool {
         let entry = subscription.entry
+        if !entry.recovering.isEmpty { entry.recovering[entry.subscribers[subscription.position]] = nil }
         let moved = entry.subscribers.removeLast()
         if subscription.position < entry.subscribers.count {
             entry.subscribers[subscription.position] = moved

@@ -1,0 +1,104 @@
+/// A broadcaster that keeps the last publications of some topics, so that a subscriber that was away gets what it
+/// missed.
+///
+/// Which topics have a history is the broadcaster's configuration. Their publications carry positions, whose offsets
+/// grow by one; a broadcaster delivers them without a gap, or calls ``BroadcastSink/reportGap(in:newest:)``.
+public protocol HistoryBroadcaster: Broadcaster {
+    /// The publications after a position, oldest first.
+    ///
+    /// - Parameter countMax: A page: the newest may be missing if there are more. Ask again after the last one then.
+    func history(
+        of topic: Topic,
+        after position: StreamPosition,
+        countMax: Int
+    ) async throws(BroadcastError) -> TopicHistory
+
+    /// The last publications, oldest first; none for 0, which asks for the newest position alone.
+    func history(of topic: Topic, newest count: Int) async throws(BroadcastError) -> TopicHistory
+
+    /// Publishes, unless a publication with this key is in the topic's history already: its position is returned then.
+    ///
+    /// Makes it safe to publish again after an error that left open what had happened.
+    @discardableResult
+    func publish(
+        _ message: Message,
+        to topic: Topic,
+        idempotencyKey: String
+    ) async throws(BroadcastError) -> StreamPosition?
+}
+
+/// What a topic's history said.
+public struct TopicHistory: Sendable {
+    /// Publications with their positions, oldest first, without a gap between them.
+    public let publications: [Publication]
+    /// The position of the topic's newest publication, offset 0 before the first; nil for a topic without a history.
+    public let newest: StreamPosition?
+    /// Whether nothing is missing between the position that was asked for and the first publication.
+    ///
+    /// False if the window has passed it, or if the history was lost and began anew.
+    public let isComplete: Bool
+
+    /// Makes an answer; broadcasters of applications do.
+    public init(publications: [Publication], newest: StreamPosition?, isComplete: Bool) {
+        self.publications = publications
+        self.newest = newest
+        self.isComplete = isComplete
+    }
+}
+
+/// How much of a topic is kept.
+///
+/// The oldest publications go as soon as one of the bounds is passed.
+public struct HistoryLimits: Sendable, Hashable {
+    /// Publications.
+    public var countMax: Int
+    /// Bytes of their payloads together.
+    public var byteCountMax: Int
+    /// Their age.
+    public var ageMax: Duration
+
+    /// Makes limits: 1,000 publications, 1 MiB, 5 minutes unless told otherwise.
+    public init(countMax: Int = 1000, byteCountMax: Int = 1 << 20, ageMax: Duration = .seconds(300)) {
+        precondition(
+            countMax > 0 && byteCountMax > 0 && ageMax > .zero,
+            "a history without room is none: return nil for this topic"
+        )
+        self.countMax = countMax
+        self.byteCountMax = byteCountMax
+        self.ageMax = ageMax
+    }
+}
+
+/// What a subscription began with.
+public struct TopicSubscription: Sendable, Hashable {
+    /// The topic.
+    public let topic: Topic
+    /// The position behind which everything is delivered, replayed or live: the one that was asked for if
+    /// ``isRecovered``, the newest one otherwise. Nil for a topic without a history.
+    public let position: StreamPosition?
+    /// Whether everything since the position that was asked for is delivered; true if none was asked for.
+    public let isRecovered: Bool
+}
+
+/// A hole in what a subscriber of a topic with a history has got.
+public struct TopicGap: Sendable, Hashable {
+    /// The topic.
+    public let topic: Topic
+    /// The position behind which everything is delivered again.
+    public let newest: StreamPosition
+}
+
+/// What subscribers are sent; the default is the published message itself.
+public struct PublicationFormat: Sendable {
+    /// Makes the message for a publication, to show its position for example.
+    ///
+    /// Called once per event loop and publication, on the loop's thread: it must be quick and must not block.
+    public var publication: (@Sendable (Publication) -> Message)?
+    /// Makes the message that tells a subscriber of a gap.
+    ///
+    /// Without one the connection is closed with 1013 (try again later), so that nothing is lost in silence.
+    public var gap: (@Sendable (TopicGap) -> Message)?
+
+    /// The default.
+    public init() {}
+}

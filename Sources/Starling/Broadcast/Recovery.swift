@@ -1,0 +1,49 @@
+/// A subscriber that is being brought up to date from the history, as its loop sees it.
+///
+/// Live publications wait here meanwhile. They are a convenience, not a promise: if too many bytes come together they are
+/// let go, and read from the history like the rest.
+final class Recovery {
+    private(set) var pending: [Publication] = []
+    private var byteCount = 0
+    /// Whether live publications were let go, so that ``pending`` says nothing about what came before it.
+    private var hasOverflown = false
+
+    /// Bytes of live publications that may wait for one subscriber.
+    static let byteCountMax = 256 << 10
+
+    func append(_ publication: Publication) {
+        self.byteCount += publication.message.byteCount
+        guard self.byteCount <= Self.byteCountMax, !publication.isGap else {
+            self.pending = []
+            self.byteCount = 0
+            self.hasOverflown = true
+            return
+        }
+        self.pending.append(publication)
+    }
+
+    /// What to do when everything up to `cursor` has been sent, and `newest` was the newest in the history at the time.
+    func next(after cursor: StreamPosition, newest: StreamPosition) -> Step {
+        if let first = self.pending.first?.position {
+            let isConnected = first.epoch == cursor.epoch && first.offset <= cursor.offset + 1
+            guard isConnected else { return .readOn }
+            return .finish(
+                self.pending.filter { $0.position.map { $0.offset > cursor.offset } ?? true }
+            )
+        }
+        if self.hasOverflown {
+            self.hasOverflown = false
+            return .readOn
+        }
+        return cursor == newest ? .finish([]) : .readOn
+    }
+
+    enum Step {
+        /// The history has more.
+        case readOn
+        /// These live publications close the gap; from now on the subscriber is served like any other.
+        case finish([Publication])
+    }
+}
+
+@available(*, unavailable) extension Recovery: Sendable {}

@@ -1,0 +1,134 @@
+/// Brings a subscriber from a position in a topic's history to what is live.
+///
+/// First the subscription: live publications are held back from then on. Then the history, page by page, until the held
+/// ones connect to what was sent.
+struct SubscriptionRecovery {
+    private let connection: AsyncConnection
+    private let topic: Topic
+    private let prologue: (@Sendable (TopicSubscription) -> Message)?
+
+    /// Publications that are read from the history at once.
+    static let pageCountMax = 256
+
+    init(
+        _ connection: AsyncConnection,
+        _ topic: Topic,
+        _ prologue: (@Sendable (TopicSubscription) -> Message)?
+    ) {
+        self.connection = connection
+        self.topic = topic
+        self.prologue = prologue
+    }
+
+    func run(from start: StreamPosition?) async throws(WebSocketError) -> TopicSubscription {
+        let hub = try await self.begin()
+        do {
+            return try await self.recover(from: start, hub)
+        } catch {
+            await self.connection.unsubscribe(from: self.topic)
+            throw error
+        }
+    }
+
+    private func begin() async throws(WebSocketError) -> BroadcastHub {
+        let (id, topic) = (self.connection.id, self.topic)
+        switch await self.connection.onLoop(orElse: .closed, { $0.beginRecovery(id, to: topic) }) {
+        case .began(let hub): return hub
+        case .tooMany: throw WebSocketError(.tooManySubscriptions)
+        case .closed: throw WebSocketError(.closed)
+        }
+    }
+
+    private func recover(
+        from start: StreamPosition?,
+        _ hub: BroadcastHub
+    ) async throws(WebSocketError) -> TopicSubscription {
+        try await self.asking { () async throws(BroadcastError) in
+            try await hub.waitUntilSubscribed(to: self.topic)
+        }
+        var page = try await self.page(after: start, hub)
+        let isRecovered = start == nil || page.isComplete
+        let base = start.flatMap { isRecovered ? $0 : nil } ?? page.newest
+        let subscription = TopicSubscription(topic: self.topic, position: base, isRecovered: isRecovered)
+        if let prologue = self.prologue { try await self.connection.sendSlowly(prologue(subscription)) }
+
+        var cursor = base
+        // What an incomplete history still has is not wanted: it would follow a hole.
+        var publications = isRecovered && start != nil ? page.publications : []
+        while true {
+            if let last = try await self.replay(publications) { cursor = last }
+            switch await self.progress(cursor, newest: page.newest) {
+            case .finished: return subscription
+            case .ended: throw WebSocketError(.closed)
+            case .readOn: break
+            }
+            page = try await self.page(after: cursor, hub)
+            publications = page.publications
+            if !page.isComplete {
+                // The window has passed the subscriber while it was being brought up to date.
+                try await self.reportGap(page.newest)
+                cursor = page.newest
+                publications = []
+            }
+        }
+    }
+
+    private func page(after cursor: StreamPosition?, _ hub: BroadcastHub) async throws(WebSocketError)
+        -> TopicHistory
+    {
+        guard let history = hub.history else {
+            return TopicHistory(publications: [], newest: nil, isComplete: cursor == nil)
+        }
+        return try await self.asking { () async throws(BroadcastError) in
+            if let cursor {
+                try await history.history(of: self.topic, after: cursor, countMax: Self.pageCountMax)
+            } else {
+                try await history.history(of: self.topic, newest: 0)
+            }
+        }
+    }
+
+    /// Sends publications, in portions that the peer takes; returns the last one's position.
+    private func replay(_ publications: [Publication]) async throws(WebSocketError) -> StreamPosition? {
+        let id = self.connection.id
+        var rest = publications[...]
+        while !rest.isEmpty {
+            let portion = rest
+            guard let count = await self.connection.onLoop(orElse: nil, { $0.replay(portion, to: id) }) else {
+                throw WebSocketError(.closed)
+            }
+            rest = rest.dropFirst(count)
+            if !rest.isEmpty {
+                self.connection.passedHighWatermark()
+                await self.connection.waitUntilDrained()
+                if Task.isCancelled { throw WebSocketError(.closed) }
+            }
+        }
+        return publications.last?.position
+    }
+
+    private func progress(_ cursor: StreamPosition?, newest: StreamPosition?) async -> RecoveryProgress {
+        let (id, topic) = (self.connection.id, self.topic)
+        return await self.connection.onLoop(orElse: .ended) {
+            $0.continueRecovery(id, of: topic, after: cursor, newest: newest)
+        }
+    }
+
+    private func reportGap(_ newest: StreamPosition?) async throws(WebSocketError) {
+        guard let newest else { throw WebSocketError(.publicationsLost) }
+        let (id, gap) = (self.connection.id, TopicGap(topic: self.topic, newest: newest))
+        guard await self.connection.onLoop(orElse: false, { $0.reportGap(gap, to: id) }) else {
+            throw WebSocketError(.publicationsLost)
+        }
+    }
+
+    private func asking<Answer>(
+        _ question: () async throws(BroadcastError) -> Answer
+    ) async throws(WebSocketError) -> Answer {
+        do {
+            return try await question()
+        } catch {
+            throw WebSocketError(.broadcasting, underlying: error)
+        }
+    }
+}
