@@ -40,6 +40,7 @@ let package = Package(
         .library(name: "StarlingDeflate", targets: ["StarlingDeflate"]),
         .library(name: "Starling", targets: ["Starling"]),
         .library(name: "StarlingNative", targets: ["StarlingNative"]),
+        .library(name: "StarlingRedis", targets: ["StarlingRedis"]),
         .library(name: "StarlingTesting", targets: ["StarlingTesting"]),
     ],
     dependencies: [
@@ -89,6 +90,19 @@ let package = Package(
             name: "StarlingNative",
             dependencies: [
                 "Starling", "CStarlingLinux", "COpenSSL", .product(name: "Logging", package: "swift-log"),
+            ],
+            swiftSettings: settings
+        ),
+
+        // Publications between nodes by way of Redis.
+        .target(
+            name: "CHiredis",
+            linkerSettings: [.linkedLibrary("hiredis")]
+        ),
+        .target(
+            name: "StarlingRedis",
+            dependencies: [
+                "Starling", "StarlingCore", "CHiredis", .product(name: "Logging", package: "swift-log"),
             ],
             swiftSettings: settings
         ),
@@ -200,6 +214,12 @@ let package = Package(
         .testTarget(
             name: "StarlingNativeTests",
             dependencies: ["Starling", "StarlingCore", "StarlingNative"],
+            swiftSettings: settings
+        ),
+
+        .testTarget(
+            name: "StarlingRedisTests",
+            dependencies: ["Starling", "StarlingNative", "StarlingRedis", "StarlingTesting"],
             swiftSettings: settings
         ),
 

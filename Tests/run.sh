@@ -7,7 +7,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=../Examples/Support/setup.sh
 source Examples/Support/setup.sh
-install_missing $build_packages openssl
+install_missing $build_packages openssl redis-server
 require_swift
 
 case "${1:-}" in

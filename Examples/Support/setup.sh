@@ -4,8 +4,8 @@
 #   install_missing libssl-dev zlib1g-dev   # Debian packages; nothing happens if they are there
 #   require_swift                           # a toolchain cannot be installed from Debian: says where to get one
 
-# What the native transport and permessage-deflate are compiled against.
-build_packages="libssl-dev zlib1g-dev"
+# What the native transport, permessage-deflate and the Redis broadcaster are compiled against.
+build_packages="libssl-dev zlib1g-dev libhiredis-dev"
 
 # Installs those of the named Debian packages that are missing, and says so. Asks for root only then.
 install_missing() {

@@ -23,6 +23,14 @@ int starling_epoll_control(int epoll, int operation, int descriptor, uint64_t to
     return epoll_ctl(epoll, operations[operation], descriptor, &event) == 0 ? 0 : errno;
 }
 
+int starling_epoll_once(int epoll, _Bool is_new, int descriptor, uint64_t token, _Bool reading, _Bool writing) {
+    struct epoll_event event;
+    memset(&event, 0, sizeof event);
+    event.events = EPOLLONESHOT | (reading ? EPOLLIN : 0u) | (writing ? EPOLLOUT : 0u);
+    event.data.u64 = token;
+    return epoll_ctl(epoll, is_new ? EPOLL_CTL_ADD : EPOLL_CTL_MOD, descriptor, &event) == 0 ? 0 : errno;
+}
+
 int starling_epoll_wait(int epoll, starling_event *events, int count, int milliseconds) {
     struct epoll_event ready[events_max];
     int got = epoll_wait(epoll, ready, count < events_max ? count : events_max, milliseconds);

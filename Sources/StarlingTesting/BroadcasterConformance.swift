@@ -150,7 +150,10 @@ public struct BroadcasterConformance: Sendable {
         for number in 1...50 { try await nodes[0].broadcaster.publish(.text("\(number)"), to: topic) }
         let reader = try nodes.history(1)
         let newest = try await reader.history(of: topic, newest: 5)
-        try expect(newest.publications.map(\.message.text) == (46...50).map { "\($0)" }, "not the newest five")
+        try expect(
+            newest.publications.map(\.message.text) == (46...50).map { "\($0)" },
+            "not the newest five"
+        )
         let end = try unwrap(newest.newest, "no newest position")
         try expect(end.offset == 50, "the newest offset is \(end.offset)")
         let nothing = try await reader.history(of: topic, newest: 0)
@@ -184,7 +187,7 @@ public struct BroadcasterConformance: Sendable {
             try expect(!answer.isComplete, "a position that never was is complete")
             try expect(
                 answer.newest == position,
-                "the newest position is \(String(describing: answer.newest))"
+                "another newest position than the last one's"
             )
         }
     }

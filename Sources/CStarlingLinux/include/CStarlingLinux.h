@@ -19,6 +19,8 @@ int starling_epoll_create(void);
 // operation: 0 adds, 1 modifies, 2 removes. Returns 0, or an errno.
 int starling_epoll_control(int epoll, int operation, int descriptor, uint64_t token, _Bool reading, _Bool writing,
                            _Bool exclusive);
+// The same, for one event: then the descriptor is silent, hang-ups included, until it is modified.
+int starling_epoll_once(int epoll, _Bool is_new, int descriptor, uint64_t token, _Bool reading, _Bool writing);
 // Returns the number of events, or a negated errno.
 int starling_epoll_wait(int epoll, starling_event *events, int count, int milliseconds);
 

@@ -30,6 +30,8 @@ final class BroadcastHub: Sendable {
     /// Bytes of publications from synchronous handlers that may wait for a broadcaster that suspends; a further one is
     /// dropped, and its publisher told so.
     static let queuedByteCountMax = 8 << 20
+    /// How long the broadcaster is left alone after it failed to subscribe.
+    private static let retryDelay = Duration.seconds(1)
 
     init(_ broadcaster: any Broadcaster, endpoint: Int) {
         self.broadcaster = broadcaster
@@ -133,6 +135,7 @@ final class BroadcastHub: Sendable {
                     failure = error
                 }
                 self.finishSubscribing(to: added, failure)
+                if failure != nil { try? await Task.sleep(for: Self.retryDelay) }
             }
             // A failure to unsubscribe costs traffic for nobody, not correctness; the broadcaster logs it.
             if !removed.isEmpty { try? await self.broadcaster.unsubscribe(from: removed) }
@@ -175,7 +178,8 @@ final class BroadcastHub: Sendable {
         self.state.withLock { state in
             let wanted = state.changed.filter { state.interest[$0] != nil }
             let added = wanted.subtracting(state.active)
-            let removed = state.changed.subtracting(wanted).intersection(state.active)
+            // Those that failed included: the broadcaster may have subscribed to them none the less.
+            let removed = state.changed.subtracting(wanted)
             state.active.subtract(removed)
             state.changed = []
             defer {
@@ -188,7 +192,12 @@ final class BroadcastHub: Sendable {
 
     private func finishSubscribing(to topics: Set<Topic>, _ failure: BroadcastError?) {
         let waiters = self.state.withLock { state in
-            if failure == nil { state.active.formUnion(topics) }
+            if failure == nil {
+                state.active.formUnion(topics)
+            } else {
+                // Their subscribers are still there; the next round tries again.
+                state.changed.formUnion(topics)
+            }
             return topics.flatMap { state.waiters.removeValue(forKey: $0) ?? [] }
         }
         for waiter in waiters { waiter.resume(returning: failure) }

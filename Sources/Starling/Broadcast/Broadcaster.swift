@@ -37,6 +37,8 @@ public protocol Broadcaster: AnyObject, Sendable {
     func attach(_ sink: BroadcastSink)
 
     /// The node's first subscriber of these topics has come. Returns when publications made from now on will arrive.
+    ///
+    /// After an error it is called again, as long as there are subscribers; topics that are subscribed already do no harm.
     func subscribe(to topics: Set<Topic>) async throws(BroadcastError)
 
     /// The node's last subscriber of these topics has gone.
@@ -50,6 +52,16 @@ public protocol Broadcaster: AnyObject, Sendable {
 
     /// Does whatever the broadcaster must do in the background, until its task is cancelled.
     func run() async throws(BroadcastError)
+
+    /// Whether publications of other nodes arrive, as far as is known; `/ready` asks, on any thread.
+    ///
+    /// True unless the broadcaster says otherwise.
+    var isReady: Bool { get }
+}
+
+extension Broadcaster {
+    /// True.
+    public var isReady: Bool { true }
 }
 
 /// A broadcaster that can take a publication without suspending; connections that publish from a synchronous handler

@@ -6,7 +6,7 @@
 public protocol HistoryBroadcaster: Broadcaster {
     /// The publications after a position, oldest first.
     ///
-    /// - Parameter countMax: A page: the newest may be missing if there are more. Ask again after the last one then.
+    /// At most `countMax`: ask again after the last one, until it is the newest.
     func history(
         of topic: Topic,
         after position: StreamPosition,
@@ -73,8 +73,9 @@ public struct HistoryLimits: Sendable, Hashable {
 public struct TopicSubscription: Sendable, Hashable {
     /// The topic.
     public let topic: Topic
-    /// The position behind which everything is delivered, replayed or live: the one that was asked for if
-    /// ``isRecovered``, the newest one otherwise. Nil for a topic without a history.
+    /// The position behind which everything is delivered, replayed or live.
+    ///
+    /// The one that was asked for if ``isRecovered``, the newest one otherwise. Nil for a topic without a history.
     public let position: StreamPosition?
     /// Whether everything since the position that was asked for is delivered; true if none was asked for.
     public let isRecovered: Bool

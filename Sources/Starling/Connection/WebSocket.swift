@@ -85,6 +85,7 @@ public struct WebSocket: Sendable, AsyncSequence {
     ///   - topic: The topic.
     ///   - position: The last publication that the client has; nil for those from now on.
     ///   - prologue: Makes a message that goes out before the first publication, to tell the client what it gets.
+    /// - Returns: Where the subscription begins.
     /// - Throws: If the connection is closing, is subscribed to too many topics, or the broadcaster fails.
     @discardableResult
     public func subscribe(

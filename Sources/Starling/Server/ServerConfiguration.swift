@@ -63,6 +63,12 @@ public enum LoggingKeys {
     public static let remoteAddress = "net.remote-address"
     /// Host and port, or path, that the server listens on.
     public static let localAddress = "net.local-address"
+    /// A topic.
+    public static let topic = "ws.topic"
+    /// Host and port, or path, of another server, such as a broker.
+    public static let server = "net.server"
+    /// How long is waited before the next attempt.
+    public static let delay = "delay"
     /// An error.
     public static let error = "error"
     /// Seconds since a connection was accepted.

@@ -71,8 +71,10 @@ public final class ServerContext: Sendable {
     }
 
     /// Whether new connections are welcome.
+    ///
+    /// Not while a broadcaster does not hear the other nodes.
     public var isReady: Bool {
-        self.state.withLock { $0.isListening && !$0.isDraining }
+        self.state.withLock { $0.isListening && !$0.isDraining } && self.broadcasters.allSatisfy(\.isReady)
     }
 
     /// What to write to a connection that ``ConnectionDriver/accept(from:)`` does not take, as far as it can be written

@@ -1,0 +1,80 @@
+internal import Starling
+internal import StarlingCore
+
+/// What travels through Redis before a message's bytes.
+///
+/// `S`, version 1, kind, the publishing node's number (8 bytes); for a topic with a history also epoch and offset (8 bytes
+/// each, big-endian). The scripts write the last two.
+enum PublicationCodec {
+    private static let mark = UInt8(ascii: "S")
+    private static let version: UInt8 = 1
+    private static let positionFlag: UInt8 = 0x80
+    /// Bytes before position and payload.
+    static let headerByteCount = 11
+
+    static func header(_ message: Message, origin: UInt64, hasPosition: Bool) -> [UInt8] {
+        let kind: UInt8 = message.kind == .text ? 1 : 2
+        return [self.mark, self.version, kind | (hasPosition ? self.positionFlag : 0)] + self.encode(origin)
+    }
+
+    /// Reads what arrived on a channel; nil if nobody of ours can have written it.
+    static func decode(_ bytes: [UInt8], topic: Topic) -> Publication? {
+        guard let kind = self.kind(bytes) else { return nil }
+        guard bytes[2] & self.positionFlag != 0 else {
+            return self.publication(kind, bytes[self.headerByteCount...], topic, nil)
+        }
+        let payload = self.headerByteCount + 16
+        guard bytes.count >= payload else { return nil }
+        let position = StreamPosition(
+            epoch: self.decode(bytes[self.headerByteCount...]),
+            offset: self.decode(bytes[(self.headerByteCount + 8)...])
+        )
+        return self.publication(kind, bytes[payload...], topic, position)
+    }
+
+    /// Reads an entry of a history, where header and payload stand apart.
+    static func decode(
+        header: [UInt8],
+        payload: [UInt8],
+        topic: Topic,
+        position: StreamPosition
+    ) -> Publication? {
+        guard let kind = self.kind(header) else { return nil }
+        return self.publication(kind, payload[...], topic, position)
+    }
+
+    static func encode(_ number: UInt64) -> [UInt8] {
+        (0..<8).map { UInt8(truncatingIfNeeded: number >> (56 - 8 * $0)) }
+    }
+
+    static func decode(_ bytes: ArraySlice<UInt8>) -> UInt64 {
+        bytes.prefix(8).reduce(0) { $0 << 8 | UInt64($1) }
+    }
+
+    private static func kind(_ bytes: [UInt8]) -> Message.Kind? {
+        guard bytes.count >= self.headerByteCount, bytes[0] == self.mark, bytes[1] == self.version else {
+            return nil
+        }
+        switch bytes[2] & ~self.positionFlag {
+        case 1: return .text
+        case 2: return .binary
+        default: return nil
+        }
+    }
+
+    private static func publication(
+        _ kind: Message.Kind,
+        _ payload: ArraySlice<UInt8>,
+        _ topic: Topic,
+        _ position: StreamPosition?
+    ) -> Publication? {
+        // A foreign writer must not make us send text that is none.
+        let isValid = unsafe UTF8Validator.isValid(payload.span.bytes)
+        if kind == .text, !isValid { return nil }
+        return unsafe Publication(
+            Message(kind, copying: payload.span.bytes),
+            to: topic,
+            position: position
+        )
+    }
+}

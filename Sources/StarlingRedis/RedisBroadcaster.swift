@@ -1,0 +1,290 @@
+internal import Logging
+public import Starling
+
+/// Carries publications between nodes by way of Redis 7.
+///
+/// ```swift
+/// let broadcaster = try RedisBroadcaster(url: "redis://127.0.0.1", connector: NativeConnector())
+/// let chat = WebSocketEndpoint(broadcaster: broadcaster) { socket in … }
+/// ```
+///
+/// Without a history a publication reaches every node that is connected, at most once. With one, what a node missed is
+/// read from Redis before it goes on, and what cannot be read is reported as a gap: nothing is lost in silence. The order
+/// of a topic is Redis', the same on all nodes, the publisher's own included.
+///
+/// Two links per server: one for commands, one that is subscribed. Both are made anew with growing pauses when they
+/// break. `Documentation/Redis.md` says which keys and channels there are.
+public final class RedisBroadcaster: HistoryBroadcaster, ImmediateBroadcaster {
+    private let configuration: RedisConfiguration
+    private let shards: [RedisShard]
+    private let sinks: RedisSinks
+    private let readiness: RedisReadiness
+
+    /// Makes a broadcaster; the server that it is given to runs it.
+    ///
+    /// - Parameters:
+    ///   - configuration: Servers, limits, deadlines.
+    ///   - connector: Opens the connections, `NativeConnector()` for example.
+    public init(_ configuration: RedisConfiguration, connector: any Connector) {
+        precondition(!configuration.servers.isEmpty, "a Redis broadcaster needs a server")
+        let topics = RedisTopics(configuration, node: .random(in: 1 ... .max))
+        let sinks = RedisSinks()
+        let readiness = RedisReadiness(configuration.servers.map { "\($0.target)" })
+        self.configuration = configuration
+        self.sinks = sinks
+        self.readiness = readiness
+        self.shards = configuration.servers.map {
+            RedisShard($0, topics, connector, sinks, readiness)
+        }
+    }
+
+    /// Makes a broadcaster for one server.
+    ///
+    /// - Parameters:
+    ///   - url: See ``RedisServer/init(url:)``.
+    ///   - connector: Opens the connections, `NativeConnector()` for example.
+    ///   - history: How much of a topic is kept; nil for a topic without a history.
+    /// - Throws: ``RedisError`` if the URL makes no sense.
+    public convenience init(
+        url: String,
+        connector: any Connector,
+        history: @escaping @Sendable (Topic) -> HistoryLimits? = { _ in nil }
+    ) throws(RedisError) {
+        var configuration = RedisConfiguration(try RedisServer(url: url))
+        configuration.history = history
+        self.init(configuration, connector: connector)
+    }
+
+    /// Takes a sink.
+    public func attach(_ sink: BroadcastSink) {
+        self.sinks.add(sink)
+    }
+
+    /// Keeps the links until the task is cancelled.
+    public func run() async throws(BroadcastError) {
+        await withDiscardingTaskGroup { group in
+            for shard in self.shards {
+                group.addTask { await shard.commands.run() }
+                group.addTask { await shard.subscriptions.run() }
+            }
+        }
+    }
+
+    /// Whether every server's messages arrive, and every topic with a history is up to date.
+    public var isReady: Bool {
+        self.readiness.isReady
+    }
+
+    /// False: topics that nobody here subscribed to are not sent here.
+    public var deliversEverything: Bool { false }
+
+    /// Subscribes on the servers that the topics belong to; returns when Redis has confirmed all.
+    ///
+    /// - Throws: ``BroadcastError/Code/unavailable`` after ``RedisConfiguration/waitTimeout``. The topics are subscribed as
+    ///   soon as there is a link, all the same.
+    public func subscribe(to topics: Set<Topic>) async throws(BroadcastError) {
+        for (shard, topics) in self.byShard(topics) {
+            do throws(RedisError) {
+                try await shard.subscriptions.subscribe(to: topics)
+            } catch {
+                throw error.broadcastError
+            }
+        }
+    }
+
+    /// Leaves the topics, after ``RedisConfiguration/unsubscribeDelay``.
+    public func unsubscribe(from topics: Set<Topic>) async throws(BroadcastError) {
+        for (shard, topics) in self.byShard(topics) { await shard.subscriptions.unsubscribe(from: topics) }
+    }
+
+    /// Takes a publication without waiting for Redis; false if too many bytes wait.
+    ///
+    /// A publication that Redis then refuses is logged.
+    public func tryPublish(_ message: Message, to topic: Topic) -> Bool {
+        let shard = self.shard(of: topic)
+        let logger = self.configuration.logger
+        return shard.commands.trySend(
+            "a publication to '\(topic)'",
+            byteCount: message.byteCount + 256,
+            deadline: .now + self.configuration.waitTimeout,
+            make: shard.topics.publish(message, to: topic, key: nil)
+        ) { result in
+            guard case .failure(let error) = result else { return }
+            logger.error(
+                "a publication was not delivered",
+                metadata: [LoggingKeys.topic: "\(topic)", LoggingKeys.error: "\(error)"]
+            )
+        }
+    }
+
+    /// Publishes, and returns when Redis has the publication.
+    ///
+    /// - Throws: ``BroadcastError/Code/unavailable`` if there is no link for ``RedisConfiguration/waitTimeout``, or if it
+    ///   breaks before Redis answers: then the publication may have been made. ``BroadcastError/Code/queueFull``, and
+    ///   ``BroadcastError/Code/refused`` with Redis' reason.
+    @discardableResult
+    public func publish(_ message: Message, to topic: Topic) async throws(BroadcastError) -> StreamPosition? {
+        try await self.publish(message, topic, key: nil)
+    }
+
+    /// Publishes once, however often it is called with this key; a link that breaks is no error then, as long as a new one
+    /// comes in time.
+    @discardableResult
+    public func publish(
+        _ message: Message,
+        to topic: Topic,
+        idempotencyKey: String
+    ) async throws(BroadcastError) -> StreamPosition? {
+        try await self.publish(message, topic, key: idempotencyKey)
+    }
+
+    /// The publications after a position, as Redis has them.
+    public func history(
+        of topic: Topic,
+        after position: StreamPosition,
+        countMax: Int
+    ) async throws(BroadcastError) -> TopicHistory {
+        try await self.history(topic, after: position, countMax: countMax)
+    }
+
+    /// The last publications, as Redis has them.
+    public func history(of topic: Topic, newest count: Int) async throws(BroadcastError) -> TopicHistory {
+        try await self.history(topic, after: nil, countMax: count)
+    }
+
+    // MARK: - How
+
+    private func publish(
+        _ message: Message,
+        _ topic: Topic,
+        key: String?
+    ) async throws(BroadcastError) -> StreamPosition? {
+        let shard = self.shard(of: topic)
+        let hasHistory = self.configuration.history(topic) != nil
+        do throws(RedisError) {
+            let reply = try await shard.commands.call(
+                "a publication to '\(topic)'",
+                byteCount: message.byteCount + 256,
+                isRepeatable: hasHistory && key != nil,
+                make: shard.topics.publish(message, to: topic, key: key)
+            )
+            return shard.topics.position(reply)
+        } catch {
+            throw error.broadcastError
+        }
+    }
+
+    private func history(
+        _ topic: Topic,
+        after position: StreamPosition?,
+        countMax: Int
+    ) async throws(BroadcastError) -> TopicHistory {
+        guard let limits = self.configuration.history(topic) else {
+            return TopicHistory(publications: [], newest: nil, isComplete: false)
+        }
+        let shard = self.shard(of: topic)
+        do throws(RedisError) {
+            let reply = try await shard.commands.call(
+                "the history of '\(topic)'",
+                isRepeatable: true,
+                make: shard.topics.history(of: topic, limits, after: position, countMax: countMax)
+            )
+            guard let history = shard.topics.history(reply, of: topic) else {
+                throw RedisError(
+                    .protocolViolation,
+                    "the history of '\(topic)' holds what we did not write: choose another namespace"
+                )
+            }
+            return history
+        } catch {
+            throw error.broadcastError
+        }
+    }
+
+    /// The server that a topic belongs to: the one with the highest weight for it (rendezvous hashing, Thaler and
+    /// Ravishankar 1998), so that another server takes only its own share.
+    private func shard(of topic: Topic) -> RedisShard {
+        guard self.shards.count > 1 else { return self.shards[0] }
+        var best = self.shards[0]
+        var weightMax: UInt64 = 0
+        for shard in self.shards {
+            let weight = shard.weight(of: topic)
+            if weight >= weightMax { (best, weightMax) = (shard, weight) }
+        }
+        return best
+    }
+
+    private func byShard(_ topics: Set<Topic>) -> [(RedisShard, Set<Topic>)] {
+        guard self.shards.count > 1 else { return [(self.shards[0], topics)] }
+        let groups = Dictionary(grouping: topics) { self.shard(of: $0).name }
+        return self.shards.compactMap { shard in groups[shard.name].map { (shard, Set($0)) } }
+    }
+}
+
+/// One server and the links to it.
+struct RedisShard: Sendable {
+    let name: String
+    let topics: RedisTopics
+    let commands: RedisCommands
+    let subscriptions: RedisSubscriptions
+
+    init(
+        _ server: RedisServer,
+        _ topics: RedisTopics,
+        _ connector: any Connector,
+        _ sinks: RedisSinks,
+        _ readiness: RedisReadiness
+    ) {
+        self.name = "\(server.target)"
+        self.topics = topics
+        self.commands = RedisCommands(server, topics.configuration, connector)
+        self.subscriptions = RedisSubscriptions(server, topics, self.commands, connector, sinks, readiness)
+    }
+
+    /// A hash of server and topic that is the same on every node (FNV-1a, then the finaliser of SplitMix64).
+    func weight(of topic: Topic) -> UInt64 {
+        var hash: UInt64 = 0xcbf2_9ce4_8422_2325
+        for byte in self.name.utf8 { hash = (hash ^ UInt64(byte)) &* 0x100_0000_01b3 }
+        hash = (hash ^ 0xFF) &* 0x100_0000_01b3
+        for byte in topic.name.utf8 { hash = (hash ^ UInt64(byte)) &* 0x100_0000_01b3 }
+        hash = (hash ^ hash >> 30) &* 0xbf58_476d_1ce4_e5b9
+        hash = (hash ^ hash >> 27) &* 0x94d0_49bb_1331_11eb
+        return hash ^ hash >> 31
+    }
+}
+
+/// The servers of this process that want what arrives.
+final class RedisSinks: Sendable {
+    private let sinks = Lock<[BroadcastSink]>([])
+
+    func add(_ sink: BroadcastSink) {
+        self.sinks.withLock { $0.append(sink) }
+    }
+
+    func deliver(_ publication: Publication) {
+        for sink in self.sinks.withLock({ $0 }) { sink.deliver(publication) }
+    }
+
+    func reportGap(in topic: Topic, newest: StreamPosition) {
+        for sink in self.sinks.withLock({ $0 }) { sink.reportGap(in: topic, newest: newest) }
+    }
+}
+
+/// Which servers are heard.
+final class RedisReadiness: Sendable {
+    private let unready: Lock<Set<String>>
+
+    init(_ servers: [String]) {
+        self.unready = Lock(Set(servers))
+    }
+
+    var isReady: Bool {
+        self.unready.withLock { $0.isEmpty }
+    }
+
+    func set(_ isReady: Bool, for server: String) {
+        self.unready.withLock { unready in
+            if isReady { unready.remove(server) } else { unready.insert(server) }
+        }
+    }
+}

@@ -1,0 +1,318 @@
+internal import Starling
+
+/// One connection to Redis.
+///
+/// Commands are pipelined: what is sent while a write is under way goes out together with the next one. Replies come
+/// back in order. A reply that is late ends the link, for whatever comes after it could not be told apart.
+final class RedisLink: Sendable {
+    typealias Completion = @Sendable (Result<RedisValue, RedisError>) -> Void
+
+    private struct Pending: Sendable {
+        let what: String
+        let deadline: ContinuousClock.Instant
+        let completion: Completion
+    }
+
+    private struct State {
+        var output: [UInt8] = []
+        var pending = Deque<Pending>()
+        var writer: CheckedContinuation<Void, Never>?
+        var failure: RedisError?
+    }
+
+    /// The server's address, for messages.
+    let server: String
+    /// Which run of the server this is: it changes when Redis restarts or fails over.
+    let run: String
+    /// The scripts that it has loaded.
+    let scripts: RedisScripts.Hashes
+    private let stream: any ByteStream
+    private let parser: RedisParserBox
+    private let replyTimeout: Duration
+    private let state = Lock(State())
+
+    /// Opens a link: connects, authenticates, chooses the database, and loads the scripts if it is for commands.
+    static func open(
+        _ server: RedisServer,
+        _ configuration: RedisConfiguration,
+        _ connector: any Connector,
+        isForCommands: Bool
+    ) async throws(RedisError) -> RedisLink {
+        let stream: any ByteStream
+        do {
+            stream = try await connector.connect(
+                to: server.target,
+                options: ConnectOptions(tls: server.tls, timeout: configuration.connectTimeout)
+            )
+        } catch {
+            throw RedisError(.unreachable, "Redis is not there: \(error)")
+        }
+        do throws(RedisError) {
+            return try await RedisLinkHandshake(stream, server, configuration).run(
+                isForCommands: isForCommands
+            )
+        } catch {
+            stream.close()
+            throw error
+        }
+    }
+
+    init(
+        server: String,
+        run: String,
+        scripts: RedisScripts.Hashes,
+        stream: any ByteStream,
+        parser: RedisParserBox,
+        replyTimeout: Duration
+    ) {
+        self.server = server
+        self.run = run
+        self.scripts = scripts
+        self.stream = stream
+        self.parser = parser
+        self.replyTimeout = replyTimeout
+    }
+
+    /// Sends a command; any thread, never suspends.
+    ///
+    /// `completion` is called once, with the reply or with why there will be none. If the link takes no more it is not, and
+    /// the reason is returned.
+    func send(_ command: RedisCommand, _ what: String, _ completion: @escaping Completion) -> RedisError? {
+        let pending = Pending(
+            what: what,
+            deadline: .now + self.replyTimeout,
+            completion: completion
+        )
+        return self.enqueue(command) { $0.pending.append(pending) }
+    }
+
+    /// Sends a command whose answer comes as a push, such as SUBSCRIBE.
+    func post(_ command: RedisCommand) {
+        _ = self.enqueue(command) { _ in }
+    }
+
+    private func enqueue(_ command: RedisCommand, _ note: (inout State) -> Void) -> RedisError? {
+        let (failure, writer): (RedisError?, CheckedContinuation<Void, Never>?) = self.state.withLock {
+            state in
+            if let failure = state.failure { return (failure, nil) }
+            state.output += command.bytes
+            note(&state)
+            defer { state.writer = nil }
+            return (nil, state.writer)
+        }
+        writer?.resume()
+        return failure
+    }
+
+    /// Ends the link; ``run(pushes:)`` returns, and what waits for replies fails.
+    func close() {
+        self.stream.close()
+    }
+
+    /// Reads, writes and watches the clock until the link breaks or the task is cancelled; returns why it ended.
+    ///
+    /// `pushes` takes all that arrives on a link that is subscribed; it is nil for one with replies.
+    func run(pushes: (@Sendable ([RedisValue]) async -> Void)?) async -> RedisError {
+        let failure = await withTaskGroup(of: RedisError?.self) { group in
+            group.addTask { await self.read(pushes) }
+            group.addTask { await self.write() }
+            group.addTask { await self.watch() }
+            var failure: RedisError?
+            for await result in group {
+                guard failure == nil else { continue }
+                failure =
+                    result ?? RedisError(.connectionLost, "the link to Redis at \(self.server) was ended")
+                group.cancelAll()
+                self.stream.close()
+                self.wakeWriter()
+            }
+            return failure ?? RedisError(.connectionLost, "the link to Redis at \(self.server) was ended")
+        }
+        self.fail(failure)
+        return failure
+    }
+
+    private func read(_ pushes: (@Sendable ([RedisValue]) async -> Void)?) async -> RedisError? {
+        while true {
+            let replies: [RedisValue]
+            do throws(RedisError) {
+                replies = try await self.parser.read(self.stream, self.server)
+            } catch {
+                return error
+            }
+            if let pushes {
+                await pushes(replies)
+            } else {
+                for reply in replies {
+                    let pending = self.state.withLock { $0.pending.isEmpty ? nil : $0.pending.removeFirst() }
+                    guard let pending else {
+                        return RedisError(
+                            .protocolViolation,
+                            "Redis at \(self.server) answers without a question"
+                        )
+                    }
+                    if case .error(let text) = reply {
+                        pending.completion(
+                            .failure(RedisError(reply: text, to: pending.what, at: self.server))
+                        )
+                    } else {
+                        pending.completion(.success(reply))
+                    }
+                }
+            }
+        }
+    }
+
+    private func write() async -> RedisError? {
+        while !Task.isCancelled {
+            await self.waitForOutput()
+            let output = self.state.withLock { state in
+                defer { state.output = [] }
+                return state.output
+            }
+            if output.isEmpty { continue }
+            do throws(TransportError) {
+                try await self.stream.write(output)
+            } catch {
+                return RedisError(.connectionLost, "the link to Redis at \(self.server) broke: \(error)")
+            }
+        }
+        return nil
+    }
+
+    private func waitForOutput() async {
+        await withTaskCancellationHandler {
+            await withCheckedContinuation { continuation in
+                let isReady = self.state.withLock { state in
+                    if !state.output.isEmpty || Task.isCancelled { return true }
+                    state.writer = continuation
+                    return false
+                }
+                if isReady { continuation.resume() }
+            }
+        } onCancel: {
+            self.wakeWriter()
+        }
+    }
+
+    private func wakeWriter() {
+        let writer = self.state.withLock { state in
+            defer { state.writer = nil }
+            return state.writer
+        }
+        writer?.resume()
+    }
+
+    /// Looks for late replies.
+    private func watch() async -> RedisError? {
+        while (try? await Task.sleep(for: min(self.replyTimeout / 4, .milliseconds(250)))) != nil {
+            let oldest = self.state.withLock { $0.pending.first }
+            if let oldest, oldest.deadline < .now {
+                return RedisError(
+                    .timedOut,
+                    "Redis at \(self.server) has not answered \(oldest.what) within \(self.replyTimeout)"
+                )
+            }
+        }
+        return nil
+    }
+
+    private func fail(_ failure: RedisError) {
+        let pending = self.state.withLock { state in
+            state.failure = failure
+            var pending: [Pending] = []
+            while !state.pending.isEmpty { pending.append(state.pending.removeFirst()) }
+            return pending
+        }
+        for pending in pending { pending.completion(.failure(failure)) }
+    }
+}
+
+/// The parser with what it has read; one task at a time reads through it.
+actor RedisParserBox {
+    private let parser = RedisParser()
+
+    /// The next replies; at least one.
+    func read(_ stream: any ByteStream, _ server: String) async throws(RedisError) -> [RedisValue] {
+        while true {
+            let bytes: [UInt8]?
+            do {
+                bytes = try await stream.read()
+            } catch {
+                throw RedisError(.connectionLost, "the link to Redis at \(server) broke: \(error)")
+            }
+            guard let bytes else {
+                throw RedisError(.connectionLost, "Redis at \(server) has ended the link")
+            }
+            let replies = try self.parser.parse(bytes)
+            if !replies.isEmpty { return replies }
+        }
+    }
+}
+
+/// What a link says before it is used.
+private struct RedisLinkHandshake {
+    private let stream: any ByteStream
+    private let server: RedisServer
+    private let configuration: RedisConfiguration
+    private let parser = RedisParserBox()
+
+    init(_ stream: any ByteStream, _ server: RedisServer, _ configuration: RedisConfiguration) {
+        self.stream = stream
+        self.server = server
+        self.configuration = configuration
+    }
+
+    func run(isForCommands: Bool) async throws(RedisError) -> RedisLink {
+        // A server that accepts and never answers would hold this up for ever.
+        let stream = self.stream
+        let timeout = self.configuration.replyTimeout
+        let watchdog = Task {
+            guard (try? await Task.sleep(for: timeout)) != nil else { return }
+            stream.close()
+        }
+        defer { watchdog.cancel() }
+        if let password = self.server.password {
+            let user = self.server.user.map { [$0] } ?? []
+            _ = try await self.ask(["AUTH"] + user + [password], as: "AUTH")
+        }
+        if self.server.database != 0 {
+            _ = try await self.ask(["SELECT", String(self.server.database)], as: "SELECT")
+        }
+        let info = try await self.ask(["INFO", "server"], as: "INFO server").text ?? ""
+        var scripts = RedisScripts.Hashes()
+        if isForCommands {
+            scripts.publish = try await self.load(RedisScripts.publish)
+            scripts.history = try await self.load(RedisScripts.history)
+        }
+        let run = info.split(whereSeparator: \.isNewline).first { $0.hasPrefix("run_id:") }?.dropFirst(7)
+        guard let run else {
+            throw RedisError(.protocolViolation, "Redis at \(self.server.target) does not say its run_id")
+        }
+        return RedisLink(
+            server: "\(self.server.target)",
+            run: String(run),
+            scripts: scripts,
+            stream: self.stream,
+            parser: self.parser,
+            replyTimeout: self.configuration.replyTimeout
+        )
+    }
+
+    private func load(_ script: String) async throws(RedisError) -> String {
+        try await self.ask(["SCRIPT", "LOAD", script], as: "SCRIPT LOAD").text ?? ""
+    }
+
+    private func ask(_ arguments: [String], as what: String) async throws(RedisError) -> RedisValue {
+        do {
+            try await self.stream.write(RedisCommand(arguments.map { Array($0.utf8) }).bytes)
+        } catch {
+            throw RedisError(.connectionLost, "the link to Redis at \(self.server.target) broke: \(error)")
+        }
+        let reply = try await self.parser.read(self.stream, "\(self.server.target)").first ?? .null
+        if case .error(let text) = reply {
+            throw RedisError(reply: text, to: what, at: "\(self.server.target)")
+        }
+        return reply
+    }
+}

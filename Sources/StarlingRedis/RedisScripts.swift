@@ -1,0 +1,113 @@
+/// The two things that must happen in Redis as one.
+///
+/// A topic's `meta` hash holds the epoch (`e`, eight bytes), the run of Redis that it belongs to (`r`), the newest offset
+/// (`o`) and the bytes in the stream (`b`). Entries of the `stream` have the offset for an id.
+///
+/// A new run of Redis, or a failover, begins a new epoch: what was written last may be lost with the old one, and nobody
+/// can tell.
+enum RedisScripts {
+    /// The scripts as a server knows them, by the hashes that it gave when they were loaded.
+    struct Hashes: Sendable {
+        var publish = ""
+        var history = ""
+    }
+
+    private static let begin = """
+        local meta, stream = KEYS[1], KEYS[2]
+        local time = redis.call('TIME')
+        local now = time[1] * 1000 + math.floor(time[2] / 1000)
+        local known = redis.call('HMGET', meta, 'e', 'r', 'o', 'b')
+        local epoch, offset, bytes = known[1], tonumber(known[3] or 0), tonumber(known[4] or 0)
+        if not epoch or known[2] ~= ARGV[1] then
+          epoch, offset, bytes = ARGV[2], 0, 0
+          redis.call('DEL', meta, stream)
+          redis.call('HSET', meta, 'e', epoch, 'r', ARGV[1], 'o', 0, 'b', 0)
+        end
+        redis.call('PEXPIRE', meta, ARGV[3])
+        """
+
+    /// Appends a publication and sends it to the channel.
+    ///
+    /// KEYS: meta, stream, idempotency key or none. ARGV: run, epoch if a new one begins, milliseconds to keep the
+    /// position, channel, header, payload, greatest count, greatest byte count, milliseconds to keep publications,
+    /// milliseconds to keep the idempotency key.
+    ///
+    /// Returns whether it is new, epoch, offset.
+    static let publish =
+        begin + """
+
+            local payload = ARGV[6]
+            if KEYS[3] then
+              local at = redis.call('GET', KEYS[3])
+              if at and string.sub(at, 1, 8) == epoch then return {0, epoch, string.sub(at, 9)} end
+            end
+            offset = offset + 1
+            bytes = bytes + #payload
+            local id = string.format('%.0f', offset)
+            redis.call('XADD', stream, id .. '-0', 't', now, 'h', ARGV[5], 'p', payload)
+            local count = redis.call('XLEN', stream)
+            if count == 1 then bytes = #payload end
+            if offset % 16 == 0 or bytes > tonumber(ARGV[8]) then
+              local oldest = now - tonumber(ARGV[9])
+              local done = false
+              while not done do
+                local entries = redis.call('XRANGE', stream, '-', '+', 'COUNT', 16)
+                if #entries == 0 then done = true end
+                for _, entry in ipairs(entries) do
+                  local fields = entry[2]
+                  if count > 1 and (count > tonumber(ARGV[7]) or bytes > tonumber(ARGV[8])
+                      or tonumber(fields[2]) < oldest) then
+                    redis.call('XDEL', stream, entry[1])
+                    count = count - 1
+                    bytes = bytes - #fields[6]
+                  else
+                    done = true
+                    break
+                  end
+                end
+              end
+            end
+            redis.call('HSET', meta, 'o', id, 'b', bytes)
+            redis.call('PEXPIRE', stream, ARGV[9])
+            if KEYS[3] then redis.call('SET', KEYS[3], epoch .. id, 'PX', ARGV[10]) end
+            redis.call('PUBLISH', ARGV[4], ARGV[5] .. epoch .. struct.pack('>I8', offset) .. payload)
+            return {1, epoch, id}
+            """
+
+    /// Reads a part of the stream.
+    ///
+    /// KEYS: meta, stream. ARGV: run, epoch if a new one begins, milliseconds to keep the position, milliseconds to keep
+    /// publications, greatest count, epoch and offset to go on behind (none: the newest publications).
+    ///
+    /// Returns epoch, newest offset, whether it is complete, and id, header and payload of each publication.
+    static let history =
+        begin + """
+
+            local oldest = now - tonumber(ARGV[4])
+            local max, entries, complete = tonumber(ARGV[5]), {}, 1
+            if ARGV[6] then
+              local after = tonumber(ARGV[7])
+              if ARGV[6] ~= epoch or after > offset then
+                complete = 0
+              elseif after < offset then
+                local first = string.format('%.0f', after + 1) .. '-0'
+                entries = redis.call('XRANGE', stream, first, '+', 'COUNT', max)
+                if not entries[1] or entries[1][1] ~= first or tonumber(entries[1][2][2]) < oldest then
+                  entries, complete = {}, 0
+                end
+              end
+            elseif max > 0 then
+              local newest = redis.call('XREVRANGE', stream, '+', '-', 'COUNT', max)
+              for index = #newest, 1, -1 do
+                if tonumber(newest[index][2][2]) >= oldest then entries[#entries + 1] = newest[index] end
+              end
+            end
+            local reply = {epoch, string.format('%.0f', offset), complete}
+            for _, entry in ipairs(entries) do
+              reply[#reply + 1] = entry[1]
+              reply[#reply + 1] = entry[2][4]
+              reply[#reply + 1] = entry[2][6]
+            end
+            return reply
+            """
+}

@@ -1,0 +1,129 @@
+internal import Starling
+
+/// What a server keeps of topics, and how to ask for it.
+struct RedisTopics: Sendable {
+    let configuration: RedisConfiguration
+    /// Tells this node's publications from those of others.
+    let node: UInt64
+    /// Where the database number does not tell channels apart, the name does.
+    private let prefix: String
+
+    init(_ configuration: RedisConfiguration, node: UInt64) {
+        self.configuration = configuration
+        self.node = node
+        self.prefix = configuration.namespace + ":"
+    }
+
+    func channel(_ topic: Topic) -> String {
+        self.prefix + "c:" + topic.name
+    }
+
+    func topic(ofChannel channel: String) -> Topic? {
+        let prefix = self.prefix + "c:"
+        return channel.hasPrefix(prefix) ? Topic(String(channel.dropFirst(prefix.count))) : nil
+    }
+
+    /// The channel of this node's probes.
+    var probeChannel: String {
+        self.prefix + "p:" + String(self.node, radix: 16)
+    }
+
+    func publish(_ message: Message, to topic: Topic, key: String?) -> @Sendable (RedisLink) -> RedisCommand {
+        guard let limits = self.configuration.history(topic) else {
+            let header = PublicationCodec.header(message, origin: self.node, hasPosition: false)
+            return { _ in
+                RedisCommand([
+                    Array("PUBLISH".utf8), Array(self.channel(topic).utf8), header + message.byteArray,
+                ])
+            }
+        }
+        let header = PublicationCodec.header(message, origin: self.node, hasPosition: true)
+        let keys = self.keys(topic) + (key.map { [self.prefix + "k:" + topic.name + ":" + $0] } ?? [])
+        return { link in
+            Self.script(
+                link.scripts.publish,
+                keys: keys,
+                [
+                    Array(link.run.utf8), self.newEpoch(),
+                    self.milliseconds(self.configuration.positionAgeMax),
+                    Array(self.channel(topic).utf8), header, message.byteArray,
+                    Array("\(limits.countMax)".utf8), Array("\(limits.byteCountMax)".utf8),
+                    self.milliseconds(limits.ageMax),
+                    self.milliseconds(self.configuration.idempotencyKeyAgeMax),
+                ]
+            )
+        }
+    }
+
+    /// Position of a publication, from the script's reply.
+    func position(_ reply: RedisValue) -> StreamPosition? {
+        guard let parts = reply.elements, parts.count == 3, let epoch = parts[1].byteArray,
+            let offset = parts[2].number
+        else { return nil }
+        return StreamPosition(epoch: PublicationCodec.decode(epoch[...]), offset: UInt64(offset))
+    }
+
+    func history(
+        of topic: Topic,
+        _ limits: HistoryLimits,
+        after position: StreamPosition?,
+        countMax: Int
+    ) -> @Sendable (RedisLink) -> RedisCommand {
+        let start = position.map { [PublicationCodec.encode($0.epoch), Array("\($0.offset)".utf8)] } ?? []
+        return { link in
+            Self.script(
+                link.scripts.history,
+                keys: self.keys(topic),
+                [
+                    Array(link.run.utf8), self.newEpoch(),
+                    self.milliseconds(self.configuration.positionAgeMax),
+                    self.milliseconds(limits.ageMax), Array("\(countMax)".utf8),
+                ] + start
+            )
+        }
+    }
+
+    func history(_ reply: RedisValue, of topic: Topic) -> TopicHistory? {
+        guard let parts = reply.elements, parts.count >= 3, let epochBytes = parts[0].byteArray,
+            let newest = parts[1].number, let isComplete = parts[2].number
+        else { return nil }
+        let epoch = PublicationCodec.decode(epochBytes[...])
+        var publications: [Publication] = []
+        for index in stride(from: 3, to: parts.count - 2, by: 3) {
+            guard let id = parts[index].text, let offset = UInt64(id.prefix { $0 != "-" }),
+                let header = parts[index + 1].byteArray, let payload = parts[index + 2].byteArray,
+                let publication = PublicationCodec.decode(
+                    header: header,
+                    payload: payload,
+                    topic: topic,
+                    position: StreamPosition(epoch: epoch, offset: offset)
+                )
+            else { return nil }
+            publications.append(publication)
+        }
+        return TopicHistory(
+            publications: publications,
+            newest: StreamPosition(epoch: epoch, offset: UInt64(newest)),
+            isComplete: isComplete == 1
+        )
+    }
+
+    private func keys(_ topic: Topic) -> [String] {
+        [self.prefix + "m:" + topic.name, self.prefix + "s:" + topic.name]
+    }
+
+    private static func script(_ hash: String, keys: [String], _ arguments: [[UInt8]]) -> RedisCommand {
+        RedisCommand(
+            [Array("EVALSHA".utf8), Array(hash.utf8), Array("\(keys.count)".utf8)]
+                + keys.map { Array($0.utf8) } + arguments
+        )
+    }
+
+    private func newEpoch() -> [UInt8] {
+        PublicationCodec.encode(.random(in: 1 ... .max))
+    }
+
+    private func milliseconds(_ duration: Duration) -> [UInt8] {
+        Array("\(max(1, Int64(duration / .milliseconds(1))))".utf8)
+    }
+}
