@@ -184,7 +184,7 @@ final class RedisCommands: Sendable {
                 waiting.completion(
                     .failure(
                         RedisError(
-                            .unreachable,
+                            failure?.code ?? .unreachable,
                             "\(waiting.what) has waited too long for Redis at \(self.server.target): "
                                 + "\(failure?.description ?? "no link yet")"
                         )

@@ -19,6 +19,10 @@ enum RedisScripts {
         local known = redis.call('HMGET', meta, 'e', 'r', 'o', 'b')
         local epoch, offset, bytes = known[1], tonumber(known[3] or 0), tonumber(known[4] or 0)
         if not epoch or known[2] ~= ARGV[1] then
+          local kind = redis.call('TYPE', stream).ok
+          if kind ~= 'none' and kind ~= 'stream' then
+            return redis.error_reply('WRONGTYPE ' .. stream .. ' holds a ' .. kind)
+          end
           epoch, offset, bytes = ARGV[2], 0, 0
           redis.call('DEL', meta, stream)
           redis.call('HSET', meta, 'e', epoch, 'r', ARGV[1], 'o', 0, 'b', 0)
@@ -33,8 +37,10 @@ enum RedisScripts {
     /// milliseconds to keep the idempotency key.
     ///
     /// Returns whether it is new, epoch, offset.
+    ///
+    /// Its first line makes a full Redis refuse it as a whole: without, only the first write would be refused.
     static let publish =
-        begin + """
+        "#!lua\n" + begin + """
 
             local payload = ARGV[6]
             if KEYS[3] then
@@ -81,7 +87,7 @@ enum RedisScripts {
     ///
     /// Returns epoch, newest offset, whether it is complete, and id, header and payload of each publication.
     static let history =
-        begin + """
+        "#!lua flags=allow-oom\n" + begin + """
 
             local oldest = now - tonumber(ARGV[4])
             local max, entries, complete = tonumber(ARGV[5]), {}, 1

@@ -13,13 +13,13 @@ final class RedisProcess: @unchecked Sendable {
     private var process: Process?
 
     /// Starts a server, with further settings as on the command line.
-    init(_ arguments: [String] = []) async throws {
+    init(_ arguments: [String] = [], awaiting reply: String = "+PONG") async throws {
         self.port = try Self.freePort()
         self.directory = FileManager.default.temporaryDirectory
             .appending(path: "starling-redis-\(self.port)-\(UInt32.random(in: 0 ... .max))")
         self.arguments = arguments
         try FileManager.default.createDirectory(at: self.directory, withIntermediateDirectories: true)
-        try await self.start()
+        try await self.start(awaiting: reply)
     }
 
     deinit {
@@ -32,20 +32,20 @@ final class RedisProcess: @unchecked Sendable {
         "redis://127.0.0.1:\(self.port)"
     }
 
-    func start() async throws {
+    func start(with further: [String] = [], awaiting reply: String = "+PONG") async throws {
         let process = Process()
         process.executableURL = URL(filePath: "/usr/bin/redis-server")
         process.arguments =
             [
                 "--port", "\(self.port)", "--bind", "127.0.0.1", "--save", "", "--appendonly", "no",
                 "--dir", self.directory.path, "--logfile", "redis.log", "--daemonize", "no",
-            ] + self.arguments
+            ] + self.arguments + further
         process.standardOutput = FileHandle.nullDevice
         process.standardError = FileHandle.nullDevice
         try process.run()
         self.process = process
         let end = ContinuousClock.now + .seconds(10)
-        while (try? await self.ask("PING")) != "+PONG" {
+        while (try? await self.ask("PING"))?.hasPrefix(reply) != true {
             guard process.isRunning, ContinuousClock.now < end else {
                 throw RedisProcessError("redis-server does not answer; see \(self.directory.path)/redis.log")
             }

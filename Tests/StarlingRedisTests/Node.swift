@@ -1,0 +1,59 @@
+import Starling
+import StarlingRedis
+import StarlingTesting
+
+/// A broadcaster at work, and what has arrived from it.
+final class Node: Sendable {
+    struct State {
+        var arrived: [Topic: [Publication]] = [:]
+        var gaps: [Topic: [StreamPosition]] = [:]
+    }
+
+    let broadcaster: RedisBroadcaster
+    private let state = Lock(State())
+
+    init(_ broadcaster: RedisBroadcaster) {
+        self.broadcaster = broadcaster
+        broadcaster.attach(
+            BroadcastSink(
+                delivered: { publication in
+                    self.state.withLock { $0.arrived[publication.topic, default: []].append(publication) }
+                },
+                gap: { topic, newest in
+                    self.state.withLock { $0.gaps[topic, default: []].append(newest) }
+                }
+            )
+        )
+    }
+
+    func arrived(_ topic: Topic) -> [Publication] {
+        self.state.withLock { $0.arrived[topic] ?? [] }
+    }
+
+    func gaps(_ topic: Topic) -> [StreamPosition] {
+        self.state.withLock { $0.gaps[topic] ?? [] }
+    }
+
+    /// Waits for something that the node comes to, for a bounded time.
+    func wait(
+        _ what: String,
+        upTo timeout: Duration = .seconds(20),
+        until condition: @Sendable (Node) -> Bool
+    ) async throws {
+        let end = ContinuousClock.now + timeout
+        while !condition(self) {
+            guard .now < end else { throw RedisProcessError("in vain: \(what)") }
+            try await Task.sleep(for: .milliseconds(5))
+        }
+    }
+}
+
+/// Runs nodes as long as `body` takes.
+func withNodes(_ broadcasters: [RedisBroadcaster], _ body: ([Node]) async throws -> Void) async throws {
+    let nodes = broadcasters.map(Node.init)
+    try await withThrowingTaskGroup(of: Void.self) { group in
+        for node in nodes { group.addTask { try await node.broadcaster.run() } }
+        defer { group.cancelAll() }
+        try await body(nodes)
+    }
+}

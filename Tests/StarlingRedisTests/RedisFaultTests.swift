@@ -1,0 +1,225 @@
+import Starling
+import StarlingNative
+import StarlingRedis
+import Testing
+
+/// Publishes numbers until it is told to stop; counts what was accepted.
+private actor Publisher {
+    private let broadcaster: RedisBroadcaster
+    private let topic: Topic
+    private(set) var accepted: [Int] = []
+    private var isStopped = false
+
+    init(_ broadcaster: RedisBroadcaster, _ topic: Topic) {
+        self.broadcaster = broadcaster
+        self.topic = topic
+    }
+
+    func stop() {
+        self.isStopped = true
+    }
+
+    func run() async {
+        var number = 0
+        while !self.isStopped {
+            number += 1
+            do {
+                // With a key: whatever happens to a link, a number is published once or the error says not at all.
+                try await self.broadcaster.publish(
+                    .text("\(number)"),
+                    to: self.topic,
+                    idempotencyKey: "\(self.topic) \(number)"
+                )
+                self.accepted.append(number)
+            } catch {
+                await Task.yield()
+            }
+        }
+    }
+}
+
+/// What a subscriber of a topic with a history must see: offsets that grow by one, but where it was told of a gap.
+private func check(_ node: Node, _ topic: Topic, _ accepted: [Int]) {
+    let publications = node.arrived(topic)
+    let gaps = node.gaps(topic)
+    var expected: StreamPosition?
+    var jumps = 0
+    for publication in publications {
+        guard let position = publication.position else {
+            Issue.record("a publication without a position")
+            return
+        }
+        if let expected, position != expected { jumps += 1 }
+        expected = StreamPosition(epoch: position.epoch, offset: position.offset + 1)
+    }
+    #expect(jumps <= gaps.count, "\(jumps) jumps, but only \(gaps.count) gaps were reported")
+    let positions = publications.compactMap(\.position)
+    #expect(Set(positions).count == positions.count, "a publication was delivered twice")
+    if gaps.isEmpty {
+        let numbers = Set(publications.compactMap { $0.message.text.flatMap(Int.init) })
+        #expect(numbers.isSuperset(of: accepted), "accepted publications are missing")
+    }
+    print("\(topic): \(accepted.count) accepted, \(publications.count) delivered, \(gaps.count) gaps")
+}
+
+@Suite(.serialized) struct RedisFaultTests {
+    /// Publishes through one node to another while `fault` happens, and checks what arrived.
+    ///
+    /// - Returns: How many gaps were reported.
+    private func publishing(
+        _ redis: RedisProcess,
+        through fault: () async throws -> Void
+    ) async throws -> Int {
+        let topic = Topic("history:fault \(UInt32.random(in: 0 ... .max))")
+        let change = { (configuration: inout RedisConfiguration) in
+            configuration.deafAfter = .seconds(2)
+            configuration.probeInterval = .milliseconds(250)
+            configuration.replyTimeout = .seconds(2)
+            configuration.waitTimeout = .seconds(2)
+            configuration.reconnectDelayMax = .milliseconds(500)
+        }
+        var gapCount = 0
+        try await withNodes([
+            makeBroadcaster(redis, countMax: 100_000, change),
+            makeBroadcaster(redis, countMax: 100_000, change),
+        ]) { nodes in
+            try await nodes[1].broadcaster.subscribe(to: [topic])
+            let publisher = Publisher(nodes[0].broadcaster, topic)
+            async let publishing: Void = publisher.run()
+            try await nodes[1].wait("the first publications") { $0.arrived(topic).count > 100 }
+            try await fault()
+            let count = nodes[1].arrived(topic).count
+            try await nodes[1].wait("publications after the fault") { $0.arrived(topic).count > count + 100 }
+            await publisher.stop()
+            await publishing
+            let last = try await nodes[0].broadcaster.publish("0", to: topic)
+            try await nodes[1].wait("the last publication") { $0.arrived(topic).last?.position == last }
+            check(nodes[1], topic, await publisher.accepted)
+            gapCount = nodes[1].gaps(topic).count
+            try await nodes[1].wait("readiness") { $0.broadcaster.isReady }
+        }
+        return gapCount
+    }
+
+    @Test("A killed subscribe link loses nothing")
+    func killedLink() async throws {
+        let redis = try await RedisProcess()
+        let gaps = try await self.publishing(redis) {
+            for _ in 0..<5 { try await redis.ask("CLIENT KILL TYPE pubsub") }
+        }
+        #expect(gaps == 0)
+    }
+
+    @Test("All links killed at once lose nothing")
+    func killedLinks() async throws {
+        let redis = try await RedisProcess()
+        let gaps = try await self.publishing(redis) {
+            try await redis.ask("CLIENT KILL TYPE pubsub")
+            try await redis.ask("CLIENT KILL TYPE normal")
+        }
+        #expect(gaps == 0)
+    }
+
+    @Test("A Redis that does nothing for a while loses nothing")
+    func frozen() async throws {
+        let redis = try await RedisProcess()
+        let gaps = try await self.publishing(redis) {
+            redis.freeze()
+            try await Task.sleep(for: .seconds(4))
+            redis.thaw()
+        }
+        #expect(gaps == 0)
+    }
+
+    @Test("A Redis that starts again with nothing says that something may be missing")
+    func restartedEmpty() async throws {
+        let redis = try await RedisProcess()
+        let gaps = try await self.publishing(redis) {
+            redis.kill()
+            try await redis.start()
+        }
+        #expect(gaps == 1)
+    }
+
+    @Test("So does one that starts again with what it had written")
+    func restartedWithAppendOnlyFile() async throws {
+        let redis = try await RedisProcess(["--appendonly", "yes", "--appendfsync", "everysec"])
+        let gaps = try await self.publishing(redis) {
+            redis.kill()
+            try await redis.start()
+        }
+        #expect(gaps == 1)
+    }
+
+    @Test("A link that takes bytes and delivers nothing is found, and the node is not ready meanwhile")
+    func deaf() async throws {
+        let redis = try await RedisProcess()
+        let connector = MutableConnector()
+        var configuration = RedisConfiguration(try RedisServer(url: redis.url))
+        configuration.history = { _ in HistoryLimits() }
+        configuration.deafAfter = .seconds(1)
+        configuration.probeInterval = .milliseconds(100)
+        // Whatever comes after this is not found by a late reply.
+        configuration.replyTimeout = .seconds(60)
+        let listener = RedisBroadcaster(configuration, connector: connector)
+        try await withNodes([try makeBroadcaster(redis), listener]) { nodes in
+            try await nodes[1].broadcaster.subscribe(to: ["history:deaf"])
+            try await nodes[1].wait("readiness") { $0.broadcaster.isReady }
+            connector.mute()
+            for number in 1...10 {
+                try await nodes[0].broadcaster.publish(.text("\(number)"), to: "history:deaf")
+            }
+            try await nodes[1].wait("the node to notice", upTo: .seconds(3)) { !$0.broadcaster.isReady }
+            #expect(nodes[1].arrived("history:deaf").isEmpty)
+            connector.unmute()
+            try await nodes[1].wait("readiness") { $0.broadcaster.isReady }
+            let texts = nodes[1].arrived("history:deaf").map(\.message.text)
+            #expect(texts == (1...10).map { "\($0)" })
+        }
+    }
+}
+
+/// Real connections, whose incoming bytes can be withheld while they stand: all that are subscribed.
+private final class MutableConnector: Connector {
+    private let isMuted = Lock(false)
+
+    func mute() { self.isMuted.withLock { $0 = true } }
+    func unmute() { self.isMuted.withLock { $0 = false } }
+
+    func connect(
+        to target: ConnectTarget,
+        options: ConnectOptions
+    ) async throws(TransportError) -> any ByteStream {
+        Stream(try await NativeConnector().connect(to: target, options: options), self)
+    }
+
+    private final class Stream: ByteStream {
+        private let stream: any ByteStream
+        private let connector: MutableConnector
+        private let isSubscribed = Lock(false)
+
+        init(_ stream: any ByteStream, _ connector: MutableConnector) {
+            self.stream = stream
+            self.connector = connector
+        }
+
+        func read() async throws(TransportError) -> [UInt8]? {
+            while true {
+                let bytes = try await self.stream.read()
+                let isWithheld = self.isSubscribed.withLock { $0 } && self.connector.isMuted.withLock { $0 }
+                if bytes == nil || !isWithheld { return bytes }
+            }
+        }
+
+        func write(_ bytes: [UInt8]) async throws(TransportError) {
+            if String(decoding: bytes, as: UTF8.self).contains("SUBSCRIBE") {
+                self.isSubscribed.withLock { $0 = true }
+            }
+            try await self.stream.write(bytes)
+        }
+
+        func close() {
+            self.stream.close()
+        }
+    }
+}
