@@ -43,8 +43,42 @@ enum PublicationCodec {
         return self.publication(kind, payload[...], topic, position)
     }
 
-    static func encode(_ number: UInt64) -> [UInt8] {
-        (0..<8).map { UInt8(truncatingIfNeeded: number >> (56 - 8 * $0)) }
+    // MARK: - Presence
+
+    /// What stands before an event's member: four bytes of length, the name, and up to the end the info.
+    static func eventHeader(_ kind: PresenceEvent.Kind, origin: UInt64) -> [UInt8] {
+        [self.mark, self.version, kind == .joined ? self.joined : self.left] + self.encode(origin)
+    }
+
+    /// An event without the member's info, which the script adds.
+    static func event(_ kind: PresenceEvent.Kind, _ id: String, origin: UInt64) -> [UInt8] {
+        self.eventHeader(kind, origin: origin) + self.encode(UInt32(id.utf8.count)) + Array(id.utf8)
+    }
+
+    /// Reads an event; nil if it is none.
+    static func decodeEvent(_ bytes: [UInt8], topic: Topic) -> PresenceEvent? {
+        guard bytes.count >= self.headerByteCount + 4, bytes[0] == self.mark, bytes[1] == self.version,
+            bytes[2] == self.joined || bytes[2] == self.left
+        else { return nil }
+        let rest = bytes[(self.headerByteCount + 4)...]
+        let byteCount = bytes[self.headerByteCount..<(self.headerByteCount + 4)].reduce(0) {
+            $0 << 8 | Int($1)
+        }
+        guard rest.count >= byteCount else { return nil }
+        let member = PresenceMember(
+            id: String(decoding: rest.prefix(byteCount), as: UTF8.self),
+            info: String(decoding: rest.dropFirst(byteCount), as: UTF8.self)
+        )
+        return PresenceEvent(bytes[2] == self.joined ? .joined : .left, member, topic)
+    }
+
+    private static let joined: UInt8 = 3
+    private static let left: UInt8 = 4
+
+    /// A number's bytes, the highest first.
+    static func encode<Number: FixedWidthInteger>(_ number: Number) -> [UInt8] {
+        let bits = Number.bitWidth
+        return stride(from: bits - 8, through: 0, by: -8).map { UInt8(truncatingIfNeeded: number >> $0) }
     }
 
     static func decode(_ bytes: ArraySlice<UInt8>) -> UInt64 {

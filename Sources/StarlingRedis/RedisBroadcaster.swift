@@ -14,7 +14,7 @@ public import Starling
 ///
 /// Two links per server: one for commands, one that is subscribed. Both are made anew with growing pauses when they
 /// break. `Documentation/Redis.md` says which keys and channels there are.
-public final class RedisBroadcaster: HistoryBroadcaster, ImmediateBroadcaster {
+public final class RedisBroadcaster: HistoryBroadcaster, ImmediateBroadcaster, PresenceBroadcaster {
     private let configuration: RedisConfiguration
     private let shards: [RedisShard]
     private let sinks: RedisSinks
@@ -66,6 +66,7 @@ public final class RedisBroadcaster: HistoryBroadcaster, ImmediateBroadcaster {
             for shard in self.shards {
                 group.addTask { await shard.commands.run() }
                 group.addTask { await shard.subscriptions.run() }
+                group.addTask { await shard.presence.keepLease() }
             }
         }
     }
@@ -152,6 +153,49 @@ public final class RedisBroadcaster: HistoryBroadcaster, ImmediateBroadcaster {
         try await self.history(topic, after: nil, countMax: count)
     }
 
+    /// Notes that a connection of a member has come.
+    ///
+    /// If Redis cannot be reached it returns none the less, and the others learn of it when Redis is back.
+    public func enter(_ member: PresenceMember, _ topic: Topic) async throws(BroadcastError) {
+        do throws(RedisError) {
+            try await self.shard(of: topic).presence.enter(member, topic)
+        } catch {
+            throw error.broadcastError
+        }
+    }
+
+    /// Notes that a connection of a member has gone; as ``enter(_:_:)``.
+    public func leave(_ id: String, from topic: Topic) async throws(BroadcastError) {
+        do throws(RedisError) {
+            try await self.shard(of: topic).presence.leave(id, from: topic)
+        } catch {
+            throw error.broadcastError
+        }
+    }
+
+    /// The members on all nodes, by one question to Redis; no other node is asked.
+    public func members(
+        of topic: Topic,
+        from cursor: PresenceCursor?,
+        countMax: Int
+    ) async throws(BroadcastError) -> PresencePage {
+        do throws(RedisError) {
+            let presence = self.shard(of: topic).presence
+            return try await presence.members(of: topic, from: cursor, countMax: countMax)
+        } catch {
+            throw error.broadcastError
+        }
+    }
+
+    /// How many members are present on all nodes.
+    public func memberCount(of topic: Topic) async throws(BroadcastError) -> Int {
+        do throws(RedisError) {
+            return try await self.shard(of: topic).presence.memberCount(of: topic)
+        } catch {
+            throw error.broadcastError
+        }
+    }
+
     // MARK: - How
 
     private func publish(
@@ -227,6 +271,7 @@ struct RedisShard: Sendable {
     let topics: RedisTopics
     let commands: RedisCommands
     let subscriptions: RedisSubscriptions
+    let presence: RedisPresence
 
     init(
         _ server: RedisServer,
@@ -239,6 +284,7 @@ struct RedisShard: Sendable {
         self.topics = topics
         self.commands = RedisCommands(server, topics.configuration, connector)
         self.subscriptions = RedisSubscriptions(server, topics, self.commands, connector, sinks, readiness)
+        self.presence = RedisPresence(topics, self.commands)
     }
 
     /// A hash of server and topic that is the same on every node (FNV-1a, then the finaliser of SplitMix64).
@@ -263,6 +309,10 @@ final class RedisSinks: Sendable {
 
     func deliver(_ publication: Publication) {
         for sink in self.sinks.withLock({ $0 }) { sink.deliver(publication) }
+    }
+
+    func deliver(_ event: PresenceEvent) {
+        for sink in self.sinks.withLock({ $0 }) { sink.deliver(event) }
     }
 
     func reportGap(in topic: Topic, newest: StreamPosition) {

@@ -108,6 +108,20 @@ final class RedisCommands: Sendable {
         }
     }
 
+    /// Sends a command and waits for its reply; never tries again.
+    func callOnce(
+        _ what: String,
+        make: @escaping @Sendable (RedisLink) -> RedisCommand
+    ) async throws(RedisError) -> RedisValue {
+        let deadline = ContinuousClock.now + self.configuration.waitTimeout
+        return try await withCheckedContinuation { continuation in
+            let isTaken = self.trySend(what, byteCount: 128, deadline: deadline, make: make) {
+                continuation.resume(returning: $0)
+            }
+            if !isTaken { continuation.resume(returning: .failure(self.queueFull)) }
+        }.get()
+    }
+
     /// Keeps a link until the task is cancelled.
     func run() async {
         await withDiscardingTaskGroup { group in

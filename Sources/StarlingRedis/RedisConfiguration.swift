@@ -36,6 +36,8 @@ public struct RedisConfiguration: Sendable {
     public var positionAgeMax = Duration.seconds(24 * 3600)
     /// How long the key of an idempotent publication is remembered.
     public var idempotencyKeyAgeMax = Duration.seconds(300)
+    /// How long a node that is heard no more counts as alive; then its members leave.
+    public var presenceLease = Duration.seconds(10)
     /// How long connecting may take, name and TLS included.
     public var connectTimeout = Duration.seconds(5)
     /// Where to log.

@@ -284,6 +284,9 @@ private struct RedisLinkHandshake {
         if isForCommands {
             scripts.publish = try await self.load(RedisScripts.publish)
             scripts.history = try await self.load(RedisScripts.history)
+            scripts.enter = try await self.load(RedisScripts.enter)
+            scripts.leave = try await self.load(RedisScripts.leave)
+            scripts.refresh = try await self.load(RedisScripts.refresh)
         }
         let run = info.split(whereSeparator: \.isNewline).first { $0.hasPrefix("run_id:") }?.dropFirst(7)
         guard let run else {

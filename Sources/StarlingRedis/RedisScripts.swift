@@ -10,6 +10,9 @@ enum RedisScripts {
     struct Hashes: Sendable {
         var publish = ""
         var history = ""
+        var enter = ""
+        var leave = ""
+        var refresh = ""
     }
 
     private static let begin = """
@@ -116,4 +119,69 @@ enum RedisScripts {
             end
             return reply
             """
+
+    // MARK: - Presence
+
+    /// Notes a member on a node, and tells the topic if it is the member's first.
+    ///
+    /// KEYS: members' counts of nodes, members' infos, the incarnation's entries. ARGV: entry, member, info, channel, event.
+    static let enter = """
+        #!lua
+        if redis.call('SADD', KEYS[3], ARGV[1]) == 0 then return 0 end
+        if redis.call('HINCRBY', KEYS[1], ARGV[2], 1) > 1 then return 0 end
+        redis.call('HSET', KEYS[2], ARGV[2], ARGV[3])
+        redis.call('PUBLISH', ARGV[4], ARGV[5] .. ARGV[3])
+        return 1
+        """
+
+    /// As ``enter``; ARGV: entry, member, channel, event.
+    static let leave = """
+        #!lua flags=allow-oom
+        if redis.call('SREM', KEYS[3], ARGV[1]) == 0 then return 0 end
+        if redis.call('HINCRBY', KEYS[1], ARGV[2], -1) > 0 then return 0 end
+        local info = redis.call('HGET', KEYS[2], ARGV[2]) or ''
+        redis.call('HDEL', KEYS[1], ARGV[2])
+        redis.call('HDEL', KEYS[2], ARGV[2])
+        redis.call('PUBLISH', ARGV[3], ARGV[4] .. info)
+        return 1
+        """
+
+    /// Renews a lease, gives up incarnations, and takes some entries of a dead one away.
+    ///
+    /// KEYS: the incarnations by the time their leases end. ARGV: incarnation, milliseconds of a lease, prefix of all keys,
+    /// header of an event, greatest count of entries, incarnations to give up.
+    ///
+    /// Returns whether the lease still held, and how many entries were taken away.
+    static let refresh = """
+        #!lua flags=allow-oom
+        local nodes, prefix = KEYS[1], ARGV[3]
+        local time = redis.call('TIME')
+        local now = time[1] * 1000 + math.floor(time[2] / 1000)
+        local known = tonumber(redis.call('ZSCORE', nodes, ARGV[1]) or 0) > now
+        redis.call('ZADD', nodes, now + tonumber(ARGV[2]), ARGV[1])
+        for index = 6, #ARGV do redis.call('ZADD', nodes, 0, ARGV[index]) end
+        local taken, max = 0, tonumber(ARGV[5])
+        local dead = redis.call('ZRANGEBYSCORE', nodes, '-inf', now, 'LIMIT', 0, 1)[1]
+        if dead and max > 0 then
+          local set = prefix .. 'n:' .. dead
+          local entries = redis.call('SPOP', set, max)
+          taken = #entries
+          for _, entry in ipairs(entries) do
+            local size = struct.unpack('>I4', entry)
+            local topic, member = string.sub(entry, 5, 4 + size), string.sub(entry, 5 + size)
+            local counts, infos = prefix .. 'p:' .. topic, prefix .. 'i:' .. topic
+            if redis.call('HINCRBY', counts, member, -1) <= 0 then
+              local info = redis.call('HGET', infos, member) or ''
+              redis.call('HDEL', counts, member)
+              redis.call('HDEL', infos, member)
+              redis.call('PUBLISH', prefix .. 'c:' .. topic, ARGV[4] .. struct.pack('>I4', #member) .. member .. info)
+            end
+          end
+          if redis.call('SCARD', set) == 0 then
+            redis.call('ZREM', nodes, dead)
+            if taken < max then taken = max end
+          end
+        end
+        return {known and 1 or 0, taken}
+        """
 }

@@ -206,6 +206,9 @@ actor RedisSubscriptions {
             return self.updateReadiness()
         }
         guard let topic = self.topics.topic(ofChannel: channel), self.entries[topic] != nil else { return }
+        if let event = PublicationCodec.decodeEvent(payload, topic: topic) {
+            return self.sinks.deliver(event)
+        }
         guard let publication = PublicationCodec.decode(payload, topic: topic) else {
             return self.configuration.logger.warning(
                 "somebody else publishes on our channels: choose another namespace",

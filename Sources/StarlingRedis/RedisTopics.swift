@@ -108,6 +108,83 @@ struct RedisTopics: Sendable {
         )
     }
 
+    // MARK: - Presence
+
+    func enter(
+        _ member: PresenceMember,
+        _ topic: Topic,
+        _ incarnation: String
+    ) -> @Sendable (RedisLink) -> RedisCommand {
+        let event = PublicationCodec.event(.joined, member.id, origin: self.node)
+        return { link in
+            Self.script(
+                link.scripts.enter,
+                keys: self.presenceKeys(topic, incarnation),
+                [
+                    Self.entry(member.id, topic), Array(member.id.utf8), Array(member.info.utf8),
+                    Array(self.channel(topic).utf8), event,
+                ]
+            )
+        }
+    }
+
+    func leave(
+        _ id: String,
+        _ topic: Topic,
+        _ incarnation: String
+    ) -> @Sendable (RedisLink) -> RedisCommand {
+        let event = PublicationCodec.event(.left, id, origin: self.node)
+        return { link in
+            Self.script(
+                link.scripts.leave,
+                keys: self.presenceKeys(topic, incarnation),
+                [Self.entry(id, topic), Array(id.utf8), Array(self.channel(topic).utf8), event]
+            )
+        }
+    }
+
+    func refresh(
+        _ incarnation: String,
+        giveUp abandoned: [String],
+        countMax: Int
+    ) -> @Sendable (RedisLink) -> RedisCommand {
+        { link in
+            Self.script(
+                link.scripts.refresh,
+                keys: [self.prefix + "nodes"],
+                [
+                    Array(incarnation.utf8), self.milliseconds(self.configuration.presenceLease),
+                    Array(self.prefix.utf8), PublicationCodec.eventHeader(.left, origin: self.node),
+                    Array("\(countMax)".utf8),
+                ] + abandoned.map { Array($0.utf8) }
+            )
+        }
+    }
+
+    func members(
+        of topic: Topic,
+        from cursor: String,
+        countMax: Int
+    ) -> @Sendable (RedisLink) -> RedisCommand {
+        { _ in RedisCommand("HSCAN", self.prefix + "i:" + topic.name, cursor, "COUNT", "\(max(1, countMax))")
+        }
+    }
+
+    func memberCount(of topic: Topic) -> @Sendable (RedisLink) -> RedisCommand {
+        { _ in RedisCommand("HLEN", self.prefix + "i:" + topic.name) }
+    }
+
+    private func presenceKeys(_ topic: Topic, _ incarnation: String) -> [String] {
+        [self.prefix + "p:" + topic.name, self.prefix + "i:" + topic.name, self.prefix + "n:" + incarnation]
+    }
+
+    /// What an incarnation's set holds for a member of a topic.
+    private static func entry(_ id: String, _ topic: Topic) -> [UInt8] {
+        PublicationCodec.encode(UInt32(topic.name.utf8.count)) + Array(topic.name.utf8) + Array(id.utf8)
+    }
+
+    // MARK: - Names
+
     private func keys(_ topic: Topic) -> [String] {
         [self.prefix + "m:" + topic.name, self.prefix + "s:" + topic.name]
     }
@@ -120,7 +197,7 @@ struct RedisTopics: Sendable {
     }
 
     private func newEpoch() -> [UInt8] {
-        PublicationCodec.encode(.random(in: 1 ... .max))
+        PublicationCodec.encode(UInt64.random(in: 1 ... .max))
     }
 
     private func milliseconds(_ duration: Duration) -> [UInt8] {

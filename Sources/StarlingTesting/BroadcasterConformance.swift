@@ -50,6 +50,12 @@ public struct BroadcasterConformance: Sendable {
                 ("topics without a history have no positions", self.hasPlainTopics),
             ]
         }
+        if try await self.makeNode() is any PresenceBroadcaster {
+            checks += [
+                ("a member is present while one of its connections is, on any node", self.countsConnections),
+                ("members are listed page by page", self.listsMembers),
+            ]
+        }
         for (name, check) in checks {
             do {
                 try await self.withNodes(check)
@@ -229,6 +235,56 @@ public struct BroadcasterConformance: Sendable {
         try expect(answer.newest == nil && answer.publications.isEmpty, "a history where there is none")
     }
 
+    // MARK: - Presence
+
+    @Sendable private func countsConnections(_ nodes: ConformanceNodes) async throws {
+        let topic = nodes.topic()
+        for node in nodes.all { try await node.broadcaster.subscribe(to: [topic]) }
+        let (first, second) = (try nodes.presence(0), try nodes.presence(1))
+        let anna = PresenceMember(id: "anna", info: "Anna 🐦")
+        let bert = PresenceMember(id: "bert", info: "")
+        try await first.enter(anna, topic)
+        try await first.enter(anna, topic)
+        try await second.enter(anna, topic)
+        try await second.enter(bert, topic)
+        try expect(try await first.memberCount(of: topic) == 2, "not two members")
+        try await first.leave("anna", from: topic)
+        try await second.leave("anna", from: topic)
+        try await second.leave("nobody", from: topic)
+        try expect(try await second.memberCount(of: topic) == 2, "somebody has left too early")
+        try await first.leave("anna", from: topic)
+        try expect(try await second.memberCount(of: topic) == 1, "not one member")
+        try await second.leave("bert", from: topic)
+        let expected = [
+            PresenceEvent(.joined, anna, topic), PresenceEvent(.joined, bert, topic),
+            PresenceEvent(.left, anna, topic), PresenceEvent(.left, bert, topic),
+        ]
+        for node in nodes.all {
+            let events = try await node.waitForEvents(4, of: topic)
+            try expect(events == expected, "the events were \(events)")
+        }
+    }
+
+    @Sendable private func listsMembers(_ nodes: ConformanceNodes) async throws {
+        let topic = nodes.topic()
+        let everybody = (0..<500).map { PresenceMember(id: "member \($0)", info: "number \($0)") }
+        for (index, member) in everybody.enumerated() {
+            try await nodes.presence(index % 2).enter(member, topic)
+        }
+        var listed: [PresenceMember] = []
+        var cursor: PresenceCursor?
+        repeat {
+            let page = try await nodes.presence(2).members(of: topic, from: cursor, countMax: 50)
+            listed += page.members
+            cursor = page.next
+        } while cursor != nil
+        try expect(Set(listed) == Set(everybody), "\(Set(listed).count) of 500 are listed")
+        for (index, member) in everybody.enumerated() {
+            try await nodes.presence(index % 2).leave(member.id, from: topic)
+        }
+        try expect(try await nodes.presence(2).memberCount(of: topic) == 0, "somebody has stayed")
+    }
+
     // MARK: - Nodes
 
     private func withNodes(_ check: @Sendable (ConformanceNodes) async throws -> Void) async throws {
@@ -285,6 +341,13 @@ struct ConformanceNodes: Sendable {
         )
     }
 
+    func presence(_ index: Int) throws -> any PresenceBroadcaster {
+        try unwrap(
+            self[index].broadcaster as? any PresenceBroadcaster,
+            "one node has presence, another has not"
+        )
+    }
+
     /// The texts that each node has got.
     func collect(_ count: Int, of topic: Topic) async throws -> [[String]] {
         var texts: [[String]] = []
@@ -300,6 +363,7 @@ final class ConformanceNode: Sendable {
     private struct State {
         var arrived: [Topic: [Publication]] = [:]
         var gaps: [Topic] = []
+        var events: [Topic: [PresenceEvent]] = [:]
     }
 
     let broadcaster: any Broadcaster
@@ -317,13 +381,29 @@ final class ConformanceNode: Sendable {
                 delivered: { publication in
                     self.state.withLock { $0.arrived[publication.topic, default: []].append(publication) }
                 },
-                gap: { topic, _ in self.state.withLock { $0.gaps.append(topic) } }
+                gap: { topic, _ in self.state.withLock { $0.gaps.append(topic) } },
+                presence: { event in
+                    self.state.withLock { $0.events[event.topic, default: []].append(event) }
+                }
             )
         )
     }
 
     func count(of topic: Topic) -> Int {
         self.state.withLock { $0.arrived[topic]?.count ?? 0 }
+    }
+
+    /// Waits until so many presence events have arrived.
+    func waitForEvents(_ count: Int, of topic: Topic) async throws -> [PresenceEvent] {
+        let end = ContinuousClock.now + self.timeout
+        while true {
+            let events = self.state.withLock { $0.events[topic] ?? [] }
+            if events.count >= count { return events }
+            if ContinuousClock.now > end {
+                throw ConformanceFailure("\(events.count) of \(count) presence events arrived")
+            }
+            try await Task.sleep(for: .milliseconds(2))
+        }
     }
 
     /// Waits until so many publications have arrived; a bounded look every few milliseconds.

@@ -7,6 +7,7 @@ final class Node: Sendable {
     struct State {
         var arrived: [Topic: [Publication]] = [:]
         var gaps: [Topic: [StreamPosition]] = [:]
+        var events: [PresenceEvent] = []
     }
 
     let broadcaster: RedisBroadcaster
@@ -21,7 +22,8 @@ final class Node: Sendable {
                 },
                 gap: { topic, newest in
                     self.state.withLock { $0.gaps[topic, default: []].append(newest) }
-                }
+                },
+                presence: { event in self.state.withLock { $0.events.append(event) } }
             )
         )
     }
@@ -32,6 +34,11 @@ final class Node: Sendable {
 
     func gaps(_ topic: Topic) -> [StreamPosition] {
         self.state.withLock { $0.gaps[topic] ?? [] }
+    }
+
+    /// Whose join or leave has arrived, in order.
+    func members(who kind: PresenceEvent.Kind) -> [String] {
+        self.state.withLock { $0.events.filter { $0.kind == kind }.map(\.member.id) }
     }
 
     /// Waits for something that the node comes to, for a bounded time.

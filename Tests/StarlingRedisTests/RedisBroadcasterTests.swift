@@ -21,6 +21,6 @@ func makeBroadcaster(
     func conformance() async throws {
         let redis = try await RedisProcess()
         let names = try await BroadcasterConformance { try makeBroadcaster(redis) }.run()
-        #expect(names.count == 11)
+        #expect(names.count == 13)
     }
 }

@@ -74,6 +74,11 @@ final class RedisProcess: @unchecked Sendable {
     /// Sends a command of plain words, and returns the first line of the reply.
     @discardableResult
     func ask(_ command: String) async throws -> String {
+        String(try await self.askAll(command).prefix { $0 != "\r\n" })
+    }
+
+    /// Sends a command of plain words, and returns the reply, up to 64 KiB.
+    func askAll(_ command: String) async throws -> String {
         let stream = try await NativeConnector().connect(
             to: .tcp(host: "127.0.0.1", port: self.port),
             options: ConnectOptions(timeout: .seconds(2))
@@ -81,7 +86,7 @@ final class RedisProcess: @unchecked Sendable {
         defer { stream.close() }
         try await stream.write(Array("\(command)\r\n".utf8))
         let reply = try await stream.read() ?? []
-        return String(decoding: reply.prefix { $0 != 13 }, as: UTF8.self)
+        return String(decoding: reply, as: UTF8.self)
     }
 
     private static func freePort() throws -> Int {

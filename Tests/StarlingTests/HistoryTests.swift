@@ -42,7 +42,7 @@ private func texts(_ client: Client) -> [String] {
         // Nodes of one process share the broadcaster itself.
         let shared = Self.broadcaster(countMax: 1000)
         let names = try await BroadcasterConformance { shared }.run()
-        #expect(names.count == 11)
+        #expect(names.count == 13)
     }
 
     @Test("What was missed comes first, then what is live, in one sequence")

@@ -6,22 +6,36 @@ public struct Publication: Sendable {
     public let message: Message
     /// Its place in the topic's history, or nil for topics without one.
     public let position: StreamPosition?
-    /// Whether this stands for publications that are lost; `position` is the newest then.
-    let isGap: Bool
+    /// What this stands for, if it is no publication; `message` is empty then.
+    let notice: Notice?
+
+    enum Notice: Sendable {
+        /// Publications are lost; `position` is the newest.
+        case gap
+        /// Somebody has come or gone.
+        case presence(PresenceEvent)
+    }
 
     /// Makes a publication.
     public init(_ message: Message, to topic: Topic, position: StreamPosition? = nil) {
         self.topic = topic
         self.message = message
         self.position = position
-        self.isGap = false
+        self.notice = nil
     }
 
     init(gapIn topic: Topic, newest: StreamPosition) {
         self.topic = topic
         self.message = .binary([])
         self.position = newest
-        self.isGap = true
+        self.notice = .gap
+    }
+
+    init(_ event: PresenceEvent) {
+        self.topic = event.topic
+        self.message = .binary([])
+        self.position = nil
+        self.notice = .presence(event)
     }
 }
 
@@ -85,13 +99,14 @@ public struct BroadcastSink: Sendable {
     /// A sink of a test's own.
     package init(
         delivered: @escaping @Sendable (Publication) -> Void,
-        gap: @escaping @Sendable (Topic, StreamPosition) -> Void
+        gap: @escaping @Sendable (Topic, StreamPosition) -> Void,
+        presence: @escaping @Sendable (PresenceEvent) -> Void = { _ in }
     ) {
         self.take = { publication in
-            if publication.isGap, let newest = publication.position {
-                gap(publication.topic, newest)
-            } else {
-                delivered(publication)
+            switch publication.notice {
+            case nil: delivered(publication)
+            case .gap: if let newest = publication.position { gap(publication.topic, newest) }
+            case .presence(let event): presence(event)
             }
         }
     }
@@ -110,6 +125,11 @@ public struct BroadcastSink: Sendable {
     /// Comes in order with what is delivered. Subscribers are told as ``PublicationFormat/gap`` says.
     public func reportGap(in topic: Topic, newest: StreamPosition) {
         self.take(Publication(gapIn: topic, newest: newest))
+    }
+
+    /// Says that a member has come or gone, in order with what is delivered to the topic.
+    public func deliver(_ event: PresenceEvent) {
+        self.take(Publication(event))
     }
 }
 

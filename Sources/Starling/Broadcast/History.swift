@@ -100,6 +100,11 @@ public struct PublicationFormat: Sendable {
     /// Without one the connection is closed with 1013 (try again later), so that nothing is lost in silence.
     public var gap: (@Sendable (TopicGap) -> Message)?
 
+    /// Makes the message that tells subscribers who has come or gone.
+    ///
+    /// Without one they are not told. Called once per event loop and event, on the loop's thread.
+    public var presence: (@Sendable (PresenceEvent) -> Message)?
+
     /// The default.
     public init() {}
 }

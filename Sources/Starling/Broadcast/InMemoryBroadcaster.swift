@@ -2,11 +2,12 @@
 ///
 /// One order per topic on all loops. At most once, or with a history, which lives as long as the process. Needs nothing to
 /// run.
-public final class InMemoryBroadcaster: ImmediateBroadcaster, HistoryBroadcaster {
+public final class InMemoryBroadcaster: ImmediateBroadcaster, HistoryBroadcaster, PresenceBroadcaster {
     private struct State {
         var sinks: [BroadcastSink] = []
         var streams: [Topic: TopicStream] = [:]
         var publishCount = 0
+        var presence = PresenceCounts()
     }
 
     private let state = Lock(State())
@@ -85,6 +86,39 @@ public final class InMemoryBroadcaster: ImmediateBroadcaster, HistoryBroadcaster
     /// The last publications; does not suspend.
     public func history(of topic: Topic, newest count: Int) async throws(BroadcastError) -> TopicHistory {
         self.ask(topic) { $0.newest(count) }
+    }
+
+    /// A connection of a member has come; does not suspend.
+    public func enter(_ member: PresenceMember, _ topic: Topic) async throws(BroadcastError) {
+        self.state.withLock { state in
+            guard state.presence.enter(member, topic) else { return }
+            let event = PresenceEvent(.joined, member, topic)
+            for sink in state.sinks { sink.deliver(event) }
+        }
+    }
+
+    /// A connection of a member has gone; does not suspend.
+    public func leave(_ id: String, from topic: Topic) async throws(BroadcastError) {
+        self.state.withLock { state in
+            guard let member = state.presence.leave(id, from: topic) else { return }
+            let event = PresenceEvent(.left, member, topic)
+            for sink in state.sinks { sink.deliver(event) }
+        }
+    }
+
+    /// All members, in one page; does not suspend.
+    public func members(
+        of topic: Topic,
+        from cursor: PresenceCursor?,
+        countMax: Int
+    ) async throws(BroadcastError) -> PresencePage {
+        let members = self.state.withLock { $0.presence.topics[topic]?.values.map(\.member) ?? [] }
+        return PresencePage(members: members, next: nil)
+    }
+
+    /// How many members are present; does not suspend.
+    public func memberCount(of topic: Topic) async throws(BroadcastError) -> Int {
+        self.state.withLock { $0.presence.topics[topic]?.count ?? 0 }
     }
 
     /// True: all is in this process.

@@ -13,7 +13,8 @@ final class Recovery {
 
     func append(_ publication: Publication) {
         self.byteCount += publication.message.byteCount
-        guard self.byteCount <= Self.byteCountMax, !publication.isGap else {
+        let isGap = if case .gap = publication.notice { true } else { false }
+        guard self.byteCount <= Self.byteCountMax, !isGap else {
             self.pending = []
             self.byteCount = 0
             self.hasOverflown = true
@@ -24,7 +25,7 @@ final class Recovery {
 
     /// What to do when everything up to `cursor` has been sent, and `newest` was the newest in the history at the time.
     func next(after cursor: StreamPosition, newest: StreamPosition) -> Step {
-        if let first = self.pending.first?.position {
+        if let first = self.pending.lazy.compactMap(\.position).first {
             let isConnected = first.epoch == cursor.epoch && first.offset <= cursor.offset + 1
             guard isConnected else { return .readOn }
             return .finish(
@@ -35,7 +36,7 @@ final class Recovery {
             self.hasOverflown = false
             return .readOn
         }
-        return cursor == newest ? .finish([]) : .readOn
+        return cursor == newest ? .finish(self.pending) : .readOn
     }
 
     enum Step {

@@ -59,7 +59,7 @@ extension ConnectionDriver {
         guard let index = self.index(of: id), let endpoint = unsafe self.slots.pointer(index).pointee.endpoint
         else { return nil }
         for (count, publication) in publications.enumerated() {
-            let message = endpoint.format(publication)
+            guard let message = endpoint.format(publication) else { continue }
             switch self.send(message.kind, message.bytes, to: index) {
             case .sent: continue
             case .buffered: return count + 1
@@ -91,7 +91,7 @@ extension ConnectionDriver {
         }
         entry.recovering[UInt32(index)] = nil
         for publication in waiting {
-            let message = endpoint.format(publication)
+            guard let message = endpoint.format(publication) else { continue }
             guard self.send(message.kind, message.bytes, to: index) != .dropped else { return .ended }
         }
         return .finished
@@ -133,8 +133,7 @@ extension ConnectionDriver {
     private func deliver(_ publication: Publication, _ endpoint: LoopEndpoint) {
         guard let entry = endpoint.topics.subscribers(of: publication.topic) else { return }
         guard
-            let message = publication.isGap
-                ? self.gapMessage(for: publication, endpoint, entry) : endpoint.format(publication)
+            let message = self.message(for: publication, endpoint, entry)
         else { return }
         let opcode = message.kind.opcode
         let topic = entry.number
@@ -192,6 +191,18 @@ extension ConnectionDriver {
                 segment = plain
             }
             if let segment { self.append(segment, to: index, endpoint) }
+        }
+    }
+
+    /// What subscribers are sent; nil for nothing.
+    private func message(
+        for publication: Publication,
+        _ endpoint: LoopEndpoint,
+        _ entry: TopicEntry
+    ) -> Message? {
+        switch publication.notice {
+        case nil, .presence: endpoint.format(publication)
+        case .gap: self.gapMessage(for: publication, endpoint, entry)
         }
     }
 

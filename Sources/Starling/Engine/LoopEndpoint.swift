@@ -28,9 +28,12 @@ final class LoopEndpoint {
     let keepsPublicationsApart: Bool
     let limitsRates: Bool
 
-    /// What subscribers are sent for a publication.
-    func format(_ publication: Publication) -> Message {
-        self.configuration.publicationFormat.publication?(publication) ?? publication.message
+    /// What subscribers are sent for a publication or a presence event; nil for nothing.
+    func format(_ publication: Publication) -> Message? {
+        if case .presence(let event) = publication.notice {
+            return self.configuration.publicationFormat.presence?(event)
+        }
+        return self.configuration.publicationFormat.publication?(publication) ?? publication.message
     }
 
     init(_ endpoint: WebSocketEndpoint, index: Int, path: String, hub: BroadcastHub) {
