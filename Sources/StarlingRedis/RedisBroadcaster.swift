@@ -125,7 +125,7 @@ public final class RedisBroadcaster: HistoryBroadcaster, ImmediateBroadcaster, P
     ///   ``BroadcastError/Code/refused`` with Redis' reason.
     @discardableResult
     public func publish(_ message: Message, to topic: Topic) async throws(BroadcastError) -> StreamPosition? {
-        try await self.publish(message, topic, key: nil)
+        try await self.publish(message, topic, key: nil).position
     }
 
     /// Publishes once, however often it is called with this key; a link that breaks is no error then, as long as a new one
@@ -135,7 +135,7 @@ public final class RedisBroadcaster: HistoryBroadcaster, ImmediateBroadcaster, P
         _ message: Message,
         to topic: Topic,
         idempotencyKey: String
-    ) async throws(BroadcastError) -> StreamPosition? {
+    ) async throws(BroadcastError) -> IdempotentPublication {
         try await self.publish(message, topic, key: idempotencyKey)
     }
 
@@ -202,7 +202,7 @@ public final class RedisBroadcaster: HistoryBroadcaster, ImmediateBroadcaster, P
         _ message: Message,
         _ topic: Topic,
         key: String?
-    ) async throws(BroadcastError) -> StreamPosition? {
+    ) async throws(BroadcastError) -> IdempotentPublication {
         let shard = self.shard(of: topic)
         let hasHistory = self.configuration.history(topic) != nil
         do throws(RedisError) {
@@ -212,7 +212,7 @@ public final class RedisBroadcaster: HistoryBroadcaster, ImmediateBroadcaster, P
                 isRepeatable: hasHistory && key != nil,
                 make: shard.topics.publish(message, to: topic, key: key)
             )
-            return shard.topics.position(reply)
+            return shard.topics.outcome(reply)
         } catch {
             throw error.broadcastError
         }

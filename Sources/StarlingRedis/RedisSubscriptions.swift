@@ -186,6 +186,8 @@ actor RedisSubscriptions {
     }
 
     private func confirmed(_ channel: String) {
+        // So that the node is ready without waiting for the next one.
+        if channel == self.topics.probeChannel { return self.sendProbe() }
         guard let topic = self.topics.topic(ofChannel: channel), self.entries[topic] != nil else { return }
         self.entries[topic]?.isAcknowledged = true
         if self.configuration.history(topic) == nil {
@@ -378,14 +380,7 @@ actor RedisSubscriptions {
     /// answered PING prove nothing.
     private func probe() async {
         while (try? await Task.sleep(for: self.configuration.probeInterval)) != nil {
-            let channel = self.topics.probeChannel
-            _ = self.commands.trySend(
-                "a probe",
-                byteCount: 64,
-                deadline: .now + self.configuration.probeInterval,
-                make: { _ in RedisCommand("PUBLISH", channel, "probe") },
-                { _ in }
-            )
+            self.sendProbe()
             guard let link = self.link,
                 self.probeHeardAt.duration(to: .now) > self.configuration.deafAfter
             else { continue }
@@ -398,6 +393,18 @@ actor RedisSubscriptions {
             self.updateReadiness()
             link.close()
         }
+    }
+
+    private func sendProbe() {
+        let channel = self.topics.probeChannel
+        // If there is no link for it, the next one will do.
+        _ = self.commands.trySend(
+            "a probe",
+            byteCount: 64,
+            deadline: .now + self.configuration.probeInterval,
+            make: { _ in RedisCommand("PUBLISH", channel, "probe") },
+            { _ in }
+        )
     }
 
     private func updateReadiness() {

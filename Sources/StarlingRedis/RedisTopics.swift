@@ -55,12 +55,15 @@ struct RedisTopics: Sendable {
         }
     }
 
-    /// Position of a publication, from the script's reply.
-    func position(_ reply: RedisValue) -> StreamPosition? {
+    /// What became of a publication: the script's reply, or PUBLISH's for a topic without a history.
+    func outcome(_ reply: RedisValue) -> IdempotentPublication {
         guard let parts = reply.elements, parts.count == 3, let epoch = parts[1].byteArray,
             let offset = parts[2].number
-        else { return nil }
-        return StreamPosition(epoch: PublicationCodec.decode(epoch[...]), offset: UInt64(offset))
+        else { return IdempotentPublication(position: nil, isNew: true) }
+        return IdempotentPublication(
+            position: StreamPosition(epoch: PublicationCodec.decode(epoch[...]), offset: UInt64(offset)),
+            isNew: parts[0].number == 1
+        )
     }
 
     func history(

@@ -3,8 +3,8 @@
 #
 #   ./Tests/Browser/run.sh [--server "COMMAND"]
 #
-# COMMAND starts a chat server; {port} and {members} in it become the port and the most members of a room. By default
-# the Chat example is built and started. Screenshots are left in .build-browser/.
+# COMMAND starts a chat server; {port} and {members} in it become the port and the most members of a room. Without it the Chat
+# example is built and started, and its protocol is tested over a Redis as well. Screenshots are left in .build-browser/.
 set -eu
 cd "$(dirname "$0")/../.."
 . Examples/Support/setup.sh
@@ -20,12 +20,19 @@ done
 command -v python3 >/dev/null || install_missing python3
 python3 -c 'import ensurepip' 2>/dev/null || install_missing python3-venv
 command -v chromium >/dev/null || install_missing chromium
+command -v redis-server >/dev/null || install_missing redis-server
 
 if [ -z "$server" ]; then
     install_missing $build_packages
     require_swift
     swift build -c release --product Chat
     server="$(swift build -c release --show-bin-path)/Chat --host 127.0.0.1 --port {port} --room-members {members}"
+    # The same over a Redis of our own.
+    directory="$(mktemp -d)"
+    redis-server --port 0 --unixsocket "$directory/redis.sock" --save "" --dir "$directory" >"$directory/log" &
+    redis=$!
+    trap 'kill $redis; wait; rm -rf "$directory"' EXIT
+    with_redis="$server --redis unix://$directory/redis.sock"
 fi
 
 environment=.build-browser/python
@@ -37,4 +44,5 @@ fi
 
 export PYTHONDONTWRITEBYTECODE=1
 "$environment/bin/python" Tests/Browser/protocol_test.py --server "$server"
+[ -z "${with_redis:-}" ] || "$environment/bin/python" Tests/Browser/protocol_test.py --server "$with_redis"
 "$environment/bin/python" Tests/Browser/page_test.py --server "$server" --output .build-browser

@@ -16,15 +16,30 @@ public protocol HistoryBroadcaster: Broadcaster {
     /// The last publications, oldest first; none for 0, which asks for the newest position alone.
     func history(of topic: Topic, newest count: Int) async throws(BroadcastError) -> TopicHistory
 
-    /// Publishes, unless a publication with this key is in the topic's history already: its position is returned then.
+    /// Publishes, unless a publication with this key is in the topic's history already.
     ///
-    /// Makes it safe to publish again after an error that left open what had happened.
+    /// Makes it safe to publish again after an error that left open what had happened. For a topic without a history the
+    /// key means nothing.
     @discardableResult
     func publish(
         _ message: Message,
         to topic: Topic,
         idempotencyKey: String
-    ) async throws(BroadcastError) -> StreamPosition?
+    ) async throws(BroadcastError) -> IdempotentPublication
+}
+
+/// What became of a publication with a key.
+public struct IdempotentPublication: Sendable, Hashable {
+    /// The place of the publication with this key; nil for a topic without a history.
+    public let position: StreamPosition?
+    /// Whether it was published by this call, and not by an earlier one.
+    public let isNew: Bool
+
+    /// Makes an outcome; broadcasters of applications do.
+    public init(position: StreamPosition?, isNew: Bool) {
+        self.position = position
+        self.isNew = isNew
+    }
 }
 
 /// What a topic's history said.

@@ -59,7 +59,7 @@ public final class InMemoryBroadcaster: ImmediateBroadcaster, HistoryBroadcaster
     /// Does not suspend.
     @discardableResult
     public func publish(_ message: Message, to topic: Topic) async throws(BroadcastError) -> StreamPosition? {
-        self.publish(message, topic, key: nil)
+        self.publish(message, topic, key: nil).position
     }
 
     /// Hands the publication to every sink, unless the topic's history has one with this key.
@@ -70,7 +70,7 @@ public final class InMemoryBroadcaster: ImmediateBroadcaster, HistoryBroadcaster
         _ message: Message,
         to topic: Topic,
         idempotencyKey: String
-    ) async throws(BroadcastError) -> StreamPosition? {
+    ) async throws(BroadcastError) -> IdempotentPublication {
         self.publish(message, topic, key: idempotencyKey)
     }
 
@@ -133,7 +133,7 @@ public final class InMemoryBroadcaster: ImmediateBroadcaster, HistoryBroadcaster
         try? await Task.sleep(for: .seconds(1 << 40))
     }
 
-    private func publish(_ message: Message, _ topic: Topic, key: String?) -> StreamPosition? {
+    private func publish(_ message: Message, _ topic: Topic, key: String?) -> IdempotentPublication {
         let limits = self.limits?(topic)
         let now = limits == nil ? nil : self.now()
         return self.state.withLock { state in
@@ -143,11 +143,13 @@ public final class InMemoryBroadcaster: ImmediateBroadcaster, HistoryBroadcaster
                 state.publishCount += 1
                 let appended = state.streams[topic, default: TopicStream(limits)]
                     .append(message, to: topic, key: key, at: now, number: state.publishCount)
-                guard appended.isNew else { return appended.position }
+                guard appended.isNew else {
+                    return IdempotentPublication(position: appended.position, isNew: false)
+                }
                 publication = Publication(message, to: topic, position: appended.position)
             }
             for sink in state.sinks { sink.deliver(publication) }
-            return publication.position
+            return IdempotentPublication(position: publication.position, isNew: true)
         }
     }
 

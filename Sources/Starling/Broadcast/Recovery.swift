@@ -7,20 +7,32 @@ final class Recovery {
     private var byteCount = 0
     /// Whether live publications were let go, so that ``pending`` says nothing about what came before it.
     private var hasOverflown = false
+    private var presenceByteCount = 0
+    /// Whether presence events were let go, which cannot be made good.
+    private(set) var isLost = false
 
-    /// Bytes of live publications that may wait for one subscriber.
+    /// Bytes of live publications that may wait for one subscriber, and of presence events.
     static let byteCountMax = 256 << 10
 
     func append(_ publication: Publication) {
-        self.byteCount += publication.message.byteCount
-        let isGap = if case .gap = publication.notice { true } else { false }
-        guard self.byteCount <= Self.byteCountMax, !isGap else {
-            self.pending = []
-            self.byteCount = 0
-            self.hasOverflown = true
-            return
+        switch publication.notice {
+        case .gap: return self.letGo()
+        case .presence(let event):
+            // No history has them.
+            self.presenceByteCount += 64 + event.member.id.utf8.count + event.member.info.utf8.count
+            if self.presenceByteCount > Self.byteCountMax { self.isLost = true }
+        case nil:
+            self.byteCount += publication.message.byteCount
+            if self.byteCount > Self.byteCountMax { return self.letGo() }
         }
-        self.pending.append(publication)
+        if !self.isLost { self.pending.append(publication) }
+    }
+
+    /// Lets publications go, this one included, and keeps presence events.
+    private func letGo() {
+        self.pending.removeAll { if case .presence = $0.notice { false } else { true } }
+        self.byteCount = 0
+        self.hasOverflown = true
     }
 
     /// What to do when everything up to `cursor` has been sent, and `newest` was the newest in the history at the time.

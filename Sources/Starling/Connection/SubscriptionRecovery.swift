@@ -5,7 +5,7 @@
 struct SubscriptionRecovery {
     private let connection: AsyncConnection
     private let topic: Topic
-    private let prologue: (@Sendable (TopicSubscription) -> Message)?
+    private let prologue: (@Sendable (TopicSubscription) async throws(BroadcastError) -> Message)?
 
     /// Publications that are read from the history at once.
     static let pageCountMax = 256
@@ -13,7 +13,7 @@ struct SubscriptionRecovery {
     init(
         _ connection: AsyncConnection,
         _ topic: Topic,
-        _ prologue: (@Sendable (TopicSubscription) -> Message)?
+        _ prologue: (@Sendable (TopicSubscription) async throws(BroadcastError) -> Message)?
     ) {
         self.connection = connection
         self.topic = topic
@@ -50,7 +50,12 @@ struct SubscriptionRecovery {
         let isRecovered = start == nil || page.isComplete
         let base = start.flatMap { isRecovered ? $0 : nil } ?? page.newest
         let subscription = TopicSubscription(topic: self.topic, position: base, isRecovered: isRecovered)
-        if let prologue = self.prologue { try await self.connection.sendSlowly(prologue(subscription)) }
+        if let prologue = self.prologue {
+            let message = try await self.asking { () async throws(BroadcastError) in
+                try await prologue(subscription)
+            }
+            try await self.connection.sendSlowly(message)
+        }
 
         var cursor = base
         // What an incomplete history still has is not wanted: it would follow a hole.

@@ -84,14 +84,15 @@ public struct WebSocket: Sendable, AsyncSequence {
     /// - Parameters:
     ///   - topic: The topic.
     ///   - position: The last publication that the client has; nil for those from now on.
-    ///   - prologue: Makes a message that goes out before the first publication, to tell the client what it gets.
+    ///   - prologue: Makes a message that goes out before the first publication, to tell the client what it gets. What is
+    ///     published while it suspends waits, presence events included.
     /// - Returns: Where the subscription begins.
     /// - Throws: If the connection is closing, is subscribed to too many topics, or the broadcaster fails.
     @discardableResult
     public func subscribe(
         to topic: Topic,
         from position: StreamPosition?,
-        prologue: (@Sendable (TopicSubscription) -> Message)? = nil
+        prologue: (@Sendable (TopicSubscription) async throws(BroadcastError) -> Message)? = nil
     ) async throws(WebSocketError) -> TopicSubscription {
         try await SubscriptionRecovery(self.connection, topic, prologue).run(from: position)
     }

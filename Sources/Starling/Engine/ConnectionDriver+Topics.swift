@@ -81,6 +81,10 @@ extension ConnectionDriver {
             let entry = endpoint.topics.subscribers(of: topic),
             let recovery = entry.recovering[UInt32(index)]
         else { return .ended }
+        if recovery.isLost {
+            self.closeForGap(index)
+            return .ended
+        }
         var waiting = recovery.pending
         // A topic without a history: nothing connects, and what waits is all there is.
         if let cursor, let newest {
