@@ -148,7 +148,7 @@ let package = Package(
         .executableTarget(
             name: "Chat",
             dependencies: [
-                "Starling", "StarlingCore", "ExampleSupport",
+                "Starling", "StarlingCore", "StarlingNative", "StarlingRedis", "ExampleSupport",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "HTTPTypes", package: "swift-http-types"),
             ],

@@ -2,6 +2,8 @@ import ArgumentParser
 import ExampleSupport
 import Starling
 import StarlingCore
+import StarlingNative
+import StarlingRedis
 
 /// Rooms in which people chat: the page at `/`, and the WebSocket at `/chat` that PROTOCOL.md describes.
 @main
@@ -15,15 +17,21 @@ struct Chat: AsyncParsableCommand {
     @Option(help: "Members that a room may have.")
     var roomMembers = 1000
 
+    @Option(
+        help: "A Redis, redis://127.0.0.1 for example, that joins this chat with all others that name it."
+    )
+    var redis: String?
+
     func validate() throws {
         guard roomMembers > 0 else { throw ValidationError("--room-members must be greater than 0") }
     }
 
     func run() async throws {
-        let broadcaster = InMemoryBroadcaster()
+        let broadcaster = try makeBroadcaster()
         let rooms = Rooms(broadcaster: broadcaster, membersMax: roomMembers)
         var configuration = options.endpointConfiguration(messageBytesMax: 32 << 10)
         configuration.rates.messagesPerSecondMax = configuration.rates.messagesPerSecondMax ?? 500
+        configuration.publicationFormat.presence = Rooms.message(for:)
 
         let endpoint = WebSocketEndpoint(broadcaster: broadcaster, configuration: configuration) { socket in
             var visitor = Visitor(socket, rooms)
@@ -33,5 +41,10 @@ struct Chat: AsyncParsableCommand {
             WebSocketRoute("/chat", endpoint)
             Page.routes
         }
+    }
+
+    private func makeBroadcaster() throws -> any ChatBroadcaster {
+        guard let redis else { return InMemoryBroadcaster(history: Rooms.historyLimits) }
+        return try RedisBroadcaster(url: redis, connector: NativeConnector(), history: Rooms.historyLimits)
     }
 }

@@ -2,138 +2,154 @@ import FoundationEssentials
 import Starling
 import Synchronization
 
-/// Who is in which room, and what was said there last.
-///
-/// One lock guards all of it. A change is published before the lock is given back, so that a room's publications come
-/// in the order of its changes: whoever takes the list of members and applies what arrives afterwards is up to date.
+/// What the chat asks of a broadcaster: in memory or Redis, it is the same program.
+typealias ChatBroadcaster = HistoryBroadcaster & PresenceBroadcaster
+
+/// The rooms, as they are known to all nodes: who is in them, and what was said there last.
 final class Rooms: Sendable {
-    /// Rooms without members that are remembered, for the sake of their history.
-    static let emptyRoomsMax = 1000
+    /// What is kept of a room.
+    static let history = HistoryLimits(countMax: 50, byteCountMax: 64 << 10, ageMax: .seconds(24 * 3600))
 
     private struct State {
-        var rooms: [String: Room] = [:]
-        /// Names of rooms without members, the one that has been empty longest first.
-        var empty: [String] = []
         var idCount = 0
+        /// Nicknames on their way into a room through this node.
+        var reserved: [String: Set<String>] = [:]
     }
 
     private let state = Mutex(State())
-    private let broadcaster: InMemoryBroadcaster
+    private let broadcaster: any ChatBroadcaster
     private let membersMax: Int
-    /// Makes names differ from those of an earlier start.
+    /// Makes names differ from those of other nodes, and of an earlier start.
     private let start = String(UInt32.random(in: .min ... .max), radix: 16)
 
-    init(broadcaster: InMemoryBroadcaster, membersMax: Int) {
+    init(broadcaster: any ChatBroadcaster, membersMax: Int) {
         self.broadcaster = broadcaster
         self.membersMax = membersMax
     }
 
-    /// The topic of a room's publications; names that are canonically equivalent are one topic.
+    /// The topic of what a room's members say, come and go; only that is kept.
     static func topic(_ room: String) -> Topic {
         "room:\(room)"
     }
 
+    /// The topic of who is writing, of which nothing is kept.
+    static func typingTopic(_ room: String) -> Topic {
+        "typing:\(room)"
+    }
+
+    /// How much of a topic is kept, on every node.
+    @Sendable static func historyLimits(_ topic: Topic) -> HistoryLimits? {
+        topic.name.hasPrefix("room:") ? history : nil
+    }
+
+    /// What subscribers are sent when somebody comes or goes.
+    @Sendable static func message(for event: PresenceEvent) -> Message {
+        MemberEvent(room: String(event.topic.name.dropFirst("room:".count)), member: Member(event.member))
+            .encoded(event.kind == .joined ? "joined" : "left")
+    }
+
     /// A name that is never used again.
-    func makeID() -> String {
-        state.withLock { makeID(in: &$0) }
+    func makeID(_ kind: String = "") -> String {
+        let count = state.withLock { state in
+            state.idCount += 1
+            return state.idCount
+        }
+        return "\(start)-\(kind)\(count)"
     }
 
-    /// Leaves one room, if any, and enters another or the same one anew.
+    /// Refuses if the room has its most members already.
+    func checkSpace(in room: String) async throws {
+        guard try await broadcaster.memberCount(of: Self.topic(room)) < membersMax else {
+            throw Refusal("room-full", "this room has \(membersMax) members already")
+        }
+    }
+
+    /// Finds a free nickname, and says who is there, the new member included, and what was said up to a position.
     ///
-    /// - Throws: If the room is full; nothing has changed then.
-    func join(_ name: String, _ id: String, nickname: String, leaving old: String?) throws(Refusal) -> Welcome
-    {
-        try state.withLock { state throws(Refusal) in
-            let isMember = old == name
-            let room = state.rooms[name] ?? Room(name: name)
-            guard isMember || room.members.count < membersMax else {
-                throw Refusal("room-full", "this room has \(membersMax) members already")
-            }
-            if let old { leave(old, id, in: &state) }
-            return enter(name, id, nickname, in: &state)
+    /// The nickname is reserved on this node until ``enter(_:_:)`` or ``release(_:_:)``.
+    func welcome(
+        _ id: String,
+        nickname: String,
+        to room: String,
+        before position: StreamPosition?
+    ) async throws(BroadcastError) -> (Member, Welcome) {
+        var members = try await members(of: room)
+        let history = try await broadcaster.history(of: Self.topic(room), newest: Self.history.countMax)
+        let said = history.publications.filter { publication in
+            guard let place = publication.position, let position else { return true }
+            return place.epoch == position.epoch && place.offset <= position.offset
         }
+        let taken = Set(members.map { $0.nickname.lowercased() })
+        let free = state.withLock { state in
+            let free = Self.free(nickname, of: taken.union(state.reserved[room] ?? []))
+            state.reserved[room, default: []].insert(free.lowercased())
+            return free
+        }
+        let member = Member(id: id, nickname: free)
+        members.append(member)
+        let welcome = Welcome(member: member, room: room, members: members, history: said.map(\.message))
+        return (member, welcome)
     }
 
-    /// Leaves a room.
-    func leave(_ room: String, _ id: String) {
-        state.withLock { leave(room, id, in: &$0) }
+    /// Makes a member present, and known to the others.
+    func enter(_ member: Member, _ room: String) async throws {
+        defer { release(member, room) }
+        try await broadcaster.enter(member.present(since: Self.milliseconds()), Self.topic(room))
     }
 
-    /// Publishes a message, unless one with this key is in the history: that one is returned then.
-    func say(_ text: String, key: String, _ id: String, in name: String) throws(Refusal) -> Message? {
+    /// Gives up a nickname's reservation.
+    func release(_ member: Member, _ room: String) {
         state.withLock { state in
-            guard let member = state.rooms[name]?.member(id), let room = state.rooms[name]?.name else {
-                return nil
-            }
-            if let known = state.rooms[name]?.history.message(key) { return known }
-            let milliseconds = Int64(Date().timeIntervalSince1970 * 1000)
-            let said = Said(
-                room: room,
-                id: "\(makeID(in: &state, "m"))",
-                member: member,
-                key: key,
-                text: text,
-                time: milliseconds
-            ).encoded()
-            state.rooms[name]?.history.append(said, key)
-            publish(said, to: name)
-            return nil
+            state.reserved[room]?.remove(member.nickname.lowercased())
+            if state.reserved[room]?.isEmpty == true { state.reserved[room] = nil }
         }
+    }
+
+    /// Ends a member's presence.
+    func leave(_ room: String, _ id: String) async throws {
+        try await broadcaster.leave(id, from: Self.topic(room))
+    }
+
+    /// Publishes a message, unless one with this key was said already: that one is returned then.
+    func say(_ text: String, key: String, _ member: Member, in room: String) async throws -> Message? {
+        let said = Said(
+            room: room,
+            id: makeID("m"),
+            member: member,
+            key: key,
+            text: text,
+            time: Self.milliseconds()
+        ).encoded()
+        let topic = Self.topic(room)
+        let outcome = try await broadcaster.publish(said, to: topic, idempotencyKey: key)
+        guard !outcome.isNew, let position = outcome.position else { return nil }
+        let before = StreamPosition(epoch: position.epoch, offset: position.offset - 1)
+        let known = try await broadcaster.history(of: topic, after: before, countMax: 1)
+        return known.isComplete ? known.publications.first?.message : nil
     }
 
     /// Tells a room that a member is writing.
-    func type(_ id: String, in name: String) {
-        state.withLock { state in
-            guard let room = state.rooms[name], let member = room.member(id) else { return }
-            publish(MemberEvent(room: room.name, member: member).encoded("typing"), to: name)
-        }
+    func type(_ member: Member, in room: String) async throws {
+        let event = MemberEvent(room: room, member: member).encoded("typing")
+        try await broadcaster.publish(event, to: Self.typingTopic(room))
     }
 
-    // MARK: - With the lock held
-
-    private func enter(_ name: String, _ id: String, _ nickname: String, in state: inout State) -> Welcome {
-        var room = state.rooms[name] ?? Room(name: name)
-        if room.members.isEmpty { state.empty.removeAll { $0 == name } }
-        let member = Member(id: id, nickname: room.freeNickname(nickname))
-        room.members.append(member)
-        state.rooms[name] = room
-        publish(MemberEvent(room: room.name, member: member).encoded("joined"), to: name)
-        return Welcome(member: member, room: room.name, members: room.members, history: room.history.messages)
+    /// Who is there, in order of joining.
+    private func members(of room: String) async throws(BroadcastError) -> [Member] {
+        var present: [PresenceMember] = []
+        var cursor: PresenceCursor?
+        repeat {
+            let page = try await broadcaster.members(of: Self.topic(room), from: cursor, countMax: 500)
+            present += page.members
+            cursor = page.next
+        } while cursor != nil
+        return present.map { (Member.joinTime($0), Member($0)) }
+            .sorted { ($0.0, $0.1.id) < ($1.0, $1.1.id) }
+            .map(\.1)
     }
 
-    private func leave(_ name: String, _ id: String, in state: inout State) {
-        guard let room = state.rooms[name], let member = room.member(id) else { return }
-        state.rooms[name]?.members.removeAll { $0.id == id }
-        publish(MemberEvent(room: room.name, member: member).encoded("left"), to: name)
-        guard state.rooms[name]?.members.isEmpty == true else { return }
-        state.empty.append(name)
-        if state.empty.count > Self.emptyRoomsMax { state.rooms[state.empty.removeFirst()] = nil }
-    }
-
-    private func makeID(in state: inout State, _ kind: String = "") -> String {
-        state.idCount += 1
-        return "\(start)-\(kind)\(state.idCount)"
-    }
-
-    private func publish(_ message: Message, to room: String) {
-        // Never false: the in-memory broadcaster has no queue that could be full.
-        _ = broadcaster.tryPublish(message, to: Self.topic(room))
-    }
-}
-
-/// A room: its members in order of joining, and its last messages.
-struct Room {
-    let name: String
-    var members: [Member] = []
-    var history = History()
-
-    func member(_ id: String) -> Member? {
-        members.first { $0.id == id }
-    }
-
-    /// The nickname wished for, or with the first number that makes it unique here.
-    func freeNickname(_ wish: String) -> String {
-        let taken = Set(members.map { $0.nickname.lowercased() })
+    /// The nickname wished for, or with the first number that makes it unique.
+    private static func free(_ wish: String, of taken: Set<String>) -> String {
         var nickname = wish
         var number = 1
         while taken.contains(nickname.lowercased()) {
@@ -144,29 +160,24 @@ struct Room {
         }
         return nickname
     }
+
+    private static func milliseconds() -> Int64 {
+        Int64(Date().timeIntervalSince1970 * 1000)
+    }
 }
 
-/// The last messages of a room, as they were published.
-struct History {
-    static let countMax = 50
-    static let byteCountMax = 64 << 10
-
-    private var entries: [(key: String, message: Message)] = []
-    private var byteCount = 0
-
-    var messages: [Message] {
-        entries.map(\.message)
+extension Member {
+    /// How a member is known to the broadcaster: when it joined, and its nickname.
+    func present(since milliseconds: Int64) -> PresenceMember {
+        PresenceMember(id: id, info: "\(milliseconds) \(nickname)")
     }
 
-    func message(_ key: String) -> Message? {
-        entries.first { $0.key == key }?.message
+    init(_ present: PresenceMember) {
+        let nickname = present.info.drop { $0 != " " }.dropFirst()
+        self.init(id: present.id, nickname: String(nickname))
     }
 
-    mutating func append(_ message: Message, _ key: String) {
-        entries.append((key, message))
-        byteCount += message.byteCount
-        while entries.count > Self.countMax || byteCount > Self.byteCountMax {
-            byteCount -= entries.removeFirst().message.byteCount
-        }
+    static func joinTime(_ present: PresenceMember) -> Int64 {
+        Int64(present.info.prefix { $0 != " " }) ?? 0
     }
 }

@@ -1,3 +1,5 @@
+import Foundation
+
 /// What names, keys and texts may be.
 enum Rules {
     static let nameLengthMax = 32
@@ -17,7 +19,8 @@ enum Rules {
         guard kept.allSatisfy(isAllowedInName) else {
             throw Refusal(code, "\(what) has no line breaks and no invisible characters")
         }
-        return String(kept)
+        // One spelling for names that look the same (NFC), since other nodes compare bytes.
+        return String(kept).precomposedStringWithCanonicalMapping
     }
 
     /// Eight or more characters that a client draws at random.

@@ -1,12 +1,13 @@
 import Starling
 import StarlingCore
+import Synchronization
 
 /// One connection's conversation with the server: what arrives is checked, and done or refused.
 struct Visitor {
     private let socket: WebSocket
     private let rooms: Rooms
     private let id: String
-    private var room: String?
+    private var place: (room: String, member: Member)?
     private var typedAt: ContinuousClock.Instant?
 
     init(_ socket: WebSocket, _ rooms: Rooms) {
@@ -17,7 +18,16 @@ struct Visitor {
 
     /// Chats until the connection ends, and leaves the room then.
     mutating func chat() async throws {
-        defer { if let room { rooms.leave(room, id) } }
+        do {
+            try await converse()
+        } catch {
+            try await leave()
+            throw error
+        }
+        try await leave()
+    }
+
+    private mutating func converse() async throws {
         for try await message in socket {
             guard let text = message.text else {
                 return await socket.close(.unsupportedData, reason: "the chat is in text messages")
@@ -26,50 +36,96 @@ struct Visitor {
                 try await receive(ClientMessage(parsing: text))
             } catch let refusal as Refusal {
                 try await socket.send(refusal.encoded())
+            } catch let error as BroadcastError {
+                return await comeBackLater(error)
+            } catch let error as WebSocketError where error.code == .broadcasting {
+                return await comeBackLater(error)
             }
         }
+    }
+
+    /// The broker is away: the client tries again, here or on another node, and says again what was not answered.
+    private func comeBackLater(_ error: any Error) async {
+        await socket.close(.tryAgainLater, reason: "the chat is not reachable at the moment")
     }
 
     private mutating func receive(_ message: ClientMessage) async throws {
         switch message {
         case .join(let room, let nickname): try await join(room, as: nickname)
         case .say(let key, let text): try await say(text, key)
-        case .typing: try type()
+        case .typing: try await type()
         }
     }
 
     private mutating func join(_ name: String, as nickname: String) async throws {
         let name = try Rules.name(name, orRefuse: "invalid-room", "a room’s name")
         let nickname = try Rules.name(nickname, orRefuse: "invalid-nickname", "a nickname")
-        // Subscribed first, so that nothing is missed between the welcome and what follows it.
-        try await socket.subscribe(to: Rooms.topic(name))
-        let welcome: Welcome
-        do throws(Refusal) {
-            welcome = try rooms.join(name, id, nickname: nickname, leaving: room)
+        let old = place?.room
+        if old != name { try await rooms.checkSpace(in: name) }
+        try await leave()
+        if let old, old != name {
+            await socket.unsubscribe(from: Rooms.topic(old))
+            await socket.unsubscribe(from: Rooms.typingTopic(old))
+        }
+        typedAt = nil
+        let entering = Entering()
+        do {
+            try await beginToListen(to: name, as: nickname, entering)
         } catch {
-            if room != name { await socket.unsubscribe(from: Rooms.topic(name)) }
+            if let member = entering.member.withLock({ $0 }) { rooms.release(member, name) }
             throw error
         }
-        if let room, room != name { await socket.unsubscribe(from: Rooms.topic(room)) }
-        room = name
-        typedAt = nil
-        try await socket.send(welcome.encoded())
+        guard let member = entering.member.withLock({ $0 }) else { return }
+        place = (name, member)
+        try await rooms.enter(member, name)
+    }
+
+    /// Subscribes, with a welcome before what is published from then on.
+    private func beginToListen(
+        to name: String,
+        as nickname: String,
+        _ entering: Entering
+    ) async throws {
+        let (rooms, id) = (rooms, id)
+        // What happens in the room while the welcome is put together follows it.
+        try await socket.subscribe(to: Rooms.topic(name), from: nil) { subscription throws(BroadcastError) in
+            let (member, welcome) = try await rooms.welcome(
+                id,
+                nickname: nickname,
+                to: name,
+                before: subscription.position
+            )
+            entering.member.withLock { $0 = member }
+            return welcome.encoded()
+        }
+        try await socket.subscribe(to: Rooms.typingTopic(name))
+    }
+
+    private mutating func leave() async throws {
+        guard let (room, _) = place else { return }
+        place = nil
+        try await rooms.leave(room, id)
     }
 
     private func say(_ text: String, _ key: String) async throws {
         try Rules.checkKey(key)
-        guard let room else { throw Refusal("not-joined", "join a room first", key: key) }
+        guard let (room, member) = place else { throw Refusal("not-joined", "join a room first", key: key) }
         try Rules.checkText(text, key)
-        if let known = try rooms.say(text, key: key, id, in: room) {
+        if let known = try await rooms.say(text, key: key, member, in: room) {
             try await socket.send(known)
         }
     }
 
-    private mutating func type() throws {
-        guard let room else { throw Refusal("not-joined", "join a room first") }
+    private mutating func type() async throws {
+        guard let (room, member) = place else { throw Refusal("not-joined", "join a room first") }
         let now = ContinuousClock.now
         if let typedAt, now - typedAt < .seconds(1) { return }
         typedAt = now
-        rooms.type(id, in: room)
+        try await rooms.type(member, in: room)
     }
+}
+
+/// The member that a welcome was made for.
+private final class Entering: Sendable {
+    let member = Mutex<Member?>(nil)
 }
