@@ -38,9 +38,9 @@ public struct NativeConnector: Connector {
         _ deadline: ContinuousClock.Instant
     ) async throws(TransportError) -> any ByteStream {
         let stream = try NativeStream(address, target)
-        let timer = Task {
+        let timer = Task { [weak stream] in
             try await Task.sleep(until: deadline)
-            stream.close(TransportError("cannot connect to \(target): no answer within \(options.timeout)"))
+            stream?.close(TransportError("cannot connect to \(target): no answer within \(options.timeout)"))
         }
         defer { timer.cancel() }
         try await stream.finishConnecting()

@@ -89,7 +89,7 @@ final class RedisProcess: @unchecked Sendable {
         return String(decoding: reply, as: UTF8.self)
     }
 
-    private static func freePort() throws -> Int {
+    static func freePort() throws -> Int {
         let descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
         defer { close(descriptor) }
         var address = sockaddr_in()
