@@ -153,7 +153,7 @@ final class RedisCommands: Sendable {
 
     private var queueFull: RedisError {
         RedisError(
-            .unreachable,
+            .queueFull,
             "more than \(self.configuration.queuedByteCountMax) bytes wait for Redis at \(self.server.target)"
         )
     }

@@ -5,7 +5,7 @@ public struct RedisError: Error, Sendable, CustomStringConvertible {
     /// What happened; what to do about it follows from it.
     public struct Code: Hashable, Sendable {
         enum Base: Sendable {
-            case unreachable, connectionLost, timedOut, protocolViolation, invalidConfiguration
+            case unreachable, queueFull, connectionLost, timedOut, protocolViolation, invalidConfiguration
             case authentication, permission, wrongType, outOfMemory, readOnly, loading, moved, ask,
                 clusterDown
             case noScript, other
@@ -14,6 +14,8 @@ public struct RedisError: Error, Sendable, CustomStringConvertible {
 
         /// No connection could be made.
         public static let unreachable = Code(base: .unreachable)
+        /// Too many bytes wait for the server (``RedisConfiguration/queuedByteCountMax``).
+        public static let queueFull = Code(base: .queueFull)
         /// The connection broke; whether a command that was under way was done is not known.
         public static let connectionLost = Code(base: .connectionLost)
         /// No reply came in time; whether the command was done is not known.
@@ -84,7 +86,8 @@ public struct RedisError: Error, Sendable, CustomStringConvertible {
     var isTemporary: Bool {
         switch self.code.base {
         case .unreachable, .readOnly, .loading, .clusterDown, .noScript: true
-        case .connectionLost, .timedOut, .protocolViolation, .invalidConfiguration, .authentication,
+        case .queueFull, .connectionLost, .timedOut, .protocolViolation, .invalidConfiguration,
+            .authentication,
             .permission, .wrongType, .outOfMemory, .moved, .ask, .other:
             false
         }
@@ -95,6 +98,7 @@ public struct RedisError: Error, Sendable, CustomStringConvertible {
         switch self.code.base {
         case .unreachable, .connectionLost, .timedOut, .readOnly, .loading, .clusterDown, .noScript:
             BroadcastError(.unavailable, message: self.description, underlying: self)
+        case .queueFull: BroadcastError(.queueFull, message: self.description, underlying: self)
         case .protocolViolation, .invalidConfiguration, .authentication, .permission, .wrongType,
             .outOfMemory, .moved, .ask, .other:
             BroadcastError(.refused, message: self.description, underlying: self)

@@ -8,11 +8,11 @@ import Testing
 func makeBroadcaster(
     _ redis: RedisProcess,
     countMax: Int = 1000,
-    _ change: (inout RedisConfiguration) -> Void = { _ in }
+    _ change: (inout RedisConfiguration) throws -> Void = { _ in }
 ) throws -> RedisBroadcaster {
     var configuration = RedisConfiguration(try RedisServer(url: redis.url))
     configuration.history = { $0.name.hasPrefix("history:") ? HistoryLimits(countMax: countMax) : nil }
-    change(&configuration)
+    try change(&configuration)
     return RedisBroadcaster(configuration, connector: NativeConnector())
 }
 
@@ -22,5 +22,50 @@ func makeBroadcaster(
         let redis = try await RedisProcess()
         let names = try await BroadcasterConformance { try makeBroadcaster(redis) }.run()
         #expect(names.count == 13)
+    }
+
+    @Test("So it does on several servers, each with its share of the topics")
+    func shards() async throws {
+        let servers = [try await RedisProcess(), try await RedisProcess(), try await RedisProcess()]
+        try await BroadcasterConformance {
+            try makeBroadcaster(servers[0]) {
+                // The order does not matter.
+                $0.servers = try servers.shuffled().map { try RedisServer(url: $0.url) }
+            }
+        }.run()
+        for server in servers {
+            let keys = try await server.ask("DBSIZE")
+            #expect(Int(keys.dropFirst()).map { $0 > 1 } == true, "\(keys) keys")
+        }
+    }
+
+    @Test("Three nodes, thirty topics, publishers on all of them: one order everywhere, and nothing twice")
+    func manyPublishers() async throws {
+        let redis = try await RedisProcess()
+        let topics = Set((0..<30).map { Topic("\($0 % 2 == 0 ? "history" : "plain"):\($0)") })
+        let nodes = try (0..<3).map { _ in try makeBroadcaster(redis) }
+        try await withNodes(nodes) { nodes in
+            for node in nodes { try await node.broadcaster.subscribe(to: topics) }
+            try await withThrowingTaskGroup(of: Void.self) { group in
+                for (name, node) in nodes.enumerated() {
+                    for topic in topics {
+                        group.addTask {
+                            for number in 0..<50 {
+                                try await node.broadcaster.publish(.text("\(name) \(number)"), to: topic)
+                            }
+                        }
+                    }
+                }
+                try await group.waitForAll()
+            }
+            for topic in topics {
+                for node in nodes {
+                    try await node.wait("all of \(topic)") { $0.arrived(topic).count >= 150 }
+                }
+                let first = nodes[0].arrived(topic).map(\.message)
+                #expect(Set(first).count == 150)
+                for node in nodes { #expect(node.arrived(topic).map(\.message) == first) }
+            }
+        }
     }
 }

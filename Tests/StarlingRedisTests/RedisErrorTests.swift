@@ -1,6 +1,8 @@
+import Foundation
 import Starling
 import StarlingNative
 import StarlingRedis
+import StarlingTesting
 import Testing
 
 @Suite struct RedisErrorTests {
@@ -50,6 +52,22 @@ import Testing
         #expect(try await self.failure(redis, url: url, topic: "other")?.code == .permission)
         let elsewhere = try await self.failure(redis, url: url) { $0.namespace = "elsewhere" }
         #expect(elsewhere?.code == .permission)
+    }
+
+    @Test("The rights that the documentation lists are enough")
+    func documentedRights() async throws {
+        let redis = try await RedisProcess()
+        let root = URL(filePath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
+            .deletingLastPathComponent()
+        let text = try String(contentsOf: root.appending(path: "Documentation/Redis.md"), encoding: .utf8)
+        let rule = try #require(text.split(separator: "\n").first { $0.hasPrefix("ACL SETUSER") })
+        #expect(try await redis.ask(rule.replacingOccurrences(of: "PASSWORD", with: "pw")) == "+OK")
+        try await redis.ask("ACL SETUSER default off")
+        try await BroadcasterConformance {
+            try makeBroadcaster(redis) {
+                $0.servers = [try RedisServer(url: "redis://starling:pw@127.0.0.1:\(redis.port)")]
+            }
+        }.run()
     }
 
     @Test("A key that holds something else is told apart")
@@ -114,6 +132,10 @@ import Testing
             let message = Message.binary([UInt8](repeating: 0, count: 30_000))
             let results = (0..<5).map { _ in nodes[0].broadcaster.tryPublish(message, to: "plain") }
             #expect(results == [true, true, true, false, false])
+            let error = await #expect(throws: BroadcastError.self) {
+                try await nodes[0].broadcaster.publish(message, to: "plain")
+            }
+            #expect(error?.code == .queueFull)
         }
     }
 
