@@ -17,6 +17,7 @@ case "${1:-}" in
         swift test --configuration release --filter AllocationTests
         ./Tests/Clients/run.sh
         ./Tests/Browser/run.sh
+        ./Tests/Cluster/run.sh
         ;;
     --tsan) swift test --sanitize=thread --scratch-path .build-tsan ;;
     *)

@@ -1,0 +1,217 @@
+"""Three chat nodes behind nginx: what is said reaches everybody once and in one order, whatever happens to a node or to Redis."""
+
+import asyncio
+import json
+import os
+import re
+import secrets
+import signal
+import sys
+import time
+
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake
+
+ROOMS = 30
+MEMBERS = 10
+PORT = 18480
+CHECKS = []
+
+
+def check(name):
+    return lambda function: CHECKS.append((name, function))
+
+
+def expect(condition, what):
+    if not condition:
+        raise AssertionError(what)
+
+
+class Cluster:
+    """./Examples/cluster.sh, and the processes that it says it has started."""
+
+    async def start(self):
+        self.script = await asyncio.create_subprocess_exec(
+            "./Examples/cluster.sh", "--port", str(PORT),
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, start_new_session=True,
+        )
+        self.output = ""
+        while "Ctrl-C stops" not in self.output:
+            line = await self.script.stdout.readline()
+            if not line:
+                raise RuntimeError(f"cluster.sh has ended:\n{self.output}")
+            self.output += line.decode()
+        self.node = int(re.search(r"kill -9 (\d+)", self.output)[1])
+        self.redis = int(re.search(r"kill -STOP (\d+)", self.output)[1])
+
+    async def stop(self):
+        os.kill(self.script.pid, signal.SIGTERM)
+        await asyncio.wait_for(self.script.wait(), 30)
+
+
+class Client:
+    """A client as the page is one: it comes back, joins again, and says again what has not come back to it."""
+
+    def __init__(self, room, nickname, port=PORT):
+        self.room, self.nickname, self.port = room, nickname, port
+        self.shown = {}  # id → text, in the order of arrival
+        self.pending = {}  # key → text
+        self.left = []
+        self.connections = 0
+        self.joined = asyncio.Event()
+        self.task = asyncio.create_task(self.run())
+
+    async def run(self):
+        while True:
+            try:
+                async with connect(f"ws://127.0.0.1:{self.port}/chat", proxy=None, open_timeout=5) as self.socket:
+                    self.connections += 1
+                    await self.socket.send(json.dumps({"type": "join", "room": self.room, "nickname": self.nickname}))
+                    async for text in self.socket:
+                        await self.received(json.loads(text))
+            except (OSError, ConnectionClosed, InvalidHandshake, TimeoutError):
+                pass
+            self.joined.clear()
+            await asyncio.sleep(secrets.randbelow(500) / 1000)
+
+    async def received(self, message):
+        match message["type"]:
+            case "welcome":
+                for said in message["history"]:
+                    self.show(said)
+                for key, text in self.pending.items():
+                    await self.socket.send(json.dumps({"type": "say", "key": key, "text": text}))
+                self.joined.set()
+            case "message":
+                self.show(message)
+            case "left":
+                self.left.append(message["member"]["nickname"])
+            case "error":
+                raise AssertionError(message)
+
+    def show(self, message):
+        self.pending.pop(message["key"], None)
+        self.shown.setdefault(message["id"], message["text"])
+
+    async def say(self, text):
+        key = secrets.token_hex(16)
+        self.pending[key] = text
+        if self.joined.is_set():
+            try:
+                await self.socket.send(json.dumps({"type": "say", "key": key, "text": text}))
+            except ConnectionClosed:
+                pass  # it is said again after coming back
+
+    async def close(self):
+        self.task.cancel()
+        await asyncio.gather(self.task, return_exceptions=True)
+
+
+async def until(condition, what, seconds=40):
+    end = time.monotonic() + seconds
+    while not condition():
+        expect(time.monotonic() < end, f"in vain: {what}")
+        await asyncio.sleep(0.05)
+
+
+async def settle(rooms, said):
+    """Waits until everybody has seen all that was said in its room, and checks that nothing came twice or in another order."""
+    for room, clients in rooms.items():
+        expected = sorted(said[room])
+        for client in clients:
+            await until(lambda: len(client.shown) >= len(expected), f"{client.nickname} sees {len(expected)} messages")
+            expect(sorted(client.shown.values()) == expected, f"{room}: {len(client.shown)} of {len(expected)}")
+            expect(list(client.shown) == list(clients[0].shown), f"{room}: two orders")
+
+
+async def join(prefix, rooms=ROOMS, members=MEMBERS):
+    joined = {f"{prefix} {room}": [] for room in range(rooms)}
+    for room, clients in joined.items():
+        clients += [Client(room, f"M{number}") for number in range(members)]
+    everybody = [client for clients in joined.values() for client in clients]
+    await asyncio.wait_for(asyncio.gather(*(client.joined.wait() for client in everybody)), 60)
+    return joined, everybody
+
+
+async def saying(rooms, said, seconds, pause):
+    """A member of each room says something, again and again. Rooms remember 50 messages: no more may be said while one is away."""
+    end = time.monotonic() + seconds
+    number = 0
+    while time.monotonic() < end:
+        for room, clients in rooms.items():
+            text = f"{number} of {room}"
+            said[room].append(text)
+            await clients[number % len(clients)].say(text)
+        number += 1
+        await asyncio.sleep(pause)
+
+
+@check(f"{ROOMS * MEMBERS} clients in {ROOMS} rooms: everybody sees everything once, in one order")
+async def _(cluster):
+    rooms, everybody = await join("calm")
+    said = {room: [] for room in rooms}
+    await saying(rooms, said, 3, 0.1)
+    await settle(rooms, said)
+    print(f"        {sum(map(len, said.values()))} said, {sum(len(client.shown) for client in everybody)} received")
+    expect(all(client.connections == 1 for client in everybody), "nobody had to come back")
+    await asyncio.gather(*(client.close() for client in everybody))
+
+
+@check("a frozen Redis: what was said comes through when it goes on")
+async def _(cluster):
+    rooms, everybody = await join("frozen", rooms=5, members=6)
+    said = {room: [] for room in rooms}
+    os.kill(cluster.redis, signal.SIGSTOP)
+    try:
+        await saying(rooms, said, 8, 0.5)
+    finally:
+        os.kill(cluster.redis, signal.SIGCONT)
+    await saying(rooms, said, 1, 0.2)
+    await settle(rooms, said)
+    print(f"        {sum(client.connections - 1 for client in everybody)} came back")
+    await asyncio.gather(*(client.close() for client in everybody))
+
+
+@check("a killed node: its clients come back on the others, its members leave once, and nothing is missing")
+async def _(cluster):
+    rooms, everybody = await join("killed", rooms=5, members=6)
+    witnesses = [Client(room, "Witness", port=PORT + 2) for room in rooms]
+    await asyncio.gather(*(client.joined.wait() for client in witnesses))
+    # Somebody who does not come back.
+    ghost = Client("killed 0", "Ghost", port=PORT + 1)
+    await ghost.joined.wait()
+    said = {room: [] for room in rooms}
+    talk = asyncio.create_task(saying(rooms, said, 4, 0.2))
+    await asyncio.sleep(1)
+    os.kill(cluster.node, signal.SIGKILL)
+    await ghost.close()
+    await talk
+    await settle(rooms, said)
+    returned = sum(client.connections - 1 for client in everybody)
+    expect(returned > 0, "nobody was on the killed node")
+    await until(lambda: "Ghost" in witnesses[0].left, "the ghost leaves", 20)
+    await asyncio.sleep(2)
+    expect(witnesses[0].left.count("Ghost") == 1, witnesses[0].left)
+    print(f"        {returned} came back, and the ghost has left")
+    await asyncio.gather(*(client.close() for client in everybody + witnesses))
+
+
+async def main():
+    cluster = Cluster()
+    await cluster.start()
+    try:
+        for name, function in CHECKS:
+            try:
+                async with asyncio.timeout(120):
+                    await function(cluster)
+            except Exception as error:
+                print(f"FAILED  cluster: {name}\n        {type(error).__name__}: {error}", file=sys.stderr)
+                return 1
+            print(f"ok      cluster: {name}", flush=True)
+    finally:
+        await cluster.stop()
+    print(f"{len(CHECKS)} checks of the cluster passed")
+    return 0
+
+
+sys.exit(asyncio.run(main()))

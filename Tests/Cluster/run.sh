@@ -1,0 +1,16 @@
+#!/bin/sh
+# Tests the chat on three nodes with a real Redis and a real nginx: starts ./Examples/cluster.sh, as a user would, joins it with
+# Python's websockets, and breaks it.
+set -eu
+cd "$(dirname "$0")/../.."
+. Examples/Support/setup.sh
+command -v python3 >/dev/null || install_missing python3
+python3 -c 'import ensurepip' 2>/dev/null || install_missing python3-venv
+
+environment=.build-browser/python
+if ! cmp -s Tests/Browser/requirements.txt "$environment/requirements.txt"; then
+    python3 -m venv --clear "$environment"
+    "$environment/bin/pip" install --quiet --disable-pip-version-check --requirement Tests/Browser/requirements.txt
+    cp Tests/Browser/requirements.txt "$environment/requirements.txt"
+fi
+PYTHONDONTWRITEBYTECODE=1 exec "$environment/bin/python" Tests/Cluster/cluster_test.py
