@@ -193,6 +193,15 @@ let package = Package(
             swiftSettings: settings
         ),
         .executableTarget(
+            name: "RedisBenchmark",
+            dependencies: [
+                "Starling", "StarlingNative", "StarlingRedis",
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
+            ],
+            path: "Benchmarks/Redis",
+            swiftSettings: settings
+        ),
+        .executableTarget(
             name: "Benchmarks",
             dependencies: [
                 "BenchmarkFloor", "LoadGenerator", "BenchmarkServer",
