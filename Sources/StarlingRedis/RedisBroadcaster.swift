@@ -19,6 +19,7 @@ public final class RedisBroadcaster: HistoryBroadcaster, ImmediateBroadcaster, P
     private let shards: [RedisShard]
     private let sinks: RedisSinks
     private let readiness: RedisReadiness
+    private let turn = Turn()
 
     /// Makes a broadcaster; the server that it is given to runs it.
     ///
@@ -61,7 +62,11 @@ public final class RedisBroadcaster: HistoryBroadcaster, ImmediateBroadcaster, P
     }
 
     /// Keeps the links until the task is cancelled.
+    ///
+    /// Several servers that share the broadcaster all call it: one call keeps the links, the others stand by.
     public func run() async throws(BroadcastError) {
+        guard await self.turn.take() else { return }
+        defer { self.turn.give() }
         await withDiscardingTaskGroup { group in
             for shard in self.shards {
                 group.addTask { await shard.commands.run() }

@@ -49,7 +49,7 @@ final class RedisCommands: Sendable {
             if case .failure(let error) = result { self.heal(error) }
             completion(result)
         }
-        enum Next { case full, queued, send(RedisLink) }
+        enum Next { case full, queued(isFirst: Bool), send(RedisLink) }
         let next: Next = self.state.withLock { state in
             guard state.byteCount + byteCount <= self.configuration.queuedByteCountMax else { return .full }
             state.byteCount += byteCount
@@ -66,11 +66,14 @@ final class RedisCommands: Sendable {
                     completion: release
                 )
             )
-            return .queued
+            return .queued(isFirst: state.waiting.count == 1)
         }
         switch next {
         case .full: return false
-        case .queued: return true
+        case .queued(let isFirst):
+            // By a task of its own, for the broadcaster may not run yet, or not any more.
+            if isFirst { Task { await self.expire() } }
+            return true
         case .send(let link):
             if let failure = link.send(make(link), what, release) { release(.failure(failure)) }
             return true
@@ -124,31 +127,27 @@ final class RedisCommands: Sendable {
 
     /// Keeps a link until the task is cancelled.
     func run() async {
-        await withDiscardingTaskGroup { group in
-            group.addTask { await self.expire() }
-            await RedisReconnection(self.configuration).run { () async -> RedisError in
-                let link: RedisLink
-                do throws(RedisError) {
-                    link = try await RedisLink.open(
-                        self.server,
-                        self.configuration,
-                        self.connector,
-                        isForCommands: true
-                    )
-                } catch {
-                    self.state.withLock { $0.failure = error }
-                    return error
-                }
-                self.linkIsUp(link)
-                let failure = await link.run(pushes: nil)
-                self.state.withLock { state in
-                    state.link = nil
-                    state.failure = failure
-                }
-                return failure
+        await RedisReconnection(self.configuration).run { () async -> RedisError in
+            let link: RedisLink
+            do throws(RedisError) {
+                link = try await RedisLink.open(
+                    self.server,
+                    self.configuration,
+                    self.connector,
+                    isForCommands: true
+                )
+            } catch {
+                self.state.withLock { $0.failure = error }
+                return error
             }
+            self.linkIsUp(link)
+            let failure = await link.run(pushes: nil)
+            self.state.withLock { state in
+                state.link = nil
+                state.failure = failure
+            }
+            return failure
         }
-        self.failAll(self.cancelled)
     }
 
     private var queueFull: RedisError {
@@ -184,14 +183,17 @@ final class RedisCommands: Sendable {
         for (waiting, failure) in unsent { waiting.completion(.failure(failure)) }
     }
 
-    /// Fails what has waited too long.
+    /// Fails what has waited too long, as long as something waits.
     private func expire() async {
-        while (try? await Task.sleep(for: .milliseconds(100))) != nil {
+        var isDone = false
+        while !isDone {
+            try? await Task.sleep(for: .milliseconds(100))
             let (late, failure): ([Waiting], RedisError?) = self.state.withLock { state in
                 var late: [Waiting] = []
                 while let first = state.waiting.first, first.deadline < .now {
                     late.append(state.waiting.removeFirst())
                 }
+                isDone = state.waiting.isEmpty
                 return (late, state.failure)
             }
             for waiting in late {
@@ -206,15 +208,6 @@ final class RedisCommands: Sendable {
                 )
             }
         }
-    }
-
-    private func failAll(_ failure: RedisError) {
-        let waiting: [Waiting] = self.state.withLock { state in
-            var all: [Waiting] = []
-            while !state.waiting.isEmpty { all.append(state.waiting.removeFirst()) }
-            return all
-        }
-        for waiting in waiting { waiting.completion(.failure(failure)) }
     }
 }
 

@@ -39,6 +39,34 @@ func makeBroadcaster(
         }
     }
 
+    @Test("Two servers share a broadcaster: one call of run keeps the links, and the other goes on with them")
+    func shared() async throws {
+        let redis = try await RedisProcess()
+        let node = Node(try makeBroadcaster(redis))
+        let first = Task { try await node.broadcaster.run() }
+        try await node.broadcaster.subscribe(to: ["plain"])
+        let second = Task { try await node.broadcaster.run() }
+        try await node.broadcaster.publish("1", to: "plain")
+        try await node.wait("the first") { $0.arrived("plain").count == 1 }
+        first.cancel()
+        try await first.value
+        try await node.wait("the links of the other") { $0.broadcaster.isReady }
+        try await node.broadcaster.publish("2", to: "plain")
+        try await node.wait("the second, once") { $0.arrived("plain").count == 2 }
+        second.cancel()
+        try await second.value
+    }
+
+    @Test("Without run, publishing fails in time instead of waiting for ever")
+    func neverRun() async throws {
+        let redis = try await RedisProcess()
+        let broadcaster = try makeBroadcaster(redis) { $0.waitTimeout = .milliseconds(200) }
+        let error = await #expect(throws: BroadcastError.self) {
+            try await broadcaster.publish("x", to: "plain")
+        }
+        #expect(error?.code == .unavailable)
+    }
+
     @Test("Three nodes, thirty topics, publishers on all of them: one order everywhere, and nothing twice")
     func manyPublishers() async throws {
         let redis = try await RedisProcess()
