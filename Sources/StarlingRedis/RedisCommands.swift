@@ -91,6 +91,7 @@ final class RedisCommands: Sendable {
     ) async throws(RedisError) -> RedisValue {
         let deadline = ContinuousClock.now + self.configuration.waitTimeout
         var pause = self.configuration.reconnectDelayMin
+        var refusal: RedisError?
         while true {
             let result: Result<RedisValue, RedisError> = await withCheckedContinuation { continuation in
                 let isTaken = self.trySend(what, byteCount: byteCount, deadline: deadline, make: make) {
@@ -104,7 +105,11 @@ final class RedisCommands: Sendable {
                 let isSafe =
                     error.isTemporary
                     || isRepeatable && (error.code == .connectionLost || error.code == .timedOut)
-                guard isSafe, .now + pause < deadline else { throw error }
+                guard isSafe, .now + pause < deadline else {
+                    // Why it was refused before says more than that it was not sent again.
+                    throw error.code == .unreachable ? refusal ?? error : error
+                }
+                refusal = error
                 do { try await Task.sleep(for: pause) } catch { throw self.cancelled }
                 pause = min(pause * 2, self.configuration.reconnectDelayMax)
             }
@@ -183,6 +188,14 @@ final class RedisCommands: Sendable {
         for (waiting, failure) in unsent { waiting.completion(.failure(failure)) }
     }
 
+    /// What has only waited was certainly not done, however the link before has ended.
+    private static func code(ofWaitingFor failure: RedisError?) -> RedisError.Code {
+        guard let failure, failure.code != .connectionLost, failure.code != .timedOut else {
+            return .unreachable
+        }
+        return failure.code
+    }
+
     /// Fails what has waited too long, as long as something waits.
     private func expire() async {
         var isDone = false
@@ -200,7 +213,7 @@ final class RedisCommands: Sendable {
                 waiting.completion(
                     .failure(
                         RedisError(
-                            failure?.code ?? .unreachable,
+                            Self.code(ofWaitingFor: failure),
                             "\(waiting.what) has waited too long for Redis at \(self.server.target): "
                                 + "\(failure?.description ?? "no link yet")"
                         )

@@ -49,6 +49,8 @@ actor RedisSubscriptions {
     private var catchUpsRunning = 0
     private var probeHeardAt = ContinuousClock.now
     private var hasHeardProbe = false
+    /// Topics that the link before had, and Redis has not confirmed on this one.
+    private var unconfirmed: Set<Topic> = []
 
     init(
         _ server: RedisServer,
@@ -156,6 +158,7 @@ actor RedisSubscriptions {
         self.hasHeardProbe = false
         self.probeHeardAt = .now
         self.send("SUBSCRIBE", [self.topics.probeChannel], on: link)
+        self.unconfirmed = Set(self.entries.keys)
         self.sendSubscribe(Array(self.entries.keys))
         let failure = await link.run(pushes: { await self.received($0) })
         self.link = nil
@@ -190,6 +193,7 @@ actor RedisSubscriptions {
         if channel == self.topics.probeChannel { return self.sendProbe() }
         guard let topic = self.topics.topic(ofChannel: channel), self.entries[topic] != nil else { return }
         self.entries[topic]?.isAcknowledged = true
+        defer { if self.unconfirmed.remove(topic) != nil { self.updateReadiness() } }
         if self.configuration.history(topic) == nil {
             self.resumeWaiters(topic, true)
         } else {
@@ -370,6 +374,7 @@ actor RedisSubscriptions {
             let now = ContinuousClock.now
             let left = self.entries.filter { $0.value.leaveAt.map { $0 <= now } ?? false }.map(\.key)
             for topic in left { self.entries[topic] = nil }
+            self.unconfirmed.subtract(left)
             if let link = self.link, !left.isEmpty {
                 self.send("UNSUBSCRIBE", left.map(self.topics.channel), on: link)
             }
@@ -409,7 +414,8 @@ actor RedisSubscriptions {
 
     private func updateReadiness() {
         let isReady =
-            self.link != nil && self.hasHeardProbe && self.catchUps.isEmpty && self.catchUpsRunning == 0
+            self.link != nil && self.hasHeardProbe && self.unconfirmed.isEmpty && self.catchUps.isEmpty
+            && self.catchUpsRunning == 0
         self.readiness.set(isReady, for: "\(self.server.target)")
     }
 }
