@@ -110,8 +110,16 @@ final class Rooms: Sendable {
         try await broadcaster.leave(id, from: Self.topic(room))
     }
 
-    /// Publishes a message, unless one with this key was said already: that one is returned then.
-    func say(_ text: String, key: String, _ member: Member, in room: String) async throws -> Message? {
+    /// Publishes a message, unless one with this key was said already.
+    ///
+    /// That one is returned if the welcome ended after it; otherwise it comes to the member in its turn.
+    func say(
+        _ text: String,
+        key: String,
+        _ member: Member,
+        in room: String,
+        welcomedAt welcomed: StreamPosition?
+    ) async throws -> Message? {
         let said = Said(
             room: room,
             id: makeID("m"),
@@ -122,7 +130,9 @@ final class Rooms: Sendable {
         ).encoded()
         let topic = Self.topic(room)
         let outcome = try await broadcaster.publish(said, to: topic, idempotencyKey: key)
-        guard !outcome.isNew, let position = outcome.position else { return nil }
+        guard !outcome.isNew, let position = outcome.position, let welcomed,
+            position.epoch == welcomed.epoch, position.offset <= welcomed.offset
+        else { return nil }
         let before = StreamPosition(epoch: position.epoch, offset: position.offset - 1)
         let known = try await broadcaster.history(of: topic, after: before, countMax: 1)
         return known.isComplete ? known.publications.first?.message : nil

@@ -7,7 +7,7 @@ struct Visitor {
     private let socket: WebSocket
     private let rooms: Rooms
     private let id: String
-    private var place: (room: String, member: Member)?
+    private var place: Place?
     private var typedAt: ContinuousClock.Instant?
 
     init(_ socket: WebSocket, _ rooms: Rooms) {
@@ -72,12 +72,12 @@ struct Visitor {
         do {
             try await beginToListen(to: name, as: nickname, entering)
         } catch {
-            if let member = entering.member.withLock({ $0 }) { rooms.release(member, name) }
+            if let place = entering.place.withLock({ $0 }) { rooms.release(place.member, name) }
             throw error
         }
-        guard let member = entering.member.withLock({ $0 }) else { return }
-        place = (name, member)
-        try await rooms.enter(member, name)
+        guard let place = entering.place.withLock({ $0 }) else { return }
+        self.place = place
+        try await rooms.enter(place.member, name)
     }
 
     /// Subscribes, with a welcome before what is published from then on.
@@ -95,37 +95,52 @@ struct Visitor {
                 to: name,
                 before: subscription.position
             )
-            entering.member.withLock { $0 = member }
+            entering.place.withLock {
+                $0 = Place(room: name, member: member, position: subscription.position)
+            }
             return welcome.encoded()
         }
         try await socket.subscribe(to: Rooms.typingTopic(name))
     }
 
     private mutating func leave() async throws {
-        guard let (room, _) = place else { return }
+        guard let room = place?.room else { return }
         place = nil
         try await rooms.leave(room, id)
     }
 
     private func say(_ text: String, _ key: String) async throws {
         try Rules.checkKey(key)
-        guard let (room, member) = place else { throw Refusal("not-joined", "join a room first", key: key) }
+        guard let place else { throw Refusal("not-joined", "join a room first", key: key) }
         try Rules.checkText(text, key)
-        if let known = try await rooms.say(text, key: key, member, in: room) {
-            try await socket.send(known)
-        }
+        let known = try await rooms.say(
+            text,
+            key: key,
+            place.member,
+            in: place.room,
+            welcomedAt: place.position
+        )
+        if let known { try await socket.send(known) }
     }
 
     private mutating func type() async throws {
-        guard let (room, member) = place else { throw Refusal("not-joined", "join a room first") }
+        guard let place else { throw Refusal("not-joined", "join a room first") }
         let now = ContinuousClock.now
         if let typedAt, now - typedAt < .seconds(1) { return }
         typedAt = now
-        try await rooms.type(member, in: room)
+        try await rooms.type(place.member, in: place.room)
     }
 }
 
-/// The member that a welcome was made for.
+/// Where a visitor is.
+private struct Place {
+    let room: String
+    let member: Member
+    /// Of the last publication before the welcome; those after it are delivered.
+    let position: StreamPosition?
+}
+
+/// The place that a welcome was made for.
 private final class Entering: Sendable {
-    let member = Mutex<Member?>(nil)
+    let place = Mutex<Place?>(nil)
 }
