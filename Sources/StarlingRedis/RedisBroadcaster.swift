@@ -17,6 +17,7 @@ public import Starling
 public final class RedisBroadcaster: HistoryBroadcaster, ImmediateBroadcaster, PresenceBroadcaster {
     private let configuration: RedisConfiguration
     private let shards: [RedisShard]
+    private let cluster: RedisCluster?
     private let sinks: RedisSinks
     private let readiness: RedisReadiness
     private let turn = Turn()
@@ -28,15 +29,26 @@ public final class RedisBroadcaster: HistoryBroadcaster, ImmediateBroadcaster, P
     ///   - connector: Opens the connections, `NativeConnector()` for example.
     public init(_ configuration: RedisConfiguration, connector: any Connector) {
         precondition(!configuration.servers.isEmpty, "a Redis broadcaster needs a server")
-        let topics = RedisTopics(configuration, node: .random(in: 1 ... .max))
+        precondition(
+            configuration.servers.count == 1 || !configuration.servers.contains(where: \.isCluster),
+            "a Redis Cluster spreads topics by itself: it must be the only server"
+        )
+        let node = UInt64.random(in: 1 ... .max)
         let sinks = RedisSinks()
-        let readiness = RedisReadiness(configuration.servers.map { "\($0.target)" })
+        let parts: [RedisShard.Parts]
+        if let server = configuration.servers.first, server.isCluster {
+            let cluster = RedisCluster(server, configuration, connector)
+            self.cluster = cluster
+            parts = RedisShard.partitions(of: cluster, server.name, configuration, node: node)
+        } else {
+            self.cluster = nil
+            parts = configuration.servers.map { RedisShard.single($0, configuration, connector, node: node) }
+        }
+        let readiness = RedisReadiness(parts.map(\.name))
         self.configuration = configuration
         self.sinks = sinks
         self.readiness = readiness
-        self.shards = configuration.servers.map {
-            RedisShard($0, topics, connector, sinks, readiness)
-        }
+        self.shards = parts.map { RedisShard($0, sinks, readiness) }
     }
 
     /// Makes a broadcaster for one server.
@@ -68,6 +80,7 @@ public final class RedisBroadcaster: HistoryBroadcaster, ImmediateBroadcaster, P
         guard await self.turn.take() else { return }
         defer { self.turn.give() }
         await withDiscardingTaskGroup { group in
+            if let cluster { group.addTask { await cluster.run() } }
             for shard in self.shards {
                 group.addTask { await shard.commands.run() }
                 group.addTask { await shard.subscriptions.run() }
@@ -89,13 +102,20 @@ public final class RedisBroadcaster: HistoryBroadcaster, ImmediateBroadcaster, P
     /// - Throws: ``BroadcastError/Code/unavailable`` after ``RedisConfiguration/waitTimeout``. The topics are subscribed as
     ///   soon as there is a link, all the same.
     public func subscribe(to topics: Set<Topic>) async throws(BroadcastError) {
-        for (shard, topics) in self.byShard(topics) {
-            do throws(RedisError) {
-                try await shard.subscriptions.subscribe(to: topics)
-            } catch {
-                throw error.broadcastError
+        let failures = await withTaskGroup(of: RedisError?.self) { group in
+            for (shard, topics) in self.byShard(topics) {
+                group.addTask {
+                    do throws(RedisError) {
+                        try await shard.subscriptions.subscribe(to: topics)
+                        return nil
+                    } catch {
+                        return error
+                    }
+                }
             }
+            return await group.reduce(into: []) { $0 += $1.map { [$0] } ?? [] }
         }
+        if let failure = failures.first { throw failure.broadcastError }
     }
 
     /// Leaves the topics, after ``RedisConfiguration/unsubscribeDelay``.
@@ -254,6 +274,9 @@ public final class RedisBroadcaster: HistoryBroadcaster, ImmediateBroadcaster, P
     /// Ravishankar 1998), so that another server takes only its own share.
     private func shard(of topic: Topic) -> RedisShard {
         guard self.shards.count > 1 else { return self.shards[0] }
+        if self.cluster != nil {
+            return self.shards[Int(RedisShard.hash("", topic) % UInt64(self.shards.count))]
+        }
         var best = self.shards[0]
         var weightMax: UInt64 = 0
         for shard in self.shards {
@@ -270,32 +293,88 @@ public final class RedisBroadcaster: HistoryBroadcaster, ImmediateBroadcaster, P
     }
 }
 
-/// One server and the links to it.
+/// One server, or one partition of a Cluster, and what is kept there.
 struct RedisShard: Sendable {
+    /// What a shard is made of.
+    struct Parts {
+        let name: String
+        let topics: RedisTopics
+        let source: any RedisLinkSource
+        let budget: RedisByteBudget
+    }
+
     let name: String
     let topics: RedisTopics
     let commands: RedisCommands
     let subscriptions: RedisSubscriptions
     let presence: RedisPresence
 
-    init(
-        _ server: RedisServer,
-        _ topics: RedisTopics,
-        _ connector: any Connector,
-        _ sinks: RedisSinks,
-        _ readiness: RedisReadiness
-    ) {
-        self.name = "\(server.target)"
-        self.topics = topics
-        self.commands = RedisCommands(server, topics.configuration, connector)
-        self.subscriptions = RedisSubscriptions(server, topics, self.commands, connector, sinks, readiness)
-        self.presence = RedisPresence(topics, self.commands)
+    init(_ parts: Parts, _ sinks: RedisSinks, _ readiness: RedisReadiness) {
+        self.name = parts.name
+        self.topics = parts.topics
+        self.commands = RedisCommands(parts.name, parts.topics.configuration, parts.source, parts.budget)
+        self.subscriptions = RedisSubscriptions(
+            parts.name,
+            parts.topics,
+            self.commands,
+            parts.source,
+            sinks,
+            readiness
+        )
+        self.presence = RedisPresence(parts.topics, self.commands)
     }
 
-    /// A hash of server and topic that is the same on every node (FNV-1a, then the finaliser of SplitMix64).
+    /// A server of its own, which Sentinels may point to.
+    static func single(
+        _ server: RedisServer,
+        _ configuration: RedisConfiguration,
+        _ connector: any Connector,
+        node: UInt64
+    ) -> Parts {
+        var sentinels: RedisSentinels?
+        if case .sentinel(let master) = server.discovery {
+            sentinels = RedisSentinels(server, master: master, configuration, connector)
+        }
+        return Parts(
+            name: server.name,
+            topics: RedisTopics(configuration, node: node),
+            source: RedisSingleSource(
+                server: server,
+                configuration: configuration,
+                connector: connector,
+                sentinels: sentinels
+            ),
+            budget: RedisByteBudget(configuration.queuedByteCountMax)
+        )
+    }
+
+    /// The partitions of a Cluster; one bound on what waits is for all of them.
+    static func partitions(
+        of cluster: RedisCluster,
+        _ name: String,
+        _ configuration: RedisConfiguration,
+        node: UInt64
+    ) -> [Parts] {
+        let budget = RedisByteBudget(configuration.queuedByteCountMax)
+        return (0..<RedisPartitions.count).map { partition in
+            Parts(
+                name: "\(name), partition \(partition)",
+                topics: RedisTopics(configuration, node: node, cluster, partition: partition),
+                source: RedisClusterSource(cluster: cluster, partition: partition),
+                budget: budget
+            )
+        }
+    }
+
+    /// How strongly this shard claims a topic; the same on every node.
     func weight(of topic: Topic) -> UInt64 {
+        Self.hash(self.name, topic)
+    }
+
+    /// A hash that is the same on every node (FNV-1a, then the finaliser of SplitMix64).
+    static func hash(_ name: String, _ topic: Topic) -> UInt64 {
         var hash: UInt64 = 0xcbf2_9ce4_8422_2325
-        for byte in self.name.utf8 { hash = (hash ^ UInt64(byte)) &* 0x100_0000_01b3 }
+        for byte in name.utf8 { hash = (hash ^ UInt64(byte)) &* 0x100_0000_01b3 }
         hash = (hash ^ 0xFF) &* 0x100_0000_01b3
         for byte in topic.name.utf8 { hash = (hash ^ UInt64(byte)) &* 0x100_0000_01b3 }
         hash = (hash ^ hash >> 30) &* 0xbf58_476d_1ce4_e5b9

@@ -3,7 +3,7 @@ public import Starling
 
 /// Where Redis is, what is kept there, and how long things may take.
 public struct RedisConfiguration: Sendable {
-    /// The servers, each a Redis of its own; a topic belongs to one of them.
+    /// The servers, each a Redis of its own; a topic belongs to one of them. A Cluster is one server here, and stands alone.
     ///
     /// All nodes must list the same servers. The order does not matter, and adding one moves only its share of the topics.
     public var servers: [RedisServer]
@@ -54,10 +54,28 @@ public struct RedisConfiguration: Sendable {
     }
 }
 
-/// One Redis server.
+/// One Redis server: itself, or the Sentinels or the Cluster that say where it is.
 public struct RedisServer: Sendable {
+    /// How the server is found that takes writes.
+    public enum Discovery: Hashable, Sendable {
+        /// It is the target.
+        case direct
+        /// The targets are Sentinels, which know the master by this name.
+        case sentinel(master: String)
+        /// The targets are nodes of a Redis Cluster, one of which is enough.
+        case cluster
+    }
+
     /// Where it listens.
     public var target: ConnectTarget
+    /// Further Sentinels, or nodes of the Cluster, to ask when the first one is silent.
+    public var otherTargets: [ConnectTarget] = []
+    /// How the server is found that takes writes.
+    public var discovery = Discovery.direct
+    /// The user for the Sentinels; ``user`` is for the master.
+    public var sentinelUser: String?
+    /// The password for the Sentinels; ``password`` is for the master.
+    public var sentinelPassword: String?
     /// The user, or nil for the default one.
     public var user: String?
     /// The password, or nil if none is needed.
@@ -84,8 +102,26 @@ public struct RedisServer: Sendable {
         self.tls = tls
     }
 
-    /// Reads `redis://[[user]:password@]host[:port][/database]`, the same with `rediss` for TLS, or
-    /// `unix://[[user]:password@]/path/of/socket[?db=database]`.
+    var isCluster: Bool { self.discovery == .cluster }
+
+    /// How messages and the hash of a topic name it; the same on all nodes.
+    var name: String {
+        switch self.discovery {
+        case .direct: "\(self.target)"
+        case .sentinel(let master): "\(master)"
+        case .cluster: "the cluster of \(self.target)"
+        }
+    }
+
+    /// Reads where a server is:
+    ///
+    /// - `redis://[[user]:password@]host[:port][/database]`, one server.
+    /// - `unix://[[user]:password@]/path/of/socket[?db=database]`, one server by its Unix socket.
+    /// - `redis+sentinel://[[user]:password@]host[:port][,host[:port]…]/master[/database]`: Sentinels (port 26379) and the
+    ///   name under which they know the master; user and password are the master's.
+    /// - `redis+cluster://[[user]:password@]host[:port][,host[:port]…]`: some nodes of a Cluster.
+    ///
+    /// With `rediss` instead of `redis` the links are encrypted.
     ///
     /// - Throws: ``RedisError`` that says what is wrong with the URL; it never shows the password.
     public init(url: String) throws(RedisError) {
@@ -93,7 +129,9 @@ public struct RedisServer: Sendable {
             RedisError(.invalidConfiguration, "the URL of Redis \(what)")
         }
         guard let schemeEnd = url.firstRange(of: "://") else {
-            throw invalid("has no scheme: expected redis://, rediss:// or unix://")
+            throw invalid(
+                "has no scheme: expected redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://"
+            )
         }
         let scheme = url[..<schemeEnd.lowerBound].lowercased()
         var rest = url[schemeEnd.upperBound...]
@@ -127,7 +165,7 @@ public struct RedisServer: Sendable {
             self.init(.unix(path: path), user: user, password: password, database: database)
         case "redis", "rediss":
             let parts = rest.split(separator: "/", maxSplits: 1, omittingEmptySubsequences: false)
-            let (host, port) = try Self.hostAndPort(parts[0], invalid)
+            let (host, port) = try Self.hostAndPort(parts[0], port: 6379, invalid)
             var database = 0
             if parts.count == 2, !parts[1].isEmpty {
                 guard let number = Int(parts[1]), number >= 0 else {
@@ -142,13 +180,52 @@ public struct RedisServer: Sendable {
                 database: database,
                 tls: scheme == "rediss" ? ConnectTLS() : nil
             )
+        case "redis+sentinel", "rediss+sentinel":
+            let parts = rest.split(separator: "/", omittingEmptySubsequences: false)
+            let targets = try Self.targets(parts[0], port: 26379, invalid)
+            guard (2...3).contains(parts.count), let master = Self.percentDecoded(parts[1]), !master.isEmpty
+            else { throw invalid("names no master: expected redis+sentinel://host/master") }
+            let database = parts.count == 3 ? Int(parts[2]) : 0
+            guard let database, database >= 0 else {
+                throw invalid("has '\(parts[2])' for a database: expected a number")
+            }
+            self.init(targets[0], user: user, password: password, database: database)
+            self.tls = scheme == "rediss+sentinel" ? ConnectTLS() : nil
+            self.otherTargets = Array(targets.dropFirst())
+            self.discovery = .sentinel(master: master)
+        case "redis+cluster", "rediss+cluster":
+            let hosts = rest.hasSuffix("/") ? rest.dropLast() : rest
+            guard !hosts.contains("/") else {
+                throw invalid("names a database: a Cluster has no other than 0")
+            }
+            let targets = try Self.targets(hosts, port: 6379, invalid)
+            self.init(targets[0], user: user, password: password)
+            self.tls = scheme == "rediss+cluster" ? ConnectTLS() : nil
+            self.otherTargets = Array(targets.dropFirst())
+            self.discovery = .cluster
         default:
-            throw invalid("has the scheme '\(scheme)': expected redis, rediss or unix")
+            throw invalid(
+                "has the scheme '\(scheme)': expected redis, rediss, unix, redis+sentinel or redis+cluster"
+            )
         }
+    }
+
+    private static func targets(
+        _ text: Substring,
+        port: Int,
+        _ invalid: (String) -> RedisError
+    ) throws(RedisError) -> [ConnectTarget] {
+        var targets: [ConnectTarget] = []
+        for part in text.split(separator: ",", omittingEmptySubsequences: false) {
+            let (host, port) = try self.hostAndPort(part, port: port, invalid)
+            targets.append(.tcp(host: host, port: port))
+        }
+        return targets
     }
 
     private static func hostAndPort(
         _ text: Substring,
+        port defaultPort: Int,
         _ invalid: (String) -> RedisError
     ) throws(RedisError) -> (String, Int) {
         var host = text
@@ -163,7 +240,7 @@ public struct RedisServer: Sendable {
             port = text[text.index(after: colon)...]
         }
         guard let name = self.percentDecoded(host), !name.isEmpty else { throw invalid("names no host") }
-        guard let port else { return (name, 6379) }
+        guard let port else { return (name, defaultPort) }
         guard let number = Int(port), (1...65535).contains(number) else {
             throw invalid("has '\(port)' for a port: expected 1 to 65535")
         }

@@ -8,7 +8,7 @@ public struct RedisError: Error, Sendable, CustomStringConvertible {
             case unreachable, queueFull, connectionLost, timedOut, protocolViolation, invalidConfiguration
             case authentication, permission, wrongType, outOfMemory, readOnly, loading, moved, ask,
                 clusterDown
-            case noScript, other
+            case noScript, movedAway, other
         }
         let base: Base
 
@@ -44,6 +44,8 @@ public struct RedisError: Error, Sendable, CustomStringConvertible {
         public static let clusterDown = Code(base: .clusterDown)
         /// The script cache was emptied (`NOSCRIPT`); never seen outside.
         static let noScript = Code(base: .noScript)
+        /// Another server of a cluster is in charge of a shard; never seen outside.
+        static let movedAway = Code(base: .movedAway)
         /// Anything else; the message has Redis' words.
         public static let other = Code(base: .other)
     }
@@ -52,10 +54,13 @@ public struct RedisError: Error, Sendable, CustomStringConvertible {
     public let code: Code
     /// What, where, and what to do.
     public let description: String
+    /// Where the command belongs, if Redis said so.
+    let redirection: RedisRedirection?
 
-    init(_ code: Code, _ description: String) {
+    init(_ code: Code, _ description: String, redirection: RedisRedirection? = nil) {
         self.code = code
         self.description = description
+        self.redirection = redirection
     }
 
     /// Tells the errors of Redis apart by their first word.
@@ -79,13 +84,17 @@ public struct RedisError: Error, Sendable, CustomStringConvertible {
             case "NOSCRIPT": (.noScript, "")
             default: (.other, "see Redis' log")
             }
-        self.init(code, "Redis at \(server) refused \(what): \(reply) (\(advice))")
+        self.init(
+            code,
+            "Redis at \(server) refused \(what): \(reply) (\(advice))",
+            redirection: RedisRedirection(reply)
+        )
     }
 
     /// Whether the same command may do better in a moment; it was certainly not done.
     var isTemporary: Bool {
         switch self.code.base {
-        case .unreachable, .readOnly, .loading, .clusterDown, .noScript: true
+        case .unreachable, .readOnly, .loading, .clusterDown, .noScript, .movedAway: true
         case .queueFull, .connectionLost, .timedOut, .protocolViolation, .invalidConfiguration,
             .authentication,
             .permission, .wrongType, .outOfMemory, .moved, .ask, .other:
@@ -96,7 +105,8 @@ public struct RedisError: Error, Sendable, CustomStringConvertible {
     /// The same for those who know broadcasters only.
     var broadcastError: BroadcastError {
         switch self.code.base {
-        case .unreachable, .connectionLost, .timedOut, .readOnly, .loading, .clusterDown, .noScript:
+        case .unreachable, .connectionLost, .timedOut, .readOnly, .loading, .clusterDown, .noScript,
+            .movedAway:
             BroadcastError(.unavailable, message: self.description, underlying: self)
         case .queueFull: BroadcastError(.queueFull, message: self.description, underlying: self)
         case .protocolViolation, .invalidConfiguration, .authentication, .permission, .wrongType,

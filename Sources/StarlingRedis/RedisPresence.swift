@@ -80,6 +80,7 @@ actor RedisPresence {
             self.abandoned.removeAll { abandoned.contains($0) }
             return reply.elements?.last?.number == Self.reapCountMax
         } catch {
+            guard !Task.isCancelled else { return false }
             self.topics.configuration.logger.warning(
                 "presence cannot be kept up",
                 metadata: [LoggingKeys.error: "\(error)"]

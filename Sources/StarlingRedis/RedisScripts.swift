@@ -4,8 +4,15 @@
 /// (`o`) and the bytes in the stream (`b`). Entries of the `stream` have the offset for an id.
 ///
 /// A new run of Redis, or a failover, begins a new epoch: what was written last may be lost with the old one, and nobody
-/// can tell.
-enum RedisScripts {
+/// can tell. A slot that moves between the living masters of a Cluster takes its epoch along.
+struct RedisScripts {
+    private let publishCommand: String
+
+    /// `isSharded` is for a Cluster.
+    init(isSharded: Bool) {
+        self.publishCommand = isSharded ? "SPUBLISH" : "PUBLISH"
+    }
+
     /// The scripts as a server knows them, by the hashes that it gave when they were loaded.
     struct Hashes: Sendable {
         var publish = ""
@@ -21,29 +28,32 @@ enum RedisScripts {
         local now = time[1] * 1000 + math.floor(time[2] / 1000)
         local known = redis.call('HMGET', meta, 'e', 'r', 'o', 'b')
         local epoch, offset, bytes = known[1], tonumber(known[3] or 0), tonumber(known[4] or 0)
-        if not epoch or known[2] ~= ARGV[1] then
+        local run = string.sub(ARGV[1], 1, 40)
+        if not epoch or not string.find(ARGV[1], known[2], 1, true) then
           local kind = redis.call('TYPE', stream).ok
           if kind ~= 'none' and kind ~= 'stream' then
             return redis.error_reply('WRONGTYPE ' .. stream .. ' holds a ' .. kind)
           end
           epoch, offset, bytes = ARGV[2], 0, 0
           redis.call('DEL', meta, stream)
-          redis.call('HSET', meta, 'e', epoch, 'r', ARGV[1], 'o', 0, 'b', 0)
+          redis.call('HSET', meta, 'e', epoch, 'r', run, 'o', 0, 'b', 0)
+        elseif known[2] ~= run then
+          redis.call('HSET', meta, 'r', run)
         end
         redis.call('PEXPIRE', meta, ARGV[3])
         """
 
     /// Appends a publication and sends it to the channel.
     ///
-    /// KEYS: meta, stream, idempotency key or none. ARGV: run, epoch if a new one begins, milliseconds to keep the
+    /// KEYS: meta, stream, idempotency key or none. ARGV: the server's run and others whose data is valid, epoch if a new one begins, milliseconds to keep the
     /// position, channel, header, payload, greatest count, greatest byte count, milliseconds to keep publications,
     /// milliseconds to keep the idempotency key.
     ///
     /// Returns whether it is new, epoch, offset.
     ///
     /// Its first line makes a full Redis refuse it as a whole: without, only the first write would be refused.
-    static let publish =
-        "#!lua\n" + begin + """
+    var publish: String {
+        "#!lua\n" + Self.begin + """
 
             local payload = ARGV[6]
             if KEYS[3] then
@@ -79,18 +89,19 @@ enum RedisScripts {
             redis.call('HSET', meta, 'o', id, 'b', bytes)
             redis.call('PEXPIRE', stream, ARGV[9])
             if KEYS[3] then redis.call('SET', KEYS[3], epoch .. id, 'PX', ARGV[10]) end
-            redis.call('PUBLISH', ARGV[4], ARGV[5] .. epoch .. struct.pack('>I8', offset) .. payload)
+            redis.call('\(publishCommand)', ARGV[4], ARGV[5] .. epoch .. struct.pack('>I8', offset) .. payload)
             return {1, epoch, id}
             """
+    }
 
     /// Reads a part of the stream.
     ///
-    /// KEYS: meta, stream. ARGV: run, epoch if a new one begins, milliseconds to keep the position, milliseconds to keep
+    /// KEYS: meta, stream. ARGV: the server's run and others whose data is valid, epoch if a new one begins, milliseconds to keep the position, milliseconds to keep
     /// publications, greatest count, epoch and offset to go on behind (none: the newest publications).
     ///
     /// Returns epoch, newest offset, whether it is complete, and id, header and payload of each publication.
-    static let history =
-        "#!lua flags=allow-oom\n" + begin + """
+    var history: String {
+        "#!lua flags=allow-oom\n" + Self.begin + """
 
             local oldest = now - tonumber(ARGV[4])
             local max, entries, complete = tonumber(ARGV[5]), {}, 1
@@ -119,32 +130,37 @@ enum RedisScripts {
             end
             return reply
             """
+    }
 
     // MARK: - Presence
 
     /// Notes a member on a node, and tells the topic if it is the member's first.
     ///
     /// KEYS: members' counts of nodes, members' infos, the incarnation's entries. ARGV: entry, member, info, channel, event.
-    static let enter = """
+    var enter: String {
+        """
         #!lua
         if redis.call('SADD', KEYS[3], ARGV[1]) == 0 then return 0 end
         if redis.call('HINCRBY', KEYS[1], ARGV[2], 1) > 1 then return 0 end
         redis.call('HSET', KEYS[2], ARGV[2], ARGV[3])
-        redis.call('PUBLISH', ARGV[4], ARGV[5] .. ARGV[3])
+        redis.call('\(publishCommand)', ARGV[4], ARGV[5] .. ARGV[3])
         return 1
         """
+    }
 
     /// As ``enter``; ARGV: entry, member, channel, event.
-    static let leave = """
+    var leave: String {
+        """
         #!lua flags=allow-oom
         if redis.call('SREM', KEYS[3], ARGV[1]) == 0 then return 0 end
         if redis.call('HINCRBY', KEYS[1], ARGV[2], -1) > 0 then return 0 end
         local info = redis.call('HGET', KEYS[2], ARGV[2]) or ''
         redis.call('HDEL', KEYS[1], ARGV[2])
         redis.call('HDEL', KEYS[2], ARGV[2])
-        redis.call('PUBLISH', ARGV[3], ARGV[4] .. info)
+        redis.call('\(publishCommand)', ARGV[3], ARGV[4] .. info)
         return 1
         """
+    }
 
     /// Renews a lease, gives up incarnations, and takes some entries of a dead one away.
     ///
@@ -152,7 +168,10 @@ enum RedisScripts {
     /// header of an event, greatest count of entries, incarnations to give up.
     ///
     /// Returns whether the lease still held, and how many entries were taken away.
-    static let refresh = """
+    ///
+    /// Of each entry it reads first: if a slot is on the move and a key is gone already, it ends before the entry is touched.
+    var refresh: String {
+        """
         #!lua flags=allow-oom
         local nodes, prefix = KEYS[1], ARGV[3]
         local time = redis.call('TIME')
@@ -164,18 +183,23 @@ enum RedisScripts {
         local dead = redis.call('ZRANGEBYSCORE', nodes, '-inf', now, 'LIMIT', 0, 1)[1]
         if dead and max > 0 then
           local set = prefix .. 'n:' .. dead
-          local entries = redis.call('SPOP', set, max)
+          local entries = redis.call('SRANDMEMBER', set, max)
           taken = #entries
           for _, entry in ipairs(entries) do
             local size = struct.unpack('>I4', entry)
             local topic, member = string.sub(entry, 5, 4 + size), string.sub(entry, 5 + size)
             local counts, infos = prefix .. 'p:' .. topic, prefix .. 'i:' .. topic
-            if redis.call('HINCRBY', counts, member, -1) <= 0 then
-              local info = redis.call('HGET', infos, member) or ''
+            local count = tonumber(redis.call('HGET', counts, member) or 0)
+            local info = redis.call('HGET', infos, member) or ''
+            if count > 1 then
+              redis.call('HINCRBY', counts, member, -1)
+            else
               redis.call('HDEL', counts, member)
               redis.call('HDEL', infos, member)
-              redis.call('PUBLISH', prefix .. 'c:' .. topic, ARGV[4] .. struct.pack('>I4', #member) .. member .. info)
+              local event = ARGV[4] .. struct.pack('>I4', #member) .. member .. info
+              redis.call('\(publishCommand)', prefix .. 'c:' .. topic, event)
             end
+            redis.call('SREM', set, entry)
           end
           if redis.call('SCARD', set) == 0 then
             redis.call('ZREM', nodes, dead)
@@ -184,4 +208,5 @@ enum RedisScripts {
         end
         return {known and 1 or 0, taken}
         """
+    }
 }

@@ -1,7 +1,7 @@
 internal import Logging
 internal import Starling
 
-/// The subscribe link of one server, and what arrives on it.
+/// The subscribe link of one shard, and what arrives on it.
 ///
 /// It knows which topics the node wants, brings that to Redis in batches, and to each new link anew. For topics with a
 /// history it remembers the last position: whatever is missing between that and what arrives is read from the stream
@@ -35,10 +35,10 @@ actor RedisSubscriptions {
     private static let heldByteCountMax = 1 << 20
     private static let pageCountMax = 256
 
-    private let server: RedisServer
+    private let name: String
     private let topics: RedisTopics
     private let commands: RedisCommands
-    private let connector: any Connector
+    private let source: any RedisLinkSource
     private let sinks: RedisSinks
     private let readiness: RedisReadiness
 
@@ -53,17 +53,17 @@ actor RedisSubscriptions {
     private var unconfirmed: Set<Topic> = []
 
     init(
-        _ server: RedisServer,
+        _ name: String,
         _ topics: RedisTopics,
         _ commands: RedisCommands,
-        _ connector: any Connector,
+        _ source: any RedisLinkSource,
         _ sinks: RedisSinks,
         _ readiness: RedisReadiness
     ) {
-        self.server = server
+        self.name = name
         self.topics = topics
         self.commands = commands
-        self.connector = connector
+        self.source = source
         self.sinks = sinks
         self.readiness = readiness
     }
@@ -89,7 +89,7 @@ actor RedisSubscriptions {
             guard await self.waitUntilConfirmed(topic, deadline) else {
                 throw RedisError(
                     .unreachable,
-                    "Redis at \(self.server.target) has not confirmed a subscription within "
+                    "Redis at \(self.name) has not confirmed a subscription within "
                         + "\(self.configuration.waitTimeout)"
                 )
             }
@@ -117,7 +117,7 @@ actor RedisSubscriptions {
 
     private func sendSubscribe(_ topics: [Topic]) {
         guard let link = self.link else { return }
-        self.send("SUBSCRIBE", topics.map(self.topics.channel), on: link)
+        self.send(self.topics.words.subscribe, topics.map(self.topics.channel), on: link)
     }
 
     private func send(_ command: String, _ channels: [String], on link: RedisLink) {
@@ -143,24 +143,9 @@ actor RedisSubscriptions {
     }
 
     private func runLink() async -> RedisError {
-        let link: RedisLink
-        do throws(RedisError) {
-            link = try await RedisLink.open(
-                self.server,
-                self.configuration,
-                self.connector,
-                isForCommands: false
-            )
-        } catch {
-            return error
+        let failure = await self.source.withLink(pushes: { await self.received($0) }) {
+            await self.linkIsUp($0)
         }
-        self.link = link
-        self.hasHeardProbe = false
-        self.probeHeardAt = .now
-        self.send("SUBSCRIBE", [self.topics.probeChannel], on: link)
-        self.unconfirmed = Set(self.entries.keys)
-        self.sendSubscribe(Array(self.entries.keys))
-        let failure = await link.run(pushes: { await self.received($0) })
         self.link = nil
         self.hasHeardProbe = false
         for topic in self.entries.keys { self.entries[topic]?.isAcknowledged = false }
@@ -168,11 +153,20 @@ actor RedisSubscriptions {
         return failure
     }
 
+    private func linkIsUp(_ link: RedisLink) {
+        self.link = link
+        self.hasHeardProbe = false
+        self.probeHeardAt = .now
+        self.send(self.topics.words.subscribe, [self.topics.probeChannel], on: link)
+        self.unconfirmed = Set(self.entries.keys)
+        self.sendSubscribe(Array(self.entries.keys))
+    }
+
     private func received(_ pushes: [RedisValue]) {
         for push in pushes {
             guard let parts = push.elements, parts.count >= 3, let channel = parts[1].text else {
                 if case .error(let text) = push {
-                    let error = RedisError(reply: text, to: "SUBSCRIBE", at: "\(self.server.target)")
+                    let error = RedisError(reply: text, to: "SUBSCRIBE", at: self.name)
                     self.configuration.logger.error(
                         "Redis refused a subscription",
                         metadata: [LoggingKeys.error: "\(error)"]
@@ -180,10 +174,15 @@ actor RedisSubscriptions {
                 }
                 continue
             }
-            switch parts[0].text {
-            case "message": self.received(parts[2].byteArray ?? [], on: channel)
-            case "subscribe": self.confirmed(channel)
-            default: continue
+            let words = self.topics.words
+            let word = parts[0].text
+            if word == words.message {
+                self.received(parts[2].byteArray ?? [], on: channel)
+            } else if word == words.subscribe.lowercased() {
+                self.confirmed(channel)
+            } else if word == words.unsubscribe.lowercased(), channel == self.topics.probeChannel {
+                // We never leave it: the slot has moved, and all its channels with it.
+                self.source.moved(to: nil)
             }
         }
     }
@@ -376,7 +375,7 @@ actor RedisSubscriptions {
             for topic in left { self.entries[topic] = nil }
             self.unconfirmed.subtract(left)
             if let link = self.link, !left.isEmpty {
-                self.send("UNSUBSCRIBE", left.map(self.topics.channel), on: link)
+                self.send(self.topics.words.unsubscribe, left.map(self.topics.channel), on: link)
             }
         }
     }
@@ -391,7 +390,7 @@ actor RedisSubscriptions {
             else { continue }
             self.configuration.logger.error(
                 "a link to Redis is up but delivers nothing: making it anew",
-                metadata: [LoggingKeys.server: "\(self.server.target)"]
+                metadata: [LoggingKeys.server: "\(self.name)"]
             )
             self.hasHeardProbe = false
             self.probeHeardAt = .now
@@ -407,7 +406,7 @@ actor RedisSubscriptions {
             "a probe",
             byteCount: 64,
             deadline: .now + self.configuration.probeInterval,
-            make: { _ in RedisCommand("PUBLISH", channel, "probe") },
+            make: { [words = self.topics.words] _ in RedisCommand(words.publish, channel, "probe") },
             { _ in }
         )
     }
@@ -416,6 +415,6 @@ actor RedisSubscriptions {
         let isReady =
             self.link != nil && self.hasHeardProbe && self.unconfirmed.isEmpty && self.catchUps.isEmpty
             && self.catchUpsRunning == 0
-        self.readiness.set(isReady, for: "\(self.server.target)")
+        self.readiness.set(isReady, for: self.name)
     }
 }

@@ -5,13 +5,28 @@ struct RedisTopics: Sendable {
     let configuration: RedisConfiguration
     /// Tells this node's publications from those of others.
     let node: UInt64
-    /// Where the database number does not tell channels apart, the name does.
+    /// Where the database number does not tell channels apart, the name does. In a Cluster it has the partition's hash tag.
     private let prefix: String
+    private let cluster: RedisCluster?
 
     init(_ configuration: RedisConfiguration, node: UInt64) {
         self.configuration = configuration
         self.node = node
         self.prefix = configuration.namespace + ":"
+        self.cluster = nil
+    }
+
+    /// For one partition of a Cluster.
+    init(_ configuration: RedisConfiguration, node: UInt64, _ cluster: RedisCluster, partition: Int) {
+        self.configuration = configuration
+        self.node = node
+        self.prefix = configuration.namespace + ":{" + cluster.partitions.tags[partition] + "}:"
+        self.cluster = cluster
+    }
+
+    /// The commands and pushes for channels: in a Cluster a channel belongs to a slot, and only its server knows of it.
+    var words: ChannelWords {
+        self.cluster == nil ? .plain : .sharded
     }
 
     func channel(_ topic: Topic) -> String {
@@ -33,7 +48,8 @@ struct RedisTopics: Sendable {
             let header = PublicationCodec.header(message, origin: self.node, hasPosition: false)
             return { _ in
                 RedisCommand([
-                    Array("PUBLISH".utf8), Array(self.channel(topic).utf8), header + message.byteArray,
+                    Array(self.words.publish.utf8), Array(self.channel(topic).utf8),
+                    header + message.byteArray,
                 ])
             }
         }
@@ -44,7 +60,7 @@ struct RedisTopics: Sendable {
                 link.scripts.publish,
                 keys: keys,
                 [
-                    Array(link.run.utf8), self.newEpoch(),
+                    self.runs(link), self.newEpoch(),
                     self.milliseconds(self.configuration.positionAgeMax),
                     Array(self.channel(topic).utf8), header, message.byteArray,
                     Array("\(limits.countMax)".utf8), Array("\(limits.byteCountMax)".utf8),
@@ -78,7 +94,7 @@ struct RedisTopics: Sendable {
                 link.scripts.history,
                 keys: self.keys(topic),
                 [
-                    Array(link.run.utf8), self.newEpoch(),
+                    self.runs(link), self.newEpoch(),
                     self.milliseconds(self.configuration.positionAgeMax),
                     self.milliseconds(limits.ageMax), Array("\(countMax)".utf8),
                 ] + start
@@ -199,6 +215,12 @@ struct RedisTopics: Sendable {
         )
     }
 
+    /// The run of the server that is asked, and of those whose data may have been moved there.
+    private func runs(_ link: RedisLink) -> [UInt8] {
+        guard let cluster = self.cluster else { return Array(link.run.utf8) }
+        return Array("\(link.run),\(cluster.runs)".utf8)
+    }
+
     private func newEpoch() -> [UInt8] {
         PublicationCodec.encode(UInt64.random(in: 1 ... .max))
     }
@@ -206,4 +228,25 @@ struct RedisTopics: Sendable {
     private func milliseconds(_ duration: Duration) -> [UInt8] {
         Array("\(max(1, Int64(duration / .milliseconds(1))))".utf8)
     }
+}
+
+/// What Redis calls publishing and subscribing.
+struct ChannelWords: Sendable {
+    let publish: String
+    let subscribe: String
+    let unsubscribe: String
+    let message: String
+
+    static let plain = ChannelWords(
+        publish: "PUBLISH",
+        subscribe: "SUBSCRIBE",
+        unsubscribe: "UNSUBSCRIBE",
+        message: "message"
+    )
+    static let sharded = ChannelWords(
+        publish: "SPUBLISH",
+        subscribe: "SSUBSCRIBE",
+        unsubscribe: "SUNSUBSCRIBE",
+        message: "smessage"
+    )
 }

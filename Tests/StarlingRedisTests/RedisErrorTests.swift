@@ -57,10 +57,7 @@ import Testing
     @Test("The rights that the documentation lists are enough")
     func documentedRights() async throws {
         let redis = try await RedisProcess()
-        let root = URL(filePath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
-            .deletingLastPathComponent()
-        let text = try String(contentsOf: root.appending(path: "Documentation/Redis.md"), encoding: .utf8)
-        let rule = try #require(text.split(separator: "\n").first { $0.hasPrefix("ACL SETUSER") })
+        let rule = try self.documentedRule()
         #expect(try await redis.ask(rule.replacingOccurrences(of: "PASSWORD", with: "pw")) == "+OK")
         try await redis.ask("ACL SETUSER default off")
         try await BroadcasterConformance {
@@ -68,6 +65,30 @@ import Testing
                 $0.servers = [try RedisServer(url: "redis://starling:pw@127.0.0.1:\(redis.port)")]
             }
         }.run()
+    }
+
+    @Test("They are enough in a Cluster, too")
+    func documentedRightsInACluster() async throws {
+        let redis = try await RedisProcess([
+            "--cluster-enabled", "yes", "--cluster-port", "\(RedisProcess.freePort())",
+        ])
+        try await redis.expectOK("CLUSTER ADDSLOTSRANGE 0 16383")
+        let rule = try self.documentedRule()
+        let further = "+cluster|slots +asking +spublish +ssubscribe +sunsubscribe"
+        try await redis.expectOK(rule.replacingOccurrences(of: "PASSWORD", with: "pw") + " " + further)
+        try await redis.ask("ACL SETUSER default off")
+        try await BroadcasterConformance {
+            try makeBroadcaster(redis) {
+                $0.servers = [try RedisServer(url: "redis+cluster://starling:pw@127.0.0.1:\(redis.port)")]
+            }
+        }.run()
+    }
+
+    private func documentedRule() throws -> String {
+        let root = URL(filePath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
+            .deletingLastPathComponent()
+        let text = try String(contentsOf: root.appending(path: "Documentation/Redis.md"), encoding: .utf8)
+        return String(try #require(text.split(separator: "\n").first { $0.hasPrefix("ACL SETUSER") }))
     }
 
     @Test("A key that holds something else is told apart")
@@ -164,6 +185,15 @@ import Testing
         let unix = try RedisServer(url: "unix://:secret@/run/redis.sock?db=2")
         #expect(unix.target == .unix(path: "/run/redis.sock"))
         #expect(unix.user == nil && unix.password == "secret" && unix.database == 2)
+        let sentinel = try RedisServer(url: "redis+sentinel://:pw@a,[::1]:5000/main/2")
+        #expect(sentinel.target == .tcp(host: "a", port: 26379))
+        #expect(sentinel.otherTargets == [.tcp(host: "::1", port: 5000)])
+        #expect(sentinel.discovery == .sentinel(master: "main"))
+        #expect(sentinel.password == "pw" && sentinel.database == 2 && sentinel.tls == nil)
+        let cluster = try RedisServer(url: "rediss+cluster://a:7000,b/")
+        #expect(cluster.target == .tcp(host: "a", port: 7000))
+        #expect(cluster.otherTargets == [.tcp(host: "b", port: 6379)])
+        #expect(cluster.discovery == .cluster && cluster.tls != nil)
     }
 
     @Test(
@@ -173,6 +203,8 @@ import Testing
             "redis://host:x",
             "redis://host:70000", "redis://host/x", "redis://[::1", "redis://us%zzer@host", "unix://relative",
             "unix:///path?database=1", "redis://u:%@host",
+            "redis+sentinel://host", "redis+sentinel://host/", "redis+sentinel://a,,b/main",
+            "redis+sentinel://host/main/x", "redis+cluster://host/3", "redis+cluster://a:1,b:x",
         ]
     )
     func invalid(_ url: String) {

@@ -3,102 +3,12 @@ import StarlingNative
 import StarlingRedis
 import Testing
 
-/// Publishes numbers until it is told to stop; counts what was accepted.
-private actor Publisher {
-    private let broadcaster: RedisBroadcaster
-    private let topic: Topic
-    private(set) var accepted: [Int] = []
-    private var isStopped = false
-
-    init(_ broadcaster: RedisBroadcaster, _ topic: Topic) {
-        self.broadcaster = broadcaster
-        self.topic = topic
-    }
-
-    func stop() {
-        self.isStopped = true
-    }
-
-    func run() async {
-        var number = 0
-        while !self.isStopped {
-            number += 1
-            do {
-                // With a key: whatever happens to a link, a number is published once or the error says not at all.
-                try await self.broadcaster.publish(
-                    .text("\(number)"),
-                    to: self.topic,
-                    idempotencyKey: "\(self.topic) \(number)"
-                )
-                self.accepted.append(number)
-            } catch {
-                await Task.yield()
-            }
-        }
-    }
-}
-
-/// What a subscriber of a topic with a history must see: offsets that grow by one, but where it was told of a gap.
-private func check(_ node: Node, _ topic: Topic, _ accepted: [Int]) {
-    let publications = node.arrived(topic)
-    let gaps = node.gaps(topic)
-    var expected: StreamPosition?
-    var jumps = 0
-    for publication in publications {
-        guard let position = publication.position else {
-            Issue.record("a publication without a position")
-            return
-        }
-        if let expected, position != expected { jumps += 1 }
-        expected = StreamPosition(epoch: position.epoch, offset: position.offset + 1)
-    }
-    #expect(jumps <= gaps.count, "\(jumps) jumps, but only \(gaps.count) gaps were reported")
-    let positions = publications.compactMap(\.position)
-    #expect(Set(positions).count == positions.count, "a publication was delivered twice")
-    if gaps.isEmpty {
-        let numbers = Set(publications.compactMap { $0.message.text.flatMap(Int.init) })
-        #expect(numbers.isSuperset(of: accepted), "accepted publications are missing")
-    }
-    print("\(topic): \(accepted.count) accepted, \(publications.count) delivered, \(gaps.count) gaps")
-}
-
 @Suite(.serialized) struct RedisFaultTests {
-    /// Publishes through one node to another while `fault` happens, and checks what arrived.
-    ///
-    /// - Returns: How many gaps were reported.
     private func publishing(
         _ redis: RedisProcess,
         through fault: () async throws -> Void
     ) async throws -> Int {
-        let topic = Topic("history:fault \(UInt32.random(in: 0 ... .max))")
-        let change = { (configuration: inout RedisConfiguration) in
-            configuration.deafAfter = .seconds(2)
-            configuration.probeInterval = .milliseconds(250)
-            configuration.replyTimeout = .seconds(2)
-            configuration.waitTimeout = .seconds(2)
-            configuration.reconnectDelayMax = .milliseconds(500)
-        }
-        var gapCount = 0
-        try await withNodes([
-            makeBroadcaster(redis, countMax: 100_000, change),
-            makeBroadcaster(redis, countMax: 100_000, change),
-        ]) { nodes in
-            try await nodes[1].broadcaster.subscribe(to: [topic])
-            let publisher = Publisher(nodes[0].broadcaster, topic)
-            async let publishing: Void = publisher.run()
-            try await nodes[1].wait("the first publications") { $0.arrived(topic).count > 100 }
-            try await fault()
-            let count = nodes[1].arrived(topic).count
-            try await nodes[1].wait("publications after the fault") { $0.arrived(topic).count > count + 100 }
-            await publisher.stop()
-            await publishing
-            let last = try await nodes[0].broadcaster.publish("0", to: topic)
-            try await nodes[1].wait("the last publication") { $0.arrived(topic).last?.position == last }
-            check(nodes[1], topic, await publisher.accepted)
-            gapCount = nodes[1].gaps(topic).count
-            try await nodes[1].wait("readiness") { $0.broadcaster.isReady }
-        }
-        return gapCount
+        try await publishingTo(RedisServer(url: redis.url), through: fault)
     }
 
     @Test("A killed subscribe link loses nothing")

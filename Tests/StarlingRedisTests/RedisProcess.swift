@@ -10,14 +10,31 @@ final class RedisProcess: @unchecked Sendable {
     let port: Int
     let directory: URL
     private let arguments: [String]
+    private let configuration: [String]?
     private var process: Process?
 
-    /// Starts a server, with further settings as on the command line.
-    init(_ arguments: [String] = [], awaiting reply: String = "+PONG") async throws {
+    /// Starts a Sentinel that watches a master by the name `mymaster`.
+    convenience init(sentinelOf master: RedisProcess) async throws {
+        try await self.init(
+            [],
+            configuration: [
+                "sentinel monitor mymaster 127.0.0.1 \(master.port) 2",
+                "sentinel down-after-milliseconds mymaster 1000", "sentinel failover-timeout mymaster 5000",
+            ]
+        )
+    }
+
+    /// Starts a server, with further settings as on the command line; a Sentinel if there is a configuration to keep.
+    init(
+        _ arguments: [String] = [],
+        configuration: [String]? = nil,
+        awaiting reply: String = "+PONG"
+    ) async throws {
         self.port = try Self.freePort()
         self.directory = FileManager.default.temporaryDirectory
             .appending(path: "starling-redis-\(self.port)-\(UInt32.random(in: 0 ... .max))")
         self.arguments = arguments
+        self.configuration = configuration
         try FileManager.default.createDirectory(at: self.directory, withIntermediateDirectories: true)
         try await self.start(awaiting: reply)
     }
@@ -35,11 +52,15 @@ final class RedisProcess: @unchecked Sendable {
     func start(with further: [String] = [], awaiting reply: String = "+PONG") async throws {
         let process = Process()
         process.executableURL = URL(filePath: "/usr/bin/redis-server")
-        process.arguments =
-            [
-                "--port", "\(self.port)", "--bind", "127.0.0.1", "--save", "", "--appendonly", "no",
-                "--dir", self.directory.path, "--logfile", "redis.log", "--daemonize", "no",
-            ] + self.arguments + further
+        if let configuration = self.configuration {
+            // Sentinels write what they learn into their file.
+            let file = self.directory.appending(path: "sentinel.conf")
+            let text = configuration.map { $0 + "\n" }.joined()
+            try Data(text.utf8).write(to: file)
+            process.arguments = [file.path, "--sentinel", "--port", "\(self.port)", "--bind", "127.0.0.1"]
+        } else {
+            process.arguments = self.serverArguments + further
+        }
         process.standardOutput = FileHandle.nullDevice
         process.standardError = FileHandle.nullDevice
         try process.run()
@@ -51,6 +72,13 @@ final class RedisProcess: @unchecked Sendable {
             }
             try await Task.sleep(for: .milliseconds(10))
         }
+    }
+
+    private var serverArguments: [String] {
+        [
+            "--port", "\(self.port)", "--bind", "127.0.0.1", "--save", "", "--appendonly", "no",
+            "--dir", self.directory.path, "--logfile", "redis.log", "--daemonize", "no",
+        ] + self.arguments
     }
 
     /// Ends the server at once, as a crash does.

@@ -31,6 +31,14 @@ public struct ConnectTarget: Sendable, Hashable, CustomStringConvertible {
         ConnectTarget(base: .unix(path: path))
     }
 
+    /// The name or address of a port; nil for a Unix socket.
+    package var host: String? {
+        switch self.base {
+        case .tcp(let host, _): host
+        case .unix: nil
+        }
+    }
+
     /// `host:port`, `[address]:port` for IPv6, or the path.
     public var description: String {
         switch self.base {

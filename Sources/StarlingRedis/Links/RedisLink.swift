@@ -6,6 +6,7 @@ internal import Starling
 /// back in order. A reply that is late ends the link, for whatever comes after it could not be told apart.
 final class RedisLink: Sendable {
     typealias Completion = @Sendable (Result<RedisValue, RedisError>) -> Void
+    typealias PushHandler = @Sendable ([RedisValue]) async -> Void
 
     private struct Pending: Sendable {
         let what: String
@@ -38,15 +39,7 @@ final class RedisLink: Sendable {
         _ connector: any Connector,
         isForCommands: Bool
     ) async throws(RedisError) -> RedisLink {
-        let stream: any ByteStream
-        do {
-            stream = try await connector.connect(
-                to: server.target,
-                options: ConnectOptions(tls: server.tls, timeout: configuration.connectTimeout)
-            )
-        } catch {
-            throw RedisError(.unreachable, "Redis is not there: \(error)")
-        }
+        let stream = try await self.connect(server, configuration, connector)
         do throws(RedisError) {
             return try await RedisLinkHandshake(stream, server, configuration).run(
                 isForCommands: isForCommands
@@ -54,6 +47,33 @@ final class RedisLink: Sendable {
         } catch {
             stream.close()
             throw error
+        }
+    }
+
+    /// Opens a link for one question, and closes it.
+    static func ask(
+        _ question: [String],
+        _ server: RedisServer,
+        _ configuration: RedisConfiguration,
+        _ connector: any Connector
+    ) async throws(RedisError) -> RedisValue {
+        let stream = try await self.connect(server, configuration, connector)
+        defer { stream.close() }
+        return try await RedisLinkHandshake(stream, server, configuration).answer(to: question)
+    }
+
+    private static func connect(
+        _ server: RedisServer,
+        _ configuration: RedisConfiguration,
+        _ connector: any Connector
+    ) async throws(RedisError) -> any ByteStream {
+        do {
+            return try await connector.connect(
+                to: server.target,
+                options: ConnectOptions(tls: server.tls, timeout: configuration.connectTimeout)
+            )
+        } catch {
+            throw RedisError(.unreachable, "Redis is not there: \(error)")
         }
     }
 
@@ -86,6 +106,19 @@ final class RedisLink: Sendable {
         return self.enqueue(command) { $0.pending.append(pending) }
     }
 
+    /// Sends a command to a server that its slot is on its way to; otherwise as ``send(_:_:_:)``.
+    func sendAsking(_ command: RedisCommand, _ what: String, _ completion: @escaping Completion)
+        -> RedisError?
+    {
+        let deadline = ContinuousClock.now + self.replyTimeout
+        let asking = Pending(what: "ASKING", deadline: deadline, completion: { _ in })
+        let pending = Pending(what: what, deadline: deadline, completion: completion)
+        return self.enqueue(RedisCommand(joined: [RedisCommand("ASKING"), command])) { state in
+            state.pending.append(asking)
+            state.pending.append(pending)
+        }
+    }
+
     /// Sends a command whose answer comes as a push, such as SUBSCRIBE.
     func post(_ command: RedisCommand) {
         _ = self.enqueue(command) { _ in }
@@ -112,7 +145,7 @@ final class RedisLink: Sendable {
     /// Reads, writes and watches the clock until the link breaks or the task is cancelled; returns why it ended.
     ///
     /// `pushes` takes all that arrives on a link that is subscribed; it is nil for one with replies.
-    func run(pushes: (@Sendable ([RedisValue]) async -> Void)?) async -> RedisError {
+    func run(pushes: PushHandler?) async -> RedisError {
         let failure = await withTaskGroup(of: RedisError?.self) { group in
             group.addTask { await self.read(pushes) }
             group.addTask { await self.write() }
@@ -132,7 +165,7 @@ final class RedisLink: Sendable {
         return failure
     }
 
-    private func read(_ pushes: (@Sendable ([RedisValue]) async -> Void)?) async -> RedisError? {
+    private func read(_ pushes: PushHandler?) async -> RedisError? {
         while true {
             let replies: [RedisValue]
             do throws(RedisError) {
@@ -264,29 +297,21 @@ private struct RedisLinkHandshake {
     }
 
     func run(isForCommands: Bool) async throws(RedisError) -> RedisLink {
-        // A server that accepts and never answers would hold this up for ever.
-        let stream = self.stream
-        let timeout = self.configuration.replyTimeout
-        let watchdog = Task {
-            guard (try? await Task.sleep(for: timeout)) != nil else { return }
-            stream.close()
-        }
+        let watchdog = self.watchdog()
         defer { watchdog.cancel() }
-        if let password = self.server.password {
-            let user = self.server.user.map { [$0] } ?? []
-            _ = try await self.ask(["AUTH"] + user + [password], as: "AUTH")
-        }
+        try await self.authenticate()
         if self.server.database != 0 {
             _ = try await self.ask(["SELECT", String(self.server.database)], as: "SELECT")
         }
         let info = try await self.ask(["INFO", "server"], as: "INFO server").text ?? ""
         var scripts = RedisScripts.Hashes()
         if isForCommands {
-            scripts.publish = try await self.load(RedisScripts.publish)
-            scripts.history = try await self.load(RedisScripts.history)
-            scripts.enter = try await self.load(RedisScripts.enter)
-            scripts.leave = try await self.load(RedisScripts.leave)
-            scripts.refresh = try await self.load(RedisScripts.refresh)
+            let texts = RedisScripts(isSharded: self.server.isCluster)
+            scripts.publish = try await self.load(texts.publish)
+            scripts.history = try await self.load(texts.history)
+            scripts.enter = try await self.load(texts.enter)
+            scripts.leave = try await self.load(texts.leave)
+            scripts.refresh = try await self.load(texts.refresh)
         }
         let run = info.split(whereSeparator: \.isNewline).first { $0.hasPrefix("run_id:") }?.dropFirst(7)
         guard let run else {
@@ -300,6 +325,30 @@ private struct RedisLinkHandshake {
             parser: self.parser,
             replyTimeout: self.configuration.replyTimeout
         )
+    }
+
+    /// Authenticates, and asks one question.
+    func answer(to question: [String]) async throws(RedisError) -> RedisValue {
+        let watchdog = self.watchdog()
+        defer { watchdog.cancel() }
+        try await self.authenticate()
+        return try await self.ask(question, as: question.prefix(2).joined(separator: " "))
+    }
+
+    /// Ends the stream of a server that accepts and never answers.
+    private func watchdog() -> Task<Void, Never> {
+        let stream = self.stream
+        let timeout = self.configuration.replyTimeout
+        return Task {
+            guard (try? await Task.sleep(for: timeout)) != nil else { return }
+            stream.close()
+        }
+    }
+
+    private func authenticate() async throws(RedisError) {
+        guard let password = self.server.password else { return }
+        let user = self.server.user.map { [$0] } ?? []
+        _ = try await self.ask(["AUTH"] + user + [password], as: "AUTH")
     }
 
     private func load(_ script: String) async throws(RedisError) -> String {

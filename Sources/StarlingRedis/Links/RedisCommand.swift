@@ -12,6 +12,11 @@ struct RedisCommand: Sendable {
         self.init(arguments.map { Array($0.utf8) })
     }
 
+    /// Commands that go out together.
+    init(joined commands: [RedisCommand]) {
+        self.bytes = commands.flatMap(\.bytes)
+    }
+
     private static func format(_ arguments: [[UInt8]]) -> [UInt8] {
         let joined = arguments.flatMap { $0 }
         let counts = arguments.map(\.count)

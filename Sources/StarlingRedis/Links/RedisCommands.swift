@@ -1,36 +1,46 @@
 internal import Logging
 internal import Starling
 
-/// The command link of one server: what is to be sent outlives each single connection.
+/// The command link of one shard: what is to be sent outlives each single connection.
 ///
 /// While there is none, commands wait, within a bound and for a while.
 final class RedisCommands: Sendable {
-    private struct Waiting: Sendable {
+    private struct Request: Sendable {
         let make: @Sendable (RedisLink) -> RedisCommand
         let what: String
         let byteCount: Int
         let deadline: ContinuousClock.Instant
         let completion: RedisLink.Completion
+        /// How often Redis has sent it elsewhere.
+        var redirectionCount = 0
     }
 
     private struct State {
         var link: RedisLink?
-        var waiting = Deque<Waiting>()
-        /// Bytes that wait here or have been sent and not been answered.
-        var byteCount = 0
+        var waiting = Deque<Request>()
         /// Why there is no link.
         var failure: RedisError?
     }
 
-    private let server: RedisServer
+    /// How often a command may be sent elsewhere before it fails.
+    private static let redirectionsMax = 5
+
+    private let name: String
     private let configuration: RedisConfiguration
-    private let connector: any Connector
+    private let source: any RedisLinkSource
+    private let budget: RedisByteBudget
     private let state = Lock(State())
 
-    init(_ server: RedisServer, _ configuration: RedisConfiguration, _ connector: any Connector) {
-        self.server = server
+    init(
+        _ name: String,
+        _ configuration: RedisConfiguration,
+        _ source: any RedisLinkSource,
+        _ budget: RedisByteBudget
+    ) {
+        self.name = name
         self.configuration = configuration
-        self.connector = connector
+        self.source = source
+        self.budget = budget
     }
 
     /// Sends a command now, or as soon as there is a link; never suspends.
@@ -44,40 +54,80 @@ final class RedisCommands: Sendable {
         make: @escaping @Sendable (RedisLink) -> RedisCommand,
         _ completion: @escaping RedisLink.Completion
     ) -> Bool {
-        let release: RedisLink.Completion = { result in
-            self.state.withLock { $0.byteCount -= byteCount }
-            if case .failure(let error) = result { self.heal(error) }
-            completion(result)
-        }
-        enum Next { case full, queued(isFirst: Bool), send(RedisLink) }
-        let next: Next = self.state.withLock { state in
-            guard state.byteCount + byteCount <= self.configuration.queuedByteCountMax else { return .full }
-            state.byteCount += byteCount
-            // Sent with the lock held, so that what waits goes out first and the order is that of the calls.
-            if let link = state.link, state.waiting.isEmpty {
-                return .send(link)
-            }
-            state.waiting.append(
-                Waiting(
-                    make: make,
-                    what: what,
-                    byteCount: byteCount,
-                    deadline: deadline,
-                    completion: release
-                )
+        guard self.budget.take(byteCount) else { return false }
+        self.send(
+            Request(
+                make: make,
+                what: what,
+                byteCount: byteCount,
+                deadline: deadline,
+                completion: completion
             )
-            return .queued(isFirst: state.waiting.count == 1)
+        )
+        return true
+    }
+
+    private func send(_ request: Request) {
+        enum Next { case send(RedisLink), wait(isFirst: Bool) }
+        let next: Next = self.state.withLock { state in
+            if let link = state.link, state.waiting.isEmpty { return .send(link) }
+            state.waiting.append(request)
+            return .wait(isFirst: state.waiting.count == 1)
         }
         switch next {
-        case .full: return false
-        case .queued(let isFirst):
-            // By a task of its own, for the broadcaster may not run yet, or not any more.
-            if isFirst { Task { await self.expire() } }
-            return true
         case .send(let link):
-            if let failure = link.send(make(link), what, release) { release(.failure(failure)) }
-            return true
+            let failure = link.send(request.make(link), request.what) { self.settle(request, $0, from: link) }
+            if let failure { self.settle(request, .failure(failure), from: link) }
+        case .wait(let isFirst):
+            guard isFirst else { return }
+            // By a task of its own, for the broadcaster may not run yet, or not any more.
+            Task { await self.expire() }
         }
+    }
+
+    /// Ends a request, or sends it where Redis says that it belongs.
+    private func settle(_ request: Request, _ result: Result<RedisValue, RedisError>, from link: RedisLink?) {
+        if case .failure(let error) = result {
+            if let link, let redirection = error.redirection,
+                self.redirect(request, redirection, error.code, from: link)
+            {
+                return
+            }
+            self.heal(error)
+        }
+        self.budget.give(request.byteCount)
+        request.completion(result)
+    }
+
+    private func redirect(
+        _ request: Request,
+        _ redirection: RedisRedirection,
+        _ code: RedisError.Code,
+        from link: RedisLink
+    ) -> Bool {
+        var request = request
+        request.redirectionCount += 1
+        guard self.source.followsRedirections, request.redirectionCount <= Self.redirectionsMax else {
+            return false
+        }
+        if code == .ask {
+            guard let other = self.source.link(asked: redirection) else { return false }
+            let again = request
+            return other.sendAsking(request.make(other), request.what) {
+                self.settle(again, $0, from: other)
+            } == nil
+        }
+        guard redirection.target != nil else {
+            self.source.moved(to: nil)
+            return false
+        }
+        // It waits for the link to the server that has the slot now.
+        self.state.withLock { state in
+            if state.link === link { state.link = nil }
+        }
+        self.send(request)
+        self.source.moved(to: redirection)
+        return true
     }
 
     /// Sends a command and waits for its reply; tries again as long as that is safe and there is time.
@@ -104,6 +154,7 @@ final class RedisCommands: Sendable {
             case .failure(let error):
                 let isSafe =
                     error.isTemporary
+                    || self.source.followsRedirections && error.redirection != nil
                     || isRepeatable && (error.code == .connectionLost || error.code == .timedOut)
                 guard isSafe, .now + pause < deadline else {
                     // Why it was refused before says more than that it was not sent again.
@@ -133,20 +184,7 @@ final class RedisCommands: Sendable {
     /// Keeps a link until the task is cancelled.
     func run() async {
         await RedisReconnection(self.configuration).run { () async -> RedisError in
-            let link: RedisLink
-            do throws(RedisError) {
-                link = try await RedisLink.open(
-                    self.server,
-                    self.configuration,
-                    self.connector,
-                    isForCommands: true
-                )
-            } catch {
-                self.state.withLock { $0.failure = error }
-                return error
-            }
-            self.linkIsUp(link)
-            let failure = await link.run(pushes: nil)
+            let failure = await self.source.withLink(pushes: nil) { self.linkIsUp($0) }
             self.state.withLock { state in
                 state.link = nil
                 state.failure = failure
@@ -158,7 +196,7 @@ final class RedisCommands: Sendable {
     private var queueFull: RedisError {
         RedisError(
             .queueFull,
-            "more than \(self.configuration.queuedByteCountMax) bytes wait for Redis at \(self.server.target)"
+            "more than \(self.configuration.queuedByteCountMax) bytes wait for Redis at \(self.name)"
         )
     }
 
@@ -174,18 +212,20 @@ final class RedisCommands: Sendable {
 
     private func linkIsUp(_ link: RedisLink) {
         // With the lock held, so that nothing overtakes what waits.
-        let unsent: [(Waiting, RedisError)] = self.state.withLock { state in
-            var unsent: [(Waiting, RedisError)] = []
+        let unsent: [(Request, RedisError)] = self.state.withLock { state in
+            var unsent: [(Request, RedisError)] = []
             state.link = link
             state.failure = nil
             while !state.waiting.isEmpty {
-                let waiting = state.waiting.removeFirst()
-                let failure = link.send(waiting.make(link), waiting.what, waiting.completion)
-                if let failure { unsent.append((waiting, failure)) }
+                let request = state.waiting.removeFirst()
+                let failure = link.send(request.make(link), request.what) {
+                    self.settle(request, $0, from: link)
+                }
+                if let failure { unsent.append((request, failure)) }
             }
             return unsent
         }
-        for (waiting, failure) in unsent { waiting.completion(.failure(failure)) }
+        for (request, failure) in unsent { self.settle(request, .failure(failure), from: link) }
     }
 
     /// What has only waited was certainly not done, however the link before has ended.
@@ -201,26 +241,45 @@ final class RedisCommands: Sendable {
         var isDone = false
         while !isDone {
             try? await Task.sleep(for: .milliseconds(100))
-            let (late, failure): ([Waiting], RedisError?) = self.state.withLock { state in
-                var late: [Waiting] = []
+            let (late, failure): ([Request], RedisError?) = self.state.withLock { state in
+                var late: [Request] = []
                 while let first = state.waiting.first, first.deadline < .now {
                     late.append(state.waiting.removeFirst())
                 }
                 isDone = state.waiting.isEmpty
                 return (late, state.failure)
             }
-            for waiting in late {
-                waiting.completion(
-                    .failure(
-                        RedisError(
-                            Self.code(ofWaitingFor: failure),
-                            "\(waiting.what) has waited too long for Redis at \(self.server.target): "
-                                + "\(failure?.description ?? "no link yet")"
-                        )
-                    )
+            for request in late {
+                let error = RedisError(
+                    Self.code(ofWaitingFor: failure),
+                    "\(request.what) has waited too long for Redis at \(self.name): "
+                        + "\(failure?.description ?? "no link yet")"
                 )
+                self.settle(request, .failure(error), from: nil)
             }
         }
+    }
+}
+
+/// The bytes of commands that may wait for a server, or for its answers.
+final class RedisByteBudget: Sendable {
+    private let rest: Lock<Int>
+
+    init(_ byteCount: Int) {
+        self.rest = Lock(byteCount)
+    }
+
+    /// False if there are not so many left.
+    func take(_ byteCount: Int) -> Bool {
+        self.rest.withLock { rest in
+            guard rest >= byteCount else { return false }
+            rest -= byteCount
+            return true
+        }
+    }
+
+    func give(_ byteCount: Int) {
+        self.rest.withLock { $0 += byteCount }
     }
 }
 
@@ -233,10 +292,10 @@ struct RedisReconnection {
         self.configuration = configuration
     }
 
-    /// Runs `attempt`, which returns when its link has ended, until the task is cancelled.
-    func run(_ attempt: () async -> RedisError) async {
+    /// Runs `attempt`, which returns when its link has ended, until the task is cancelled or it is not wanted any more.
+    func run(while isWanted: () -> Bool = { true }, _ attempt: () async -> RedisError) async {
         var delayMax = self.configuration.reconnectDelayMin
-        while !Task.isCancelled {
+        while !Task.isCancelled, isWanted() {
             let start = ContinuousClock.now
             let failure = await attempt()
             if Task.isCancelled { return }
@@ -246,7 +305,8 @@ struct RedisReconnection {
             }
             let milliseconds = Int(delayMax / .milliseconds(1))
             let delay = Duration.milliseconds(Int.random(in: 0...max(1, milliseconds)))
-            self.configuration.logger.warning(
+            self.configuration.logger.log(
+                level: failure.code == .movedAway ? .debug : .warning,
                 "a link to Redis has ended",
                 metadata: [LoggingKeys.error: "\(failure)", LoggingKeys.delay: "\(delay)"]
             )
