@@ -3,9 +3,9 @@ public import Starling
 
 /// Where Redis is, what is kept there, and how long things may take.
 public struct RedisConfiguration: Sendable {
-    /// The servers, each a Redis of its own; a topic belongs to one of them. A Cluster is one server here, and stands alone.
+    /// The servers, each a Redis of its own; a topic belongs to one of them.
     ///
-    /// All nodes must list the same servers. The order does not matter, and adding one moves only its share of the topics.
+    /// A Cluster is one server here, and stands alone. All nodes must list the same servers. The order does not matter, and adding one moves only its share of the topics.
     public var servers: [RedisServer]
     /// Stands before the names of all keys and channels, so that several applications may share a Redis.
     public var namespace = "starling"
@@ -113,7 +113,7 @@ public struct RedisServer: Sendable {
         }
     }
 
-    /// Reads where a server is:
+    /// Reads where a server is.
     ///
     /// - `redis://[[user]:password@]host[:port][/database]`, one server.
     /// - `unix://[[user]:password@]/path/of/socket[?db=database]`, one server by its Unix socket.

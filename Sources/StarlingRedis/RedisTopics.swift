@@ -5,7 +5,9 @@ struct RedisTopics: Sendable {
     let configuration: RedisConfiguration
     /// Tells this node's publications from those of others.
     let node: UInt64
-    /// Where the database number does not tell channels apart, the name does. In a Cluster it has the partition's hash tag.
+    /// Where the database number does not tell channels apart, the name does.
+    ///
+    /// In a Cluster it has the partition's hash tag.
     private let prefix: String
     private let cluster: RedisCluster?
 

@@ -59,7 +59,9 @@ final class RedisCluster: Sendable {
         (self.doubts, self.doubt) = AsyncStream.makeStream(bufferingPolicy: .bufferingNewest(1))
     }
 
-    /// The runs of all masters that have slots and are up: data of theirs that is found elsewhere was moved there, whole.
+    /// The runs of all masters that have slots and are up.
+    ///
+    /// Data of theirs that is found elsewhere was moved there, whole.
     /// What a master that failed left behind may lack its last writes; and so, for all we know, one without slots.
     var runs: String {
         self.state.withLock(\.runs)
