@@ -174,6 +174,7 @@ extension ConnectionDriver {
         }
         details.user = nil
         self.server.admission.releaseUser(user)
+        self.server.configuration.cluster?.gone(user)
         self.users[user]?.removeAll { $0 == UInt32(index) }
         if self.users[user]?.isEmpty == true { self.users[user] = nil }
     }

@@ -242,6 +242,7 @@ extension ConnectionDriver {
             }
             details.user = user
             self.users[user, default: []].append(UInt32(index))
+            self.server.configuration.cluster?.came(user)
         }
         var extensions: String?
         if let configuration = endpoint.deflate {

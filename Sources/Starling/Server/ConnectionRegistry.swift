@@ -100,6 +100,23 @@ public struct ConnectionRegistry: Sendable {
         }.count
     }
 
+    /// Subscribes every connection of a user to a topic; returns how many have it now.
+    ///
+    /// Connections with too many subscriptions are left as they are.
+    @discardableResult
+    public func subscribe(user: String, to topic: Topic) async -> Int {
+        await self.gather { driver in
+            driver.openSlots(ofUser: user).map { driver.subscribe($0, to: topic) }
+        }.count { $0 }
+    }
+
+    /// Unsubscribes every connection of a user from a topic.
+    public func unsubscribe(user: String, from topic: Topic) async {
+        _ = await self.gather { driver in
+            driver.openSlots(ofUser: user).map { driver.unsubscribe($0, from: topic) }
+        }
+    }
+
     /// Closes every connection; returns how many.
     @discardableResult
     public func closeAll(_ code: CloseCode = .goingAway, reason: String = "") async -> Int {

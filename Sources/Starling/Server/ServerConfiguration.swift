@@ -38,6 +38,8 @@ public struct ServerConfiguration: Sendable {
     public var healthPath: String? = "/health"
     /// A path that answers 200 while the server takes new connections, and 503 from the start of its shutdown; or nil.
     public var readyPath: String? = "/ready"
+    /// Joins this server's users with those of other nodes; nil for a server that is alone.
+    public var cluster: ClusterRegistry?
     /// Dimensions of this server's metrics in swift-metrics, to tell several servers of a process apart.
     public var metricDimensions: [(String, String)] = []
     /// Where the server logs: single connections at `debug`, its own course at `info`.

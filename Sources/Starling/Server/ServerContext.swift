@@ -132,7 +132,8 @@ public final class ServerContext: Sendable {
     /// Each once, however many endpoints share it.
     var broadcasters: [any Broadcaster] {
         var known: Set<ObjectIdentifier> = []
-        return self.endpoints.map(\.endpoint.broadcaster).filter {
+        let cluster: [any Broadcaster] = (self.configuration.cluster?.broadcaster).map { [$0] } ?? []
+        return (self.endpoints.map(\.endpoint.broadcaster) + cluster).filter {
             known.insert(ObjectIdentifier($0)).inserted
         }
     }

@@ -32,6 +32,7 @@ public struct WebSocketServer<ServerTransport: Transport>: Service {
         self.transport = transport
         self.context = ServerContext(configuration: configuration, routes: routes())
         self.registry = ConnectionRegistry(self.context)
+        configuration.cluster?.attach(to: self.registry, configuration.logger)
     }
 
     /// Serves until the task is cancelled or a graceful shutdown begins, and then drains: `/ready` turns
@@ -68,12 +69,15 @@ public struct WebSocketServer<ServerTransport: Transport>: Service {
                 // What the loops counted last, the closes of the drain above all.
                 metrics.report(context.figures(), longestTick: context.takeLongestTick())
             }
+            let cluster = context.configuration.cluster
+            if let cluster { group.addTask { await cluster.run(context.logger) } }
             defer { group.cancelAll() }
             // The transport does not see the cancellation: it ends when its drivers have drained.
             let serving = Task { try await transport.serve(context) }
             try await withTaskCancellationHandler {
                 try await withGracefulShutdownHandler {
                     try await serving.value
+                    await cluster?.leave()
                 } onGracefulShutdown: {
                     context.beginDrain()
                 }
