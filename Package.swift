@@ -222,7 +222,10 @@ let package = Package(
         ),
         .testTarget(
             name: "StarlingNativeTests",
-            dependencies: ["Starling", "StarlingCore", "StarlingNative"],
+            dependencies: [
+                "Starling", "StarlingCore", "StarlingNative",
+                .product(name: "HTTPTypes", package: "swift-http-types"),
+            ],
             swiftSettings: settings
         ),
 

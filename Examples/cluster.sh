@@ -1,25 +1,37 @@
 #!/usr/bin/env bash
-# Starts a Redis, three chat nodes and an nginx in front of them, as one chat on http://127.0.0.1:8080, and stops them all on
-# Ctrl-C.
+# Starts a Redis, three chat nodes and a load balancer in front of them, as one chat on http://127.0.0.1:8080, and stops them
+# all on Ctrl-C.
 #
-#   ./Examples/cluster.sh [--port PORT]
+#   ./Examples/cluster.sh [--port PORT] [--balancer nginx-cookie|nginx-ip-hash|nginx-least-conn|haproxy]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=Support/setup.sh
 source Examples/Support/setup.sh
 
 port=8080
-case "${1:-}" in
-    "") ;;
-    --port) port="${2:?--port needs a number}" ;;
-    *) echo "usage: $0 [--port PORT]" >&2; exit 2 ;;
+balancer=nginx-cookie
+while [ $# -gt 0 ]; do
+    case "$1" in
+        --port) port="${2:?--port needs a number}" ;;
+        --balancer) balancer="${2:?--balancer needs a name}" ;;
+        *) echo "usage: $0 [--port PORT] [--balancer nginx-cookie|nginx-ip-hash|nginx-least-conn|haproxy]" >&2; exit 2 ;;
+    esac
+    shift 2
+done
+case "$balancer" in
+    nginx-cookie | nginx-ip-hash | nginx-least-conn | haproxy) ;;
+    *) echo "there is no configuration for '$balancer'" >&2; exit 2 ;;
 esac
 
 # shellcheck disable=SC2086
 install_missing $build_packages
 PATH="$PATH:/usr/sbin"
 command -v redis-server >/dev/null || install_missing redis-server
-command -v nginx >/dev/null || install_missing nginx-light
+if [ "$balancer" = haproxy ]; then
+    command -v haproxy >/dev/null || install_missing haproxy
+else
+    command -v nginx >/dev/null || install_missing nginx-light
+fi
 require_swift
 swift build -c release --product Chat
 chat="$(swift build -c release --show-bin-path)/Chat"
@@ -62,21 +74,37 @@ redis_port=$((port + 9))
 start redis redis-server --bind 127.0.0.1 --port "$redis_port" --save "" --dir "$directory"
 await redis "$redis_port"
 
+# The same on all nodes. HAProxy says whose connection it is before the connection's first byte, nginx in a header field.
+key="$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')"
+proxy=(--trust-proxy 127.0.0.1)
+if [ "$balancer" = haproxy ]; then proxy+=(--proxy-protocol); fi
 for number in 1 2 3; do
-    start "node$number" "$chat" --host 127.0.0.1 --port $((port + number)) --redis "redis://127.0.0.1:$redis_port"
+    start "node$number" "$chat" --host 127.0.0.1 --port $((port + number)) --redis "redis://127.0.0.1:$redis_port" \
+        --node "node$number" --affinity-key "$key" "${proxy[@]}"
     await "node$number" $((port + number))
 done
 
-sed -e "s|DIRECTORY|$directory|g" -e "s|PORT|$port|" -e "s|NODE1|$((port + 1))|" -e "s|NODE2|$((port + 2))|" \
-    -e "s|NODE3|$((port + 3))|" Examples/Cluster/nginx.conf >"$directory/nginx.conf"
-start nginx nginx -c "$directory/nginx.conf" -e "$directory/nginx.log"
-await nginx "$port"
+# Puts this machine's ports into a configuration.
+configure() {
+    sed -e "s|DIRECTORY|$directory|g" -e "s|PORT|$port|g" -e "s|NODE1|$((port + 1))|g" -e "s|NODE2|$((port + 2))|g" \
+        -e "s|NODE3|$((port + 3))|g" "Examples/Cluster/$1" >"$directory/$2"
+}
+if [ "$balancer" = haproxy ]; then
+    configure haproxy.cfg haproxy.cfg
+    start haproxy haproxy -db -f "$directory/haproxy.cfg"
+    await haproxy "$port"
+else
+    configure nginx.conf nginx.conf
+    configure "$balancer.conf" upstream.conf
+    start nginx nginx -c "$directory/nginx.conf" -e "$directory/nginx.log"
+    await nginx "$port"
+fi
 
 cat <<TEXT
 
-The chat is on http://127.0.0.1:$port, served by three nodes. Open it in several windows; nginx spreads them.
+The chat is on http://127.0.0.1:$port, served by three nodes behind ${balancer%%-*}. Open it in several windows.
 
-  Each node by itself:   http://127.0.0.1:$((port + 1))  http://127.0.0.1:$((port + 2))  http://127.0.0.1:$((port + 3))
+  Each node by itself:   http://127.0.0.1:$((port + 1))  http://127.0.0.1:$((port + 2))  http://127.0.0.1:$((port + 3))  (not behind haproxy)
   Kill a node:           kill -9 ${started[1]}     its windows come back on another node, and nothing is missing
   Freeze Redis:          kill -STOP ${started[0]}; sleep 8; kill -CONT ${started[0]}
   What travels:          redis-cli -p $redis_port monitor

@@ -80,6 +80,23 @@ public struct ServerOptions: ParsableArguments {
     @Option(help: "Seconds that a shutdown may take.")
     var drainTimeout = 10
 
+    @Option(
+        help: "An address, or a range such as 10.0.0.0/8, whose X-Forwarded-For is believed; may be repeated."
+    )
+    var trustProxy: [String] = []
+
+    @Flag(help: "Expect the PROXY protocol on each connection. Needs --trust-proxy.")
+    var proxyProtocol = false
+
+    @Option(help: "This node's name in the affinity cookie and in the cluster. Needs --affinity-key.")
+    var node: String?
+
+    @Option(help: "Signs the affinity cookie: 16 characters or more, the same on all nodes. Needs --node.")
+    var affinityKey: String?
+
+    @Flag(help: "Let browsers send the affinity cookie over TLS only.")
+    var secureCookie = false
+
     @Flag(help: "Let pages of any origin connect.")
     var anyOrigin = false
 
@@ -109,6 +126,25 @@ public struct ServerOptions: ParsableArguments {
         ]
         guard limits.allSatisfy({ $0 ?? 1 > 0 }), drainTimeout >= 0 else {
             throw ValidationError("a limit must be greater than 0")
+        }
+        guard !proxyProtocol || !trustProxy.isEmpty else {
+            throw ValidationError("--proxy-protocol needs --trust-proxy")
+        }
+        guard (node == nil) == (affinityKey == nil), affinityKey?.utf8.count ?? 16 >= 16 else {
+            throw ValidationError(
+                "--node and --affinity-key go together, and the key has 16 characters or more"
+            )
+        }
+        let isPlain = { (byte: UInt8) in
+            byte == UInt8(ascii: "-") || Character(UnicodeScalar(byte)).isASCIIName
+        }
+        guard node.map({ !$0.isEmpty && $0.utf8.allSatisfy(isPlain) }) ?? true else {
+            throw ValidationError("--node has letters, digits and hyphens")
+        }
+        do {
+            _ = try TrustedProxies(trustProxy)
+        } catch {
+            throw ValidationError("--trust-proxy: \(error)")
         }
         guard Self.slowConsumerPolicies[slowConsumer] != nil else {
             throw ValidationError("--slow-consumer is disconnect, drop-newest, drop-oldest or conflate")
@@ -150,6 +186,15 @@ public struct ServerOptions: ParsableArguments {
         configuration.connectionsPerAddressMax = maxConnectionsPerAddress
         configuration.upgradesPerSecondMax = maxUpgradeRate
         configuration.handshakeTimeout = .seconds(handshakeTimeout)
+        configuration.trustedProxies = try TrustedProxies(
+            trustProxy,
+            source: proxyProtocol ? .proxyProtocol : .xForwardedFor
+        )
+        if let node, let affinityKey {
+            var affinity = SessionAffinity(node: node, key: Array(affinityKey.utf8))
+            affinity.isSecure = secureCookie
+            configuration.affinity = affinity
+        }
         configuration.drainTimeout = .seconds(drainTimeout)
         configuration.drainSpread = .seconds(drainTimeout) / 2
         let transport = NativeTransport(
@@ -186,4 +231,9 @@ public struct ServerOptions: ParsableArguments {
         "disconnect": .disconnect, "drop-newest": .dropNewest, "drop-oldest": .dropOldest,
         "conflate": .conflate,
     ]
+}
+
+extension Character {
+    /// A letter or a digit of ASCII.
+    fileprivate var isASCIIName: Bool { isASCII && (isLetter || isNumber) }
 }

@@ -31,6 +31,8 @@ internal import Starling
     private var acceptResumesAt: UInt64?
     /// TLS connections that hold decrypted bytes which epoll cannot know of.
     private var pending: [Int] = []
+    /// What connections have said of the PROXY protocol that have not said all of it.
+    private var proxyHeaders: [Int: ProxyHeaderReader] = [:]
 
     /// Runs a loop on the calling thread until the server has drained.
     static func run(index: Int, listener: Listener, tls: TLSContext?, server: ServerContext) {
@@ -98,6 +100,7 @@ internal import Starling
             // A connection that ended earlier in this tick, or its successor in the slot, is not meant.
             guard self.connections.isCurrent(index, UInt32(event.token >> 32)) else { return }
             let connection = unsafe self.connections.pointer(index)
+            if !self.proxyHeaders.isEmpty, !self.readProxyHeader(index, driver) { return }
             if unsafe connection.pointee.isHandshaking, !self.continueHandshake(index, driver) { return }
             if unsafe event.writable || connection.pointee.retriesWriteOnRead {
                 unsafe connection.pointee.retriesWriteOnRead = false
@@ -151,6 +154,7 @@ internal import Starling
     private func accepted(_ descriptor: Int32, _ address: RemoteAddress, _ driver: ConnectionDriver) {
         guard let index = driver.accept(from: address) else { return self.turnAway(descriptor) }
         let generation = self.connections.open(index, descriptor)
+        if driver.expectsProxyProtocol { self.proxyHeaders[index] = ProxyHeaderReader() }
         if let tls = self.tls {
             do {
                 unsafe self.connections.pointer(index).pointee.tls = try TLSSession(
@@ -205,6 +209,39 @@ internal import Starling
         self.acceptResumesAt = nil
         // A Unix socket's listener is every loop's; the file is removed when the last one has ended.
         if !listener.isShared { _ = Glibc.close(listener.descriptor) }
+    }
+
+    // MARK: - The PROXY protocol
+
+    /// Goes on with a proxy's header, if the connection still waits for one; whether it does not any more.
+    ///
+    /// Looks first and takes then, because what is behind the header may be TLS.
+    private func readProxyHeader(_ index: Int, _ driver: ConnectionDriver) -> Bool {
+        guard self.proxyHeaders[index] != nil else { return true }
+        let descriptor = unsafe self.connections.pointer(index).pointee.descriptor
+        let room = min(Self.receiveByteCount, ProxyHeaderReader.byteCountMax)
+        let count = unsafe recv(descriptor, self.receiveBuffer.baseAddress, room, Int32(MSG_PEEK))
+        guard count > 0 else {
+            if count == 0 || errno != EAGAIN && errno != EINTR { driver.failed(index) }
+            return false
+        }
+        // The first `count` bytes were just received.
+        let bytes = unsafe Array(self.receiveBuffer[..<count])
+        guard let (taken, progress) = self.proxyHeaders[index]?.take(bytes) else { return true }
+        _ = unsafe recv(descriptor, self.receiveBuffer.baseAddress, taken, 0)
+        switch progress {
+        case .incomplete: return false
+        case .complete(let client):
+            self.proxyHeaders[index] = nil
+            if driver.proxied(index, for: client) { return true }
+        case .invalid: break
+        }
+        self.server.logger.debug(
+            "a connection without a valid PROXY protocol header, or with too many others"
+        )
+        self.proxyHeaders[index] = nil
+        driver.failed(index)
+        return false
     }
 
     // MARK: - Reading
@@ -415,6 +452,7 @@ internal import Starling
     func close(_ index: Int) {
         // Closing the descriptor takes it out of epoll too.
         guard let descriptor = self.connections.close(index) else { return }
+        if !self.proxyHeaders.isEmpty { self.proxyHeaders[index] = nil }
         _ = Glibc.close(descriptor)
     }
 }

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Tests the chat on three nodes with a real Redis and a real nginx: starts ./Examples/cluster.sh, as a user would, joins it with
+# Tests the chat on three nodes with a real Redis, nginx and HAProxy: starts ./Examples/cluster.sh, as a user would, joins it with
 # Python's websockets, and breaks it.
 set -eu
 cd "$(dirname "$0")/../.."
@@ -13,4 +13,6 @@ if ! cmp -s Tests/Browser/requirements.txt "$environment/requirements.txt"; then
     "$environment/bin/pip" install --quiet --disable-pip-version-check --requirement Tests/Browser/requirements.txt
     cp Tests/Browser/requirements.txt "$environment/requirements.txt"
 fi
-PYTHONDONTWRITEBYTECODE=1 exec "$environment/bin/python" Tests/Cluster/cluster_test.py
+export PYTHONDONTWRITEBYTECODE=1
+"$environment/bin/python" Tests/Cluster/cluster_test.py
+"$environment/bin/python" Tests/Cluster/balancers_test.py

@@ -14,7 +14,7 @@ private final class ClusterNode: Sendable {
     init(_ redis: RedisProcess, _ name: String) async throws {
         var endpointConfiguration = EndpointConfiguration()
         // Our client does not answer a close frame.
-        endpointConfiguration.closeTimeout = .milliseconds(200)
+        endpointConfiguration.timeouts.closeTimeout = .milliseconds(200)
         let broadcaster = try makeBroadcaster(redis) { $0.presenceLease = .seconds(2) }
         self.broadcaster = broadcaster
         self.cluster = ClusterRegistry(broadcaster, node: name) { "\(name) heard \($0)" }

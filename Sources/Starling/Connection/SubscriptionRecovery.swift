@@ -48,6 +48,7 @@ struct SubscriptionRecovery {
         }
         var page = try await self.page(after: start, hub)
         let isRecovered = start == nil || page.isComplete
+        if start != nil { await self.count(isRecovered: isRecovered) }
         let base = start.flatMap { isRecovered ? $0 : nil } ?? page.newest
         let subscription = TopicSubscription(topic: self.topic, position: base, isRecovered: isRecovered)
         if let prologue = self.prologue {
@@ -75,6 +76,12 @@ struct SubscriptionRecovery {
                 cursor = page.newest
                 publications = []
             }
+        }
+    }
+
+    private func count(isRecovered: Bool) async {
+        await self.connection.onLoop(orElse: ()) { driver in
+            if isRecovered { driver.counts.recoveries &+= 1 } else { driver.counts.recoveryFailures &+= 1 }
         }
     }
 

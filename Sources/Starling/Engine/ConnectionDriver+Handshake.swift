@@ -30,6 +30,38 @@ extension ConnectionDriver {
         return index
     }
 
+    /// Whether a transport must read a PROXY protocol header before it hands a connection's bytes on.
+    ///
+    /// It then calls ``proxied(_:for:)``.
+    public var expectsProxyProtocol: Bool {
+        self.server.configuration.trustedProxies.expectsProxyProtocol
+    }
+
+    /// A proxy has said whom a connection is for; nil if for nobody, as with its own health checks.
+    ///
+    /// False if the connection must be ended: it does not come from a trusted proxy, or the client has too many.
+    public func proxied(_ index: Int, for client: RemoteAddress?) -> Bool {
+        let peer = unsafe self.slots.pointer(index).pointee.address
+        guard self.server.configuration.trustedProxies.contains(peer.host) else {
+            self.counts.refusals[.malformed] += 1
+            return false
+        }
+        guard let client, !self.move(index, to: client) else { return true }
+        self.counts.refusals[.connectionsPerAddress] += 1
+        return false
+    }
+
+    /// Notes the client behind a proxy; false if it has too many connections.
+    private func move(_ index: Int, to client: RemoteAddress) -> Bool {
+        let slot = unsafe self.slots.pointer(index)
+        guard unsafe client != slot.pointee.address else { return true }
+        guard unsafe self.server.admission.moveConnection(from: slot.pointee.address, to: client) else {
+            return false
+        }
+        unsafe slot.pointee.address = client
+        return true
+    }
+
     /// The transport accepts nothing for a while, because descriptors or memory are used up.
     public func acceptPaused(_ reason: String) {
         self.counts.acceptPauses &+= 1
@@ -122,6 +154,18 @@ extension ConnectionDriver {
             return self.refuse(index, Self.busy("Too many upgrades at once.\n"), .upgradeRate)
         }
         let slot = unsafe self.slots.pointer(index)
+        // From here on the connection is this client's: it is upgraded, or ends.
+        let client = unsafe self.server.configuration.trustedProxies.client(
+            of: slot.pointee.address,
+            head.request.headerFields
+        )
+        guard self.move(index, to: client) else {
+            return self.refuse(
+                index,
+                .text("Too many connections from this address.\n", status: .tooManyRequests),
+                .connectionsPerAddress
+            )
+        }
         let details = self.details(of: index)
         unsafe slot.pointee.endpoint = endpoint
         details.handshake = handshake
@@ -260,6 +304,13 @@ extension ConnectionDriver {
             }
         }
         do throws(HandshakeError) {
+            var headerFields = headerFields
+            if let affinity = self.server.configuration.affinity {
+                let request = UpgradeRequest(head: handshake.request)
+                let outcome = affinity.outcome(of: request[cookie: affinity.cookieName])
+                self.counts.count(outcome)
+                if let field = affinity.field(after: outcome) { headerFields.append(field) }
+            }
             let response = try handshake.response(
                 subprotocol: subprotocol,
                 extensions: extensions,

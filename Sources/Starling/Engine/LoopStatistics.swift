@@ -4,7 +4,8 @@ internal import Synchronization
 /// Why a handshake was refused, for logs and metrics.
 enum RefusalCause: UInt8, CaseIterable, Sendable, CustomStringConvertible {
     case malformed, tooLarge, notAnUpgrade, version, body, origin, application, handshakeTimeout
-    case authenticationTimeout, upgradeRate, connectionsPerUser, serverFull, draining, memory
+    case authenticationTimeout, upgradeRate, connectionsPerUser, connectionsPerAddress, serverFull, draining,
+        memory
 
     init(_ error: HandshakeError) {
         switch error.kind {
@@ -30,6 +31,7 @@ enum RefusalCause: UInt8, CaseIterable, Sendable, CustomStringConvertible {
         case .authenticationTimeout: "authenticationTimeout"
         case .upgradeRate: "upgradeRate"
         case .connectionsPerUser: "connectionsPerUser"
+        case .connectionsPerAddress: "connectionsPerAddress"
         case .serverFull: "serverFull"
         case .draining: "draining"
         case .memory: "memory"
@@ -69,15 +71,27 @@ struct LoopCounts {
     var slowConsumerDrops: UInt64 = 0
     var slowConsumerConflations: UInt64 = 0
     var acceptPauses: UInt64 = 0
+    var affinityHits: UInt64 = 0
+    var affinityMisses: UInt64 = 0
+    var recoveries: UInt64 = 0
+    var recoveryFailures: UInt64 = 0
     var closes = CountsByCause<CloseCause>(count: CloseCause.Base.allCases.count) { Int($0.base.rawValue) }
     var refusals = CountsByCause<RefusalCause>(count: RefusalCause.allCases.count) { Int($0.rawValue) }
+
+    mutating func count(_ outcome: SessionAffinity.Outcome) {
+        switch outcome {
+        case .hit: self.affinityHits &+= 1
+        case .miss: self.affinityMisses &+= 1
+        case .none: break
+        }
+    }
 }
 
 /// The same figures as others may read them, at most a tick old.
 ///
 /// Only the loop writes, so that plain loads and stores of atomics suffice.
 final class LoopStatistics: Sendable {
-    static let plainCount = 16
+    static let plainCount = 20
     private let plain: [Box]
     private let closes: [Box]
     private let refusals: [Box]
@@ -113,6 +127,10 @@ final class LoopStatistics: Sendable {
         store(13, counts.slowConsumerConflations)
         store(14, counts.acceptPauses)
         store(15, counts.openConnections)
+        store(16, counts.affinityHits)
+        store(17, counts.affinityMisses)
+        store(18, counts.recoveries)
+        store(19, counts.recoveryFailures)
         // Connections end, or are not let in, rarely: look at the causes only when one was.
         let ended = counts.accepted &- UInt64(connections) &+ counts.refusals[.serverFull]
         if ended != self.lastEnded.value.load(ordering: .relaxed) {
@@ -193,5 +211,12 @@ struct LoopFigures {
         ("slow_consumer_conflations_total", false, "Publications replaced by newer ones of their topic."),
         ("accept_pauses_total", false, "Pauses of accepting because descriptors or memory were used up."),
         ("websockets", true, "WebSockets that are open."),
+        ("affinity_hits_total", false, "Upgrades whose cookie names this node."),
+        ("affinity_misses_total", false, "Upgrades whose cookie names another node."),
+        ("recoveries_total", false, "Subscriptions from a position that were recovered."),
+        (
+            "recovery_failures_total", false,
+            "Subscriptions from a position that was too old, or of a lost epoch."
+        ),
     ]
 }

@@ -11,12 +11,14 @@ final class AdmissionControl: Sendable {
     }
 
     private let state = Lock(State())
+    private let proxies: TrustedProxies
     private let connectionsMax: Int
     private let connectionsPerAddressMax: Int?
     private let connectionsPerUserMax: Int?
     private let upgradesPerSecondMax: Int?
 
     init(_ configuration: ServerConfiguration) {
+        self.proxies = configuration.trustedProxies
         self.connectionsMax = configuration.connectionsMax
         self.connectionsPerAddressMax = configuration.connectionsPerAddressMax
         self.connectionsPerUserMax = configuration.connectionsPerUserMax
@@ -28,7 +30,9 @@ final class AdmissionControl: Sendable {
         self.state.withLock { state in
             guard state.connections < self.connectionsMax else { return false }
             if let max = self.connectionsPerAddressMax, !address.host.isEmpty {
-                guard state.byAddress[address.host, default: 0] < max else { return false }
+                // A proxy has as many as its clients.
+                let isFull = state.byAddress[address.host, default: 0] >= max
+                if isFull, !self.proxies.contains(address.host) { return false }
                 state.byAddress[address.host, default: 0] += 1
             }
             state.connections += 1
@@ -40,6 +44,17 @@ final class AdmissionControl: Sendable {
         self.state.withLock { state in
             state.connections -= 1
             if self.connectionsPerAddressMax != nil { Self.decrement(&state.byAddress, address.host) }
+        }
+    }
+
+    /// Counts a connection for another address, that of the client behind a proxy; false if it has too many.
+    func moveConnection(from proxy: RemoteAddress, to client: RemoteAddress) -> Bool {
+        guard let max = self.connectionsPerAddressMax else { return true }
+        return self.state.withLock { state in
+            guard client.host.isEmpty || state.byAddress[client.host, default: 0] < max else { return false }
+            Self.decrement(&state.byAddress, proxy.host)
+            if !client.host.isEmpty { state.byAddress[client.host, default: 0] += 1 }
+            return true
         }
     }
 

@@ -38,6 +38,10 @@ public struct ServerConfiguration: Sendable {
     public var healthPath: String? = "/health"
     /// A path that answers 200 while the server takes new connections, and 503 from the start of its shutdown; or nil.
     public var readyPath: String? = "/ready"
+    /// Whose word about a client's address is believed; nobody's by default.
+    public var trustedProxies = TrustedProxies.none
+    /// Names this node to a load balancer, by a cookie; nil for none.
+    public var affinity: SessionAffinity?
     /// Joins this server's users with those of other nodes; nil for a server that is alone.
     public var cluster: ClusterRegistry?
     /// Dimensions of this server's metrics in swift-metrics, to tell several servers of a process apart.
