@@ -160,6 +160,18 @@ let package = Package(
             swiftSettings: settings
         ),
 
+        .target(
+            name: "FileBroadcaster",
+            dependencies: ["Starling"],
+            path: "Examples/FileBroadcaster",
+            swiftSettings: settings
+        ),
+        .testTarget(
+            name: "ExampleTests",
+            dependencies: ["FileBroadcaster", "Starling", "StarlingTesting"],
+            swiftSettings: settings
+        ),
+
         // What our own tests have in common.
         .target(name: "CAllocationCounter", path: "Tests/Support/AllocationCounter"),
         .target(
