@@ -2,7 +2,7 @@
 # Starts a Redis, three chat nodes and a load balancer in front of them, as one chat on http://127.0.0.1:8080, and stops them
 # all on Ctrl-C.
 #
-#   ./Examples/cluster.sh [--port PORT] [--balancer nginx-cookie|nginx-ip-hash|nginx-least-conn|haproxy]
+#   ./Examples/cluster.sh [--port PORT] [--balancer nginx-cookie|nginx-hash|nginx-ip-hash|nginx-least-conn|haproxy]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=Support/setup.sh
@@ -14,12 +14,12 @@ while [ $# -gt 0 ]; do
     case "$1" in
         --port) port="${2:?--port needs a number}" ;;
         --balancer) balancer="${2:?--balancer needs a name}" ;;
-        *) echo "usage: $0 [--port PORT] [--balancer nginx-cookie|nginx-ip-hash|nginx-least-conn|haproxy]" >&2; exit 2 ;;
+        *) echo "usage: $0 [--port PORT] [--balancer nginx-cookie|nginx-hash|nginx-ip-hash|nginx-least-conn|haproxy]" >&2; exit 2 ;;
     esac
     shift 2
 done
 case "$balancer" in
-    nginx-cookie | nginx-ip-hash | nginx-least-conn | haproxy) ;;
+    nginx-cookie | nginx-hash | nginx-ip-hash | nginx-least-conn | haproxy) ;;
     *) echo "there is no configuration for '$balancer'" >&2; exit 2 ;;
 esac
 

@@ -172,7 +172,7 @@ async def _(cluster):
     await asyncio.gather(*(client.close() for client in everybody))
 
 
-@check("a killed node: its clients come back on the others, its members leave once, and nothing is missing")
+@check("a killed node, and its return: its clients come back, its members leave once, and nothing is missing")
 async def _(cluster):
     rooms, everybody = await join("killed", rooms=5, members=6)
     witnesses = [Client(room, "Witness", port=PORT + 2) for room in rooms]
@@ -181,10 +181,21 @@ async def _(cluster):
     ghost = Client("killed 0", "Ghost", port=PORT + 1)
     await ghost.joined.wait()
     said = {room: [] for room in rooms}
-    talk = asyncio.create_task(saying(rooms, said, 4, 0.2))
+    with open(f"/proc/{cluster.node}/cmdline", "rb") as file:
+        command = file.read().rstrip(b"\0").split(b"\0")
+    talk = asyncio.create_task(saying(rooms, said, 7, 0.2))
     await asyncio.sleep(1)
     os.kill(cluster.node, signal.SIGKILL)
     await ghost.close()
+    # It returns while people talk, under the same name.
+    await asyncio.sleep(3)
+    returned_node = await asyncio.create_subprocess_exec(
+        *command, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL
+    )
+    late = [Client(room, "Late", port=PORT + 1) for room in rooms]
+    await asyncio.gather(*(client.joined.wait() for client in late))
+    for client in late:
+        rooms[client.room].append(client)
     await talk
     await settle(rooms, said)
     returned = sum(client.connections - 1 for client in everybody)
@@ -193,7 +204,9 @@ async def _(cluster):
     await asyncio.sleep(2)
     expect(witnesses[0].left.count("Ghost") == 1, witnesses[0].left)
     print(f"        {returned} came back, and the ghost has left")
-    await asyncio.gather(*(client.close() for client in everybody + witnesses))
+    await asyncio.gather(*(client.close() for client in everybody + witnesses + late))
+    returned_node.terminate()
+    expect(await asyncio.wait_for(returned_node.wait(), 20) == 0, "the node that returned ends well")
 
 
 async def main():

@@ -64,72 +64,29 @@ import Testing
     @Test("A link that takes bytes and delivers nothing is found, and the node is not ready meanwhile")
     func deaf() async throws {
         let redis = try await RedisProcess()
-        let connector = MutableConnector()
-        var configuration = RedisConfiguration(try RedisServer(url: redis.url))
+        let proxy = try TCPProxy(to: redis.port)
+        defer { proxy.stop() }
+        var configuration = RedisConfiguration(try RedisServer(url: "redis://127.0.0.1:\(proxy.port)"))
         configuration.history = { _ in HistoryLimits() }
         configuration.deafAfter = .seconds(1)
         configuration.probeInterval = .milliseconds(100)
         // Whatever comes after this is not found by a late reply.
         configuration.replyTimeout = .seconds(60)
-        let listener = RedisBroadcaster(configuration, connector: connector)
+        let listener = RedisBroadcaster(configuration, connector: NativeConnector())
         try await withNodes([try makeBroadcaster(redis), listener]) { nodes in
             try await nodes[1].broadcaster.subscribe(to: ["history:deaf"])
             try await nodes[1].wait("readiness") { $0.broadcaster.isReady }
-            connector.mute()
+            proxy.mute()
             for number in 1...10 {
                 try await nodes[0].broadcaster.publish(.text("\(number)"), to: "history:deaf")
             }
             try await nodes[1].wait("the node to notice", upTo: .seconds(3)) { !$0.broadcaster.isReady }
             #expect(nodes[1].arrived("history:deaf").isEmpty)
-            connector.unmute()
+            #expect(proxy.swallowedByteCount > 0)
+            proxy.unmute()
             try await nodes[1].wait("readiness") { $0.broadcaster.isReady }
             let texts = nodes[1].arrived("history:deaf").map(\.message.text)
             #expect(texts == (1...10).map { "\($0)" })
-        }
-    }
-}
-
-/// Real connections, whose incoming bytes can be withheld while they stand: all that are subscribed.
-private final class MutableConnector: Connector {
-    private let isMuted = Lock(false)
-
-    func mute() { self.isMuted.withLock { $0 = true } }
-    func unmute() { self.isMuted.withLock { $0 = false } }
-
-    func connect(
-        to target: ConnectTarget,
-        options: ConnectOptions
-    ) async throws(TransportError) -> any ByteStream {
-        Stream(try await NativeConnector().connect(to: target, options: options), self)
-    }
-
-    private final class Stream: ByteStream {
-        private let stream: any ByteStream
-        private let connector: MutableConnector
-        private let isSubscribed = Lock(false)
-
-        init(_ stream: any ByteStream, _ connector: MutableConnector) {
-            self.stream = stream
-            self.connector = connector
-        }
-
-        func read() async throws(TransportError) -> [UInt8]? {
-            while true {
-                let bytes = try await self.stream.read()
-                let isWithheld = self.isSubscribed.withLock { $0 } && self.connector.isMuted.withLock { $0 }
-                if bytes == nil || !isWithheld { return bytes }
-            }
-        }
-
-        func write(_ bytes: [UInt8]) async throws(TransportError) {
-            if String(decoding: bytes, as: UTF8.self).contains("SUBSCRIBE") {
-                self.isSubscribed.withLock { $0 = true }
-            }
-            try await self.stream.write(bytes)
-        }
-
-        func close() {
-            self.stream.close()
         }
     }
 }
