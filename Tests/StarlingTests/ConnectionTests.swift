@@ -331,4 +331,37 @@ struct RoomHandler: ConnectionHandler {
         server.advance(by: .seconds(6))
         #expect(server.isFinished)
     }
+
+    @Test("Names of topics that belong to the cluster are refused, in both forms")
+    func reservedTopics() async throws {
+        struct Handler: ConnectionHandler {
+            mutating func received(_ message: borrowing MessageView, on connection: inout Connection<Self>) {
+                let results = [
+                    "\(connection.subscribe(to: "$starling:all"))",
+                    "\(connection.publish("x", to: "$starling:all"))",
+                ]
+                connection.send(.text(results.joined(separator: " ")))
+            }
+        }
+        let async = WebSocketEndpoint { socket in
+            for try await _ in socket {
+                do {
+                    try await socket.subscribe(to: "$starling:node:1")
+                } catch {
+                    try await socket.send(.text("\(error)"))
+                }
+            }
+        }
+        let server = EmbeddedTransport {
+            WebSocketRoute("/sync", WebSocketEndpoint(handler: Handler()))
+            WebSocketRoute("/async", async)
+        }
+        for (path, expected) in [("/sync", "false dropped"), ("/async", "reservedTopic")] {
+            let client = try Client(server, path: path)
+            #expect(client.takeStatus() == 101)
+            client.send(.text, [0x78])
+            await server.waiting {}
+            #expect(client.takeFrames() == [[0x81] + Array(expected.utf8)])
+        }
+    }
 }

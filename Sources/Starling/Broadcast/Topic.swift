@@ -4,7 +4,7 @@
 /// try await socket.subscribe(to: "room:\(name)")
 /// ```
 public struct Topic: Hashable, Sendable, ExpressibleByStringInterpolation {
-    /// The name; any string.
+    /// The name; any string that does not begin with `$starling:`, which is what nodes tell each other.
     public let name: String
 
     /// Makes a topic with a name.
@@ -16,6 +16,11 @@ public struct Topic: Hashable, Sendable, ExpressibleByStringInterpolation {
     public init(stringLiteral name: String) {
         self.name = name
     }
+}
+
+extension Topic {
+    /// Whether it belongs to ``ClusterRegistry``; connections may not subscribe or publish to it, whoever chose its name.
+    var isReserved: Bool { self.name.utf8.starts(with: "$starling:".utf8) }
 }
 
 extension Topic: CustomStringConvertible {

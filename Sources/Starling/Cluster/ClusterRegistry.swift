@@ -14,7 +14,8 @@ public import StarlingCore
 /// node that dies is gone within it, and its users leave once. No question but ``survey(_:about:deadline:)`` waits for other
 /// nodes. Orders to other nodes arrive at most once; for messages that must arrive there are topics with a history.
 ///
-/// Topics whose names begin with `$starling:` belong to it: never let a client choose such a name.
+/// Topics whose names begin with `$starling:` belong to it. Connections cannot use them; what an application publishes by
+/// its broadcaster is not checked, so let no client choose a whole name there.
 public final class ClusterRegistry: Sendable {
     /// This node's name, by which other nodes and surveys know it.
     public let node: String

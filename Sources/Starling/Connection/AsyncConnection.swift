@@ -354,6 +354,7 @@ internal import Synchronization
     }
 
     func subscribe(to topic: Topic) async throws(WebSocketError) {
+        guard !topic.isReserved else { throw WebSocketError(.reservedTopic) }
         let outcome: SubscriptionOutcome = await self.onLoop(orElse: .closed) {
             $0.beginSubscription(self.id, to: topic)
         }

@@ -112,7 +112,7 @@ public struct Connection<Handler: ConnectionHandler>: ~Copyable, ~Escapable {
     ///
     /// With a broadcaster that spans nodes, publications of other nodes arrive once the broker knows of the interest.
     ///
-    /// - Returns: False at the limit ``EndpointConfiguration/subscriptionsMax``.
+    /// - Returns: False at the limit ``EndpointConfiguration/subscriptionsMax``, and for a name that is reserved.
     @discardableResult
     public mutating func subscribe(to topic: Topic) -> Bool {
         self.context.subscribe(to: topic)
@@ -126,7 +126,7 @@ public struct Connection<Handler: ConnectionHandler>: ~Copyable, ~Escapable {
     /// Publishes a copy of a received message to a topic's subscribers on every node, this connection included if it is
     /// one of them.
     ///
-    /// - Returns: ``SendResult/dropped`` if the broadcaster's queue is full.
+    /// - Returns: ``SendResult/dropped`` if the broadcaster's queue is full, or the topic's name reserved.
     @discardableResult
     public mutating func publish(_ message: borrowing MessageView, to topic: Topic) -> SendResult {
         self.context.publish(Message(copying: message), to: topic)
@@ -134,7 +134,7 @@ public struct Connection<Handler: ConnectionHandler>: ~Copyable, ~Escapable {
 
     /// Publishes a message to a topic's subscribers on every node.
     ///
-    /// - Returns: ``SendResult/dropped`` if the broadcaster's queue is full.
+    /// - Returns: ``SendResult/dropped`` if the broadcaster's queue is full, or the topic's name reserved.
     @discardableResult
     public mutating func publish(_ message: Message, to topic: Topic) -> SendResult {
         self.context.publish(message, to: topic)
@@ -212,7 +212,8 @@ public struct Connection<Handler: ConnectionHandler>: ~Copyable, ~Escapable {
     }
 
     func subscribe(to topic: Topic) -> Bool {
-        unsafe self.driver._withUnsafeGuaranteedRef { $0.subscribe(self.index, to: topic) }
+        guard !topic.isReserved else { return false }
+        return unsafe self.driver._withUnsafeGuaranteedRef { $0.subscribe(self.index, to: topic) }
     }
 
     func unsubscribe(from topic: Topic) {
@@ -220,7 +221,7 @@ public struct Connection<Handler: ConnectionHandler>: ~Copyable, ~Escapable {
     }
 
     func publish(_ message: Message, to topic: Topic) -> SendResult {
-        guard let endpoint = unsafe self.slot.pointee.endpoint else { return .dropped }
+        guard !topic.isReserved, let endpoint = unsafe self.slot.pointee.endpoint else { return .dropped }
         return endpoint.hub.tryPublish(message, to: topic) ? .sent : .dropped
     }
 

@@ -7,7 +7,7 @@ public struct WebSocketError: Error, Sendable {
         enum Base: Sendable {
             case closed, connectionLost, protocolViolation, timedOut, messageTooBig, slowConsumer,
                 tooManySubscriptions
-            case broadcasting, publicationsLost
+            case broadcasting, publicationsLost, reservedTopic
         }
         let base: Base
 
@@ -25,6 +25,8 @@ public struct WebSocketError: Error, Sendable {
         public static let messageTooBig = Code(base: .messageTooBig)
         /// The connection is subscribed to ``EndpointConfiguration/subscriptionsMax`` topics already.
         public static let tooManySubscriptions = Code(base: .tooManySubscriptions)
+        /// The topic's name begins with `$starling:`, which is what nodes tell each other.
+        public static let reservedTopic = Code(base: .reservedTopic)
         /// The connection was closed because publications were lost; see ``PublicationFormat/gap``.
         public static let publicationsLost = Code(base: .publicationsLost)
         /// The broadcaster failed; see ``WebSocketError/underlying``.
