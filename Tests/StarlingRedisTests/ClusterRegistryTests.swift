@@ -15,7 +15,10 @@ private final class ClusterNode: Sendable {
         var endpointConfiguration = EndpointConfiguration()
         // Our client does not answer a close frame.
         endpointConfiguration.timeouts.closeTimeout = .milliseconds(200)
-        let broadcaster = try makeBroadcaster(redis) { $0.presenceLease = .seconds(2) }
+        let broadcaster = try makeBroadcaster(redis) {
+            $0.presenceLease = .seconds(2)
+            $0.unsubscribeDelay = .milliseconds(50)
+        }
         self.broadcaster = broadcaster
         self.cluster = ClusterRegistry(broadcaster, node: name) { "\(name) heard \($0)" }
         var configuration = ServerConfiguration()
@@ -29,8 +32,15 @@ private final class ClusterNode: Sendable {
             authenticate: { UpgradeDecision.accept(user: $0[query: "user"]) },
             { socket, _ in for try await _ in socket {} }
         )
+        let other = WebSocketEndpoint(
+            broadcaster: broadcaster,
+            configuration: endpointConfiguration,
+            authenticate: { UpgradeDecision.accept(user: $0[query: "user"]) },
+            { socket, _ in for try await _ in socket {} }
+        )
         let server = WebSocketServer(transport: transport, configuration: configuration) {
             WebSocketRoute("/", endpoint)
+            WebSocketRoute("/other", other)
         }
         self.server = server
         self.task = Task { try await server.run() }
@@ -55,13 +65,13 @@ private final class RawClient: Sendable {
     private let received = Lock("")
     private let hasEnded = Lock(false)
 
-    init(_ node: ClusterNode, user: String) async throws {
+    init(_ node: ClusterNode, path: String = "/", user: String) async throws {
         self.stream = try await NativeConnector().connect(
             to: .tcp(host: "127.0.0.1", port: node.port),
             options: ConnectOptions()
         )
         let request =
-            "GET /?user=\(user) HTTP/1.1\r\nHost: test\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            "GET \(path)?user=\(user) HTTP/1.1\r\nHost: test\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             + "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
         try await self.stream.write(Array(request.utf8))
         Task {
@@ -142,6 +152,34 @@ private func until(_ what: String, _ condition: () async throws -> Bool) async t
         try await two.stop()
         #expect(try await events.next() == .nodeLeft("two"))
         try await one.stop()
+    }
+
+    @Test(
+        "A topic that one endpoint's last subscriber leaves stays with another endpoint of the same broadcaster"
+    )
+    func sharedBroadcaster() async throws {
+        let redis = try await RedisProcess()
+        let node = try await ClusterNode(redis, "one")
+        let ada = try await RawClient(node, user: "ada")
+        let bob = try await RawClient(node, path: "/other", user: "bob")
+        for user in ["ada", "bob"] {
+            try await until("\(user) to be known") {
+                try await node.cluster.subscribe(user: user, to: "news") == 1
+            }
+        }
+        try await until("both to be subscribed") {
+            try await node.cluster.survey(about: "news").reports.first?.subscriberCount == 2
+        }
+        try await node.cluster.unsubscribe(user: "ada", from: "news")
+        // Longer than a topic that nobody wants stays subscribed.
+        for number in 1...60 {
+            try await node.broadcaster.publish(.text("news \(number)."), to: "news")
+            try await bob.wait(for: "news \(number).")
+            try await Task.sleep(for: .milliseconds(20))
+        }
+        ada.cut()
+        bob.cut()
+        try await node.stop()
     }
 
     @Test("A survey returns what arrives in time, and names the node that is silent")

@@ -21,6 +21,7 @@ final class BroadcastHub: Sendable {
 
     private let state = Lock(State())
     private let broadcaster: any Broadcaster
+    private let interest: SharedInterest
     private let immediate: (any ImmediateBroadcaster)?
     private let endpoint: Int
     private let needsInterest: Bool
@@ -35,6 +36,7 @@ final class BroadcastHub: Sendable {
 
     init(_ broadcaster: any Broadcaster, endpoint: Int) {
         self.broadcaster = broadcaster
+        self.interest = .of(broadcaster)
         self.immediate = broadcaster as? any ImmediateBroadcaster
         self.needsInterest = self.immediate?.deliversEverything != true
         self.endpoint = endpoint
@@ -130,7 +132,7 @@ final class BroadcastHub: Sendable {
             if !added.isEmpty {
                 var failure: BroadcastError?
                 do throws(BroadcastError) {
-                    try await self.broadcaster.subscribe(to: added)
+                    try await self.interest.subscribe(self, to: added)
                 } catch {
                     failure = error
                 }
@@ -138,12 +140,13 @@ final class BroadcastHub: Sendable {
                 if failure != nil { try? await Task.sleep(for: Self.retryDelay) }
             }
             // A failure to unsubscribe costs traffic for nobody, not correctness; the broadcaster logs it.
-            if !removed.isEmpty { try? await self.broadcaster.unsubscribe(from: removed) }
+            if !removed.isEmpty { try? await self.interest.unsubscribe(self, from: removed) }
             for publication in publications {
                 // As above: the publisher has not waited for an answer, the broadcaster logs and counts.
                 _ = try? await self.broadcaster.publish(publication.message, to: publication.topic)
             }
         }
+        self.interest.end(self)
         let waiters = self.state.withLock { state in
             state.isFinished = true
             defer { state.waiters = [:] }

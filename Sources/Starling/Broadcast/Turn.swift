@@ -1,7 +1,5 @@
-internal import Starling
-
 /// Lets one task at a time do something; the others wait, in order.
-final class Turn: Sendable {
+package final class Turn: Sendable {
     private struct State {
         var isTaken = false
         var waiters: [(id: UInt64, continuation: CheckedContinuation<Bool, Never>)] = []
@@ -10,8 +8,10 @@ final class Turn: Sendable {
 
     private let state = Lock(State())
 
+    package init() {}
+
     /// Waits for the turn; false if the task was cancelled before.
-    func take() async -> Bool {
+    package func take() async -> Bool {
         let id = self.state.withLock { state in
             state.lastID += 1
             return state.lastID
@@ -39,7 +39,7 @@ final class Turn: Sendable {
     }
 
     /// Hands the turn on.
-    func give() {
+    package func give() {
         let next: CheckedContinuation<Bool, Never>? = self.state.withLock { state in
             guard !state.waiters.isEmpty else {
                 state.isTaken = false
