@@ -18,13 +18,15 @@ final class RedisCluster: Sendable {
         var owners: [ConnectTarget?]
         /// All masters that have slots.
         var masters: Set<ConnectTarget> = []
-        /// Where slots are on their way to, and until when links there are kept.
-        var importers: [ConnectTarget: ContinuousClock.Instant] = [:]
+        /// Where slots are on their way to, or where they were: links for commands are kept until then.
+        var visited: [ConnectTarget: ContinuousClock.Instant] = [:]
         /// The links that are up.
         var links: [Lane: RedisLink] = [:]
         /// Lanes that a task works for.
         var lanes: Set<Lane> = []
         var users: [ObjectIdentifier: RedisClusterUser] = [:]
+        /// Those of the subscribed links, by link and partition.
+        var receivers: [ObjectIdentifier: [Int: RedisClusterUser]] = [:]
         /// The runs of all masters that are up, with commas.
         var runs = ""
 
@@ -47,7 +49,7 @@ final class RedisCluster: Sendable {
     private static let refreshInterval = Duration.seconds(5)
     /// How often they are asked for at most.
     private static let refreshIntervalMin = Duration.milliseconds(100)
-    private static let importerAgeMax = Duration.seconds(30)
+    private static let visitedAgeMax = Duration.seconds(30)
 
     init(_ server: RedisServer, _ configuration: RedisConfiguration, _ connector: any Connector) {
         self.server = server
@@ -152,7 +154,7 @@ final class RedisCluster: Sendable {
     /// The link for commands to a node that a slot is on its way to; one is made for the next time if there is none.
     func link(asked target: ConnectTarget) -> RedisLink? {
         let link = self.state.withLock { state in
-            state.importers[target] = .now + Self.importerAgeMax
+            state.visited[target] = .now + Self.visitedAgeMax
             return state.links[Lane(target: target, isForCommands: true)]
         }
         if link == nil { self.doubt.yield() }
@@ -162,8 +164,14 @@ final class RedisCluster: Sendable {
     /// Changes who has what, and tells whom it concerns.
     private func update(_ change: (inout State) -> Void) {
         let (begun, ended, useless) = self.state.withLock { state in
+            let masters = state.masters
             change(&state)
             state.noteRuns()
+            // What is under way there is still to be answered.
+            for former in masters.subtracting(state.masters)
+            where state.links[Lane(target: former, isForCommands: true)] != nil {
+                state.visited[former] = .now + Self.visitedAgeMax
+            }
             var begun: [(RedisClusterUser, RedisLink)] = []
             var ended: [RedisClusterUser] = []
             for (id, user) in state.users {
@@ -174,8 +182,12 @@ final class RedisCluster: Sendable {
                     // It lost its link, or another master has the slot.
                     ended.append(user)
                     state.users[id] = nil
+                    state.receivers[ObjectIdentifier(current)]?[user.partition] = nil
                 } else if let link {
                     user.current = link
+                    if !user.isForCommands {
+                        state.receivers[ObjectIdentifier(link), default: [:]][user.partition] = user
+                    }
                     begun.append((user, link))
                 }
             }
@@ -195,7 +207,9 @@ final class RedisCluster: Sendable {
             wanted.insert(Lane(target: target, isForCommands: true))
             wanted.insert(Lane(target: target, isForCommands: false))
         }
-        for (target, until) in state.importers where until > .now {
+        // A master that has given all of our slots away still vouches for what came from it.
+        for target in state.masters { wanted.insert(Lane(target: target, isForCommands: true)) }
+        for (target, until) in state.visited where until > .now {
             wanted.insert(Lane(target: target, isForCommands: true))
         }
         return wanted
@@ -249,6 +263,7 @@ final class RedisCluster: Sendable {
     private func lost(_ lane: Lane, _ failure: RedisError) {
         let ended = self.state.withLock { state in
             let link = state.links.removeValue(forKey: lane)
+            if let link { state.receivers[ObjectIdentifier(link)] = nil }
             let ended = state.users.filter { $0.value.current === link }
             for id in ended.keys { state.users[id] = nil }
             state.noteRuns()
@@ -260,17 +275,14 @@ final class RedisCluster: Sendable {
 
     /// Hands what arrives on a subscribed link to the partitions that it is for.
     private func received(_ pushes: [RedisValue], on link: RedisLink) async {
-        let users = self.state.withLock { state in
-            let users = state.users.values.filter { $0.current === link }
-            return Dictionary(users.map { ($0.partition, $0) }) { first, _ in first }
-        }
+        let receivers = self.state.withLock { $0.receivers[ObjectIdentifier(link)] ?? [:] }
         var rest = pushes[...]
         while let first = rest.first {
             let partition = self.partition(of: first)
             let run = rest.prefix { self.partition(of: $0) == partition }
             rest = rest.dropFirst(run.count)
             if let partition {
-                await users[partition]?.pushes?(Array(run))
+                await receivers[partition]?.pushes?(Array(run))
             } else {
                 self.refused(run, on: link)
             }
@@ -310,12 +322,22 @@ final class RedisCluster: Sendable {
     ) async -> RedisError {
         let user = RedisClusterUser(partition, pushes)
         self.update { $0.users[ObjectIdentifier(user)] = user }
-        defer { self.state.withLock { $0.users[ObjectIdentifier(user)] = nil } }
+        defer { self.forget(user) }
         if let link = await user.began.value() {
             await begin(link)
             if let failure = await user.ended.value() { return failure }
         }
         return RedisError(.connectionLost, "the broadcaster has ended")
+    }
+
+    private func forget(_ user: RedisClusterUser) {
+        self.state.withLock { state in
+            state.users[ObjectIdentifier(user)] = nil
+            guard let link = user.current else { return }
+            let id = ObjectIdentifier(link)
+            if state.receivers[id]?[user.partition] === user { state.receivers[id]?[user.partition] = nil }
+            if state.receivers[id]?.isEmpty == true { state.receivers[id] = nil }
+        }
     }
 }
 
