@@ -36,7 +36,7 @@ public struct RedisError: Error, Sendable, CustomStringConvertible {
         public static let readOnly = Code(base: .readOnly)
         /// The server reads its data in (`LOADING`).
         public static let loading = Code(base: .loading)
-        /// Another node of the cluster has the slot (`MOVED`).
+        /// Another node of the cluster has the slot (`MOVED`), or several have (`CROSSSLOT`).
         public static let moved = Code(base: .moved)
         /// The slot is on its way to another node (`ASK`).
         public static let ask = Code(base: .ask)
@@ -78,7 +78,7 @@ public struct RedisError: Error, Sendable, CustomStringConvertible {
             case "OOM": (.outOfMemory, "raise maxmemory, or keep shorter histories")
             case "READONLY": (.readOnly, "the server is a replica: connect to the master")
             case "LOADING", "BUSY", "TRYAGAIN", "MASTERDOWN": (.loading, "it will answer in a while")
-            case "MOVED": (.moved, "the server belongs to a cluster: use redis+cluster://")
+            case "MOVED", "CROSSSLOT": (.moved, "the server belongs to a cluster: use redis+cluster://")
             case "ASK": (.ask, "the server belongs to a cluster: use redis+cluster://")
             case "CLUSTERDOWN": (.clusterDown, "some of its masters are gone")
             case "NOSCRIPT": (.noScript, "")

@@ -91,6 +91,34 @@ import Testing
         return String(try #require(text.split(separator: "\n").first { $0.hasPrefix("ACL SETUSER") }))
     }
 
+    @Test("A cluster without its slots is told apart, and one that was not said to be one is named")
+    func clusterErrors() async throws {
+        let redis = try await RedisProcess([
+            "--cluster-enabled", "yes", "--cluster-port", "\(RedisProcess.freePort())",
+        ])
+        let alone = try await self.failure(redis)
+        #expect(alone?.code == .clusterDown)
+        let cluster = try await self.failure(redis, url: "redis+cluster://127.0.0.1:\(redis.port)")
+        #expect(cluster?.code == .unreachable, "no master has slots")
+
+        // Another master has all slots.
+        let other = try await RedisProcess([
+            "--cluster-enabled", "yes", "--cluster-port", "\(RedisProcess.freePort())",
+        ])
+        try await other.expectOK("CLUSTER ADDSLOTSRANGE 0 16383")
+        let busPort = try await other.ask("CONFIG GET cluster-port", line: 4)
+        try await redis.expectOK("CLUSTER MEET 127.0.0.1 \(other.port) \(busPort)")
+        let end = ContinuousClock.now + .seconds(20)
+        while try await !redis.askAll("CLUSTER INFO").contains("cluster_slots_ok:16384"), .now < end {
+            try await Task.sleep(for: .milliseconds(20))
+        }
+        var moved: RedisError?
+        while moved?.code != .moved, .now < end { moved = try await self.failure(redis) }
+        #expect(moved?.code == .moved)
+        #expect(moved?.description.contains("use redis+cluster://") == true)
+        #expect(try await self.failure(redis, url: "redis+cluster://127.0.0.1:\(redis.port)") == nil)
+    }
+
     @Test("A key that holds something else is told apart")
     func wrongType() async throws {
         let redis = try await RedisProcess()
