@@ -109,14 +109,17 @@ import Testing
         let busPort = try await other.ask("CONFIG GET cluster-port", line: 4)
         try await redis.expectOK("CLUSTER MEET 127.0.0.1 \(other.port) \(busPort)")
         let end = ContinuousClock.now + .seconds(20)
-        while try await !redis.askAll("CLUSTER INFO").contains("cluster_slots_ok:16384"), .now < end {
-            try await Task.sleep(for: .milliseconds(20))
+        for node in [redis, other] {
+            while try await !node.askAll("CLUSTER INFO").contains("cluster_state:ok"), .now < end {
+                try await Task.sleep(for: .milliseconds(20))
+            }
         }
         var moved: RedisError?
         while moved?.code != .moved, .now < end { moved = try await self.failure(redis) }
         #expect(moved?.code == .moved)
         #expect(moved?.description.contains("use redis+cluster://") == true)
-        #expect(try await self.failure(redis, url: "redis+cluster://127.0.0.1:\(redis.port)") == nil)
+        let followed = try await self.failure(redis, url: "redis+cluster://127.0.0.1:\(redis.port)")
+        #expect(followed == nil, "\(followed as Any)")
     }
 
     @Test("A key that holds something else is told apart")
