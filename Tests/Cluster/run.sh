@@ -5,6 +5,11 @@ set -eu
 cd "$(dirname "$0")/../.."
 . Examples/Support/setup.sh
 command -v python3 >/dev/null || install_missing python3
+# Here and not by cluster.sh, whose time the tests bound.
+PATH="$PATH:/usr/sbin"
+command -v redis-server >/dev/null || install_missing redis-server
+command -v nginx >/dev/null || install_missing nginx-light
+command -v haproxy >/dev/null || install_missing haproxy
 python3 -c 'import ensurepip' 2>/dev/null || install_missing python3-venv
 
 environment=.build-browser/python
