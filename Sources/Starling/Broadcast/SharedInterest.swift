@@ -4,25 +4,34 @@
 /// another one wants it.
 final class SharedInterest: Sendable {
     private struct Entry: Sendable {
+        let number: UInt64
         weak var interest: SharedInterest?
     }
 
-    private static let all = Lock<[ObjectIdentifier: Entry]>([:])
+    private struct All {
+        var entries: [ObjectIdentifier: Entry] = [:]
+        var lastNumber: UInt64 = 0
+    }
 
+    private static let all = Lock(All())
+
+    private let number: UInt64
     private let broadcaster: any Broadcaster
     private let hubs = Lock<[Topic: Set<ObjectIdentifier>]>([:])
     /// The broadcaster is told of one change at a time, so that it learns of them in the order in which they are counted.
     private let turn = Turn()
 
-    private init(_ broadcaster: any Broadcaster) {
+    private init(_ broadcaster: any Broadcaster, number: UInt64) {
         self.broadcaster = broadcaster
+        self.number = number
     }
 
     deinit {
-        // Another one may stand there already, if somebody asked while this one was on its way out.
+        // Another one may stand there already, if somebody asked while this one was on its way out. It is told by its number:
+        // looked at, it could end in here too, with the lock held.
         Self.all.withLock { all in
             let id = ObjectIdentifier(self.broadcaster)
-            if all[id]?.interest == nil { all[id] = nil }
+            if all.entries[id]?.number == self.number { all.entries[id] = nil }
         }
     }
 
@@ -30,9 +39,10 @@ final class SharedInterest: Sendable {
     static func of(_ broadcaster: any Broadcaster) -> SharedInterest {
         Self.all.withLock { all in
             let id = ObjectIdentifier(broadcaster)
-            if let known = all[id]?.interest { return known }
-            let interest = SharedInterest(broadcaster)
-            all[id] = Entry(interest: interest)
+            if let known = all.entries[id]?.interest { return known }
+            all.lastNumber += 1
+            let interest = SharedInterest(broadcaster, number: all.lastNumber)
+            all.entries[id] = Entry(number: all.lastNumber, interest: interest)
             return interest
         }
     }
