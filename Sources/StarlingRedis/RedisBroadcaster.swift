@@ -37,6 +37,10 @@ public final class RedisBroadcaster: HistoryBroadcaster, ImmediateBroadcaster, P
         let sinks = RedisSinks()
         let parts: [RedisShard.Parts]
         if let server = configuration.servers.first, server.isCluster {
+            precondition(
+                !configuration.namespace.contains { "{}".contains($0) },
+                "a namespace in a Redis Cluster has no braces: they would name another slot"
+            )
             let cluster = RedisCluster(server, configuration, connector)
             self.cluster = cluster
             parts = RedisShard.partitions(of: cluster, server.name, configuration, node: node)
@@ -182,19 +186,15 @@ public final class RedisBroadcaster: HistoryBroadcaster, ImmediateBroadcaster, P
     ///
     /// If Redis cannot be reached it returns none the less, and the others learn of it when Redis is back.
     public func enter(_ member: PresenceMember, _ topic: Topic) async throws(BroadcastError) {
-        do throws(RedisError) {
+        try await self.asking { () async throws(RedisError) in
             try await self.shard(of: topic).presence.enter(member, topic)
-        } catch {
-            throw error.broadcastError
         }
     }
 
     /// Notes that a connection of a member has gone; as ``enter(_:_:)``.
     public func leave(_ id: String, from topic: Topic) async throws(BroadcastError) {
-        do throws(RedisError) {
+        try await self.asking { () async throws(RedisError) in
             try await self.shard(of: topic).presence.leave(id, from: topic)
-        } catch {
-            throw error.broadcastError
         }
     }
 
@@ -204,20 +204,15 @@ public final class RedisBroadcaster: HistoryBroadcaster, ImmediateBroadcaster, P
         from cursor: PresenceCursor?,
         countMax: Int
     ) async throws(BroadcastError) -> PresencePage {
-        do throws(RedisError) {
-            let presence = self.shard(of: topic).presence
-            return try await presence.members(of: topic, from: cursor, countMax: countMax)
-        } catch {
-            throw error.broadcastError
+        try await self.asking { () async throws(RedisError) in
+            try await self.shard(of: topic).presence.members(of: topic, from: cursor, countMax: countMax)
         }
     }
 
     /// How many members are present on all nodes.
     public func memberCount(of topic: Topic) async throws(BroadcastError) -> Int {
-        do throws(RedisError) {
-            return try await self.shard(of: topic).presence.memberCount(of: topic)
-        } catch {
-            throw error.broadcastError
+        try await self.asking { () async throws(RedisError) in
+            try await self.shard(of: topic).presence.memberCount(of: topic)
         }
     }
 
@@ -230,17 +225,15 @@ public final class RedisBroadcaster: HistoryBroadcaster, ImmediateBroadcaster, P
     ) async throws(BroadcastError) -> IdempotentPublication {
         let shard = self.shard(of: topic)
         let hasHistory = self.configuration.history(topic) != nil
-        do throws(RedisError) {
-            let reply = try await shard.commands.call(
+        let reply = try await self.asking { () async throws(RedisError) in
+            try await shard.commands.call(
                 "a publication to '\(topic)'",
                 byteCount: message.byteCount + 256,
                 isRepeatable: hasHistory && key != nil,
                 make: shard.topics.publish(message, to: topic, key: key)
             )
-            return shard.topics.outcome(reply)
-        } catch {
-            throw error.broadcastError
         }
+        return shard.topics.outcome(reply)
     }
 
     private func history(
@@ -252,7 +245,7 @@ public final class RedisBroadcaster: HistoryBroadcaster, ImmediateBroadcaster, P
             return TopicHistory(publications: [], newest: nil, isComplete: false)
         }
         let shard = self.shard(of: topic)
-        do throws(RedisError) {
+        return try await self.asking { () async throws(RedisError) in
             let reply = try await shard.commands.call(
                 "the history of '\(topic)'",
                 isRepeatable: true,
@@ -265,6 +258,15 @@ public final class RedisBroadcaster: HistoryBroadcaster, ImmediateBroadcaster, P
                 )
             }
             return history
+        }
+    }
+
+    /// Asks Redis; its errors become those that all broadcasters have.
+    private func asking<Answer>(
+        _ question: () async throws(RedisError) -> Answer
+    ) async throws(BroadcastError) -> Answer {
+        do {
+            return try await question()
         } catch {
             throw error.broadcastError
         }

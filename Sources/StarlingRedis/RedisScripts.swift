@@ -45,8 +45,8 @@ struct RedisScripts {
 
     /// Appends a publication and sends it to the channel.
     ///
-    /// KEYS: meta, stream, idempotency key or none. ARGV: the server's run and others whose data is valid, epoch if a new one begins, milliseconds to keep the
-    /// position, channel, header, payload, greatest count, greatest byte count, milliseconds to keep publications,
+    /// KEYS: meta, stream, idempotency key or none. ARGV: the server's run and others whose data is valid, epoch if a new
+    /// one begins, milliseconds to keep the position, channel, header, payload, greatest count, greatest byte count, milliseconds to keep publications,
     /// milliseconds to keep the idempotency key.
     ///
     /// Returns whether it is new, epoch, offset.
@@ -96,8 +96,8 @@ struct RedisScripts {
 
     /// Reads a part of the stream.
     ///
-    /// KEYS: meta, stream. ARGV: the server's run and others whose data is valid, epoch if a new one begins, milliseconds to keep the position, milliseconds to keep
-    /// publications, greatest count, epoch and offset to go on behind (none: the newest publications).
+    /// KEYS: meta, stream. ARGV: the server's run and others whose data is valid, epoch if a new one begins, milliseconds to
+    /// keep the position, milliseconds to keep publications, greatest count, epoch and offset to go on behind (none: the newest publications).
     ///
     /// Returns epoch, newest offset, whether it is complete, and id, header and payload of each publication.
     var history: String {

@@ -163,6 +163,7 @@ actor RedisSubscriptions {
     }
 
     private func received(_ pushes: [RedisValue]) {
+        let words = self.topics.words
         for push in pushes {
             guard let parts = push.elements, parts.count >= 3, let channel = parts[1].text else {
                 if case .error(let text) = push {
@@ -174,7 +175,6 @@ actor RedisSubscriptions {
                 }
                 continue
             }
-            let words = self.topics.words
             let word = parts[0].text
             if word == words.message {
                 self.received(parts[2].byteArray ?? [], on: channel)

@@ -18,7 +18,7 @@ final class RedisCluster: Sendable {
         var owners: [ConnectTarget?]
         /// All masters that have slots.
         var masters: Set<ConnectTarget> = []
-        /// Where slots are on their way to, or where they were: links for commands are kept until then.
+        /// Where slots are on their way to, or where they were, and until when links for commands are kept there.
         var visited: [ConnectTarget: ContinuousClock.Instant] = [:]
         /// The links that are up.
         var links: [Lane: RedisLink] = [:]
@@ -63,8 +63,8 @@ final class RedisCluster: Sendable {
 
     /// The runs of all masters that have slots and are up.
     ///
-    /// Data of theirs that is found elsewhere was moved there, whole.
-    /// What a master that failed left behind may lack its last writes; and so, for all we know, one without slots.
+    /// Data of theirs that is found elsewhere was moved there, whole. What a master that failed left behind may lack its last
+    /// writes; and so, for all we know, what one without slots has left.
     var runs: String {
         self.state.withLock(\.runs)
     }
@@ -85,6 +85,38 @@ final class RedisCluster: Sendable {
                 try? await Task.sleep(for: pause)
             }
         }
+    }
+
+    /// Waits for the link that a partition's slot is served by, and keeps it for as long as that is so.
+    func withLink(
+        of partition: Int,
+        pushes: RedisLink.PushHandler?,
+        _ begin: @Sendable (RedisLink) async -> Void
+    ) async -> RedisError {
+        let user = RedisClusterUser(partition, pushes)
+        self.update { $0.users[ObjectIdentifier(user)] = user }
+        defer { self.forget(user) }
+        if let link = await user.began.value() {
+            await begin(link)
+            if let failure = await user.ended.value() { return failure }
+        }
+        return RedisError(.connectionLost, "the broadcaster has ended")
+    }
+
+    /// A slot has moved, or seems to have.
+    func moved(_ partition: Int, to target: ConnectTarget?) {
+        if let target { self.update { $0.owners[partition] = target } }
+        self.doubt.yield()
+    }
+
+    /// The link for commands to a node that a slot is on its way to; one is made for the next time if there is none.
+    func link(asked target: ConnectTarget) -> RedisLink? {
+        let link = self.state.withLock { state in
+            state.visited[target] = .now + Self.visitedAgeMax
+            return state.links[Lane(target: target, isForCommands: true)]
+        }
+        if link == nil { self.doubt.yield() }
+        return link
     }
 
     // MARK: - Who has which slot
@@ -118,22 +150,16 @@ final class RedisCluster: Sendable {
     ) throws(RedisError) -> ([ConnectTarget?], Set<ConnectTarget>) {
         var owners: [ConnectTarget?] = Array(repeating: nil, count: RedisPartitions.count)
         var masters: Set<ConnectTarget> = []
-        guard let ranges = reply.elements else {
-            throw RedisError(
-                .protocolViolation,
-                "Redis at \(asked) answers CLUSTER SLOTS with something else"
-            )
-        }
+        let violation = RedisError(
+            .protocolViolation,
+            "Redis at \(asked) answers CLUSTER SLOTS with something else"
+        )
+        guard let ranges = reply.elements else { throw violation }
         for range in ranges {
             guard let parts = range.elements, parts.count >= 3, let first = parts[0].number,
                 let last = parts[1].number, let master = parts[2].elements, master.count >= 2,
                 let port = master[1].number
-            else {
-                throw RedisError(
-                    .protocolViolation,
-                    "Redis at \(asked) answers CLUSTER SLOTS with something else"
-                )
-            }
+            else { throw violation }
             // Without a name of its own a node is where it was asked.
             let name = master[0].text.flatMap { $0.isEmpty || $0 == "?" ? nil : $0 }
             guard let host = name ?? asked.host else { continue }
@@ -145,28 +171,13 @@ final class RedisCluster: Sendable {
         return (owners, masters)
     }
 
-    /// A slot has moved, or seems to have.
-    func moved(_ partition: Int, to target: ConnectTarget?) {
-        if let target { self.update { $0.owners[partition] = target } }
-        self.doubt.yield()
-    }
-
-    /// The link for commands to a node that a slot is on its way to; one is made for the next time if there is none.
-    func link(asked target: ConnectTarget) -> RedisLink? {
-        let link = self.state.withLock { state in
-            state.visited[target] = .now + Self.visitedAgeMax
-            return state.links[Lane(target: target, isForCommands: true)]
-        }
-        if link == nil { self.doubt.yield() }
-        return link
-    }
-
     /// Changes who has what, and tells whom it concerns.
     private func update(_ change: (inout State) -> Void) {
         let (begun, ended, useless) = self.state.withLock { state in
             let masters = state.masters
             change(&state)
             state.noteRuns()
+            state.visited = state.visited.filter { $0.value > .now }
             // What is under way there is still to be answered.
             for former in masters.subtracting(state.masters)
             where state.links[Lane(target: former, isForCommands: true)] != nil {
@@ -312,24 +323,6 @@ final class RedisCluster: Sendable {
         }
     }
 
-    // MARK: - Users of links
-
-    /// Waits for the link that a partition's slot is served by, and keeps it for as long as that is so.
-    func withLink(
-        of partition: Int,
-        pushes: RedisLink.PushHandler?,
-        _ begin: @Sendable (RedisLink) async -> Void
-    ) async -> RedisError {
-        let user = RedisClusterUser(partition, pushes)
-        self.update { $0.users[ObjectIdentifier(user)] = user }
-        defer { self.forget(user) }
-        if let link = await user.began.value() {
-            await begin(link)
-            if let failure = await user.ended.value() { return failure }
-        }
-        return RedisError(.connectionLost, "the broadcaster has ended")
-    }
-
     private func forget(_ user: RedisClusterUser) {
         self.state.withLock { state in
             state.users[ObjectIdentifier(user)] = nil
@@ -379,54 +372,5 @@ struct RedisClusterSource: RedisLinkSource {
 
     func link(asked redirection: RedisRedirection) -> RedisLink? {
         redirection.target.flatMap { self.cluster.link(asked: $0) }
-    }
-}
-
-/// Sixty-four parts of all topics, each with a hash tag whose slot is in its own 64th of the 16,384 slots.
-struct RedisPartitions: Sendable {
-    /// The same for every node and every version, for keys and channels are named after them.
-    static let count = 64
-    private static let slotCount = 16_384
-
-    /// The hash tags, by partition.
-    let tags: [String]
-    /// The slots, by partition.
-    let slots: [Int]
-    private let byTag: [String: Int]
-
-    init() {
-        var tags: [String?] = Array(repeating: nil, count: Self.count)
-        var number = 0
-        while tags.contains(nil) {
-            let partition = Self.slot(ofTag: "\(number)") * Self.count / Self.slotCount
-            if tags[partition] == nil { tags[partition] = "\(number)" }
-            number += 1
-        }
-        self.tags = tags.compactMap { $0 }
-        self.slots = self.tags.map(Self.slot)
-        self.byTag = Dictionary(uniqueKeysWithValues: zip(self.tags, 0...))
-    }
-
-    /// The partition whose tag a key or a channel has.
-    func partition(ofName name: String) -> Int? {
-        let bytes = name.utf8
-        guard let begin = bytes.firstIndex(of: UInt8(ascii: "{")),
-            let end = bytes[begin...].firstIndex(of: UInt8(ascii: "}"))
-        else { return nil }
-        return self.byTag[String(name[name.index(after: begin)..<end])]
-    }
-
-    func partition(ofSlot slot: Int) -> Int? {
-        self.slots.firstIndex(of: slot)
-    }
-
-    /// CRC-16/XMODEM, as the specification of Redis Cluster has it.
-    static func slot(ofTag tag: String) -> Int {
-        var crc: UInt16 = 0
-        for byte in tag.utf8 {
-            crc ^= UInt16(byte) << 8
-            for _ in 0..<8 { crc = crc & 0x8000 != 0 ? crc << 1 ^ 0x1021 : crc << 1 }
-        }
-        return Int(crc) % Self.slotCount
     }
 }

@@ -126,6 +126,7 @@ actor RedisSentinels {
 /// Puts a question to one of several servers that all know the answer, to the next if one is silent.
 actor RedisScout {
     private var targets: [ConnectTarget]
+    private let firstTargets: [ConnectTarget]
     private let server: RedisServer
     private let configuration: RedisConfiguration
     private let connector: any Connector
@@ -137,6 +138,7 @@ actor RedisScout {
         _ connector: any Connector
     ) {
         self.targets = targets
+        self.firstTargets = targets
         self.server = server
         self.configuration = configuration
         self.connector = connector
@@ -164,7 +166,7 @@ actor RedisScout {
 
     /// Asks these first from now on, and those that were given at the beginning after them.
     func prefer(_ targets: [ConnectTarget]) {
-        self.targets = targets + self.targets.filter { !targets.contains($0) }
+        self.targets = targets + self.firstTargets.filter { !targets.contains($0) }
     }
 }
 
