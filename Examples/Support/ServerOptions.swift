@@ -88,7 +88,7 @@ public struct ServerOptions: ParsableArguments {
     @Flag(help: "Expect the PROXY protocol on each connection. Needs --trust-proxy.")
     var proxyProtocol = false
 
-    @Option(help: "This node's name in the affinity cookie and in the cluster. Needs --affinity-key.")
+    @Option(help: "This node's name in the affinity cookie. Needs --affinity-key.")
     var node: String?
 
     @Option(help: "Signs the affinity cookie: 16 characters or more, the same on all nodes. Needs --node.")
@@ -135,10 +135,7 @@ public struct ServerOptions: ParsableArguments {
                 "--node and --affinity-key go together, and the key has 16 characters or more"
             )
         }
-        let isPlain = { (byte: UInt8) in
-            byte == UInt8(ascii: "-") || Character(UnicodeScalar(byte)).isASCIIName
-        }
-        guard node.map({ !$0.isEmpty && $0.utf8.allSatisfy(isPlain) }) ?? true else {
+        guard node.map(SessionAffinity.isValidName) ?? true else {
             throw ValidationError("--node has letters, digits and hyphens")
         }
         do {
@@ -231,9 +228,4 @@ public struct ServerOptions: ParsableArguments {
         "disconnect": .disconnect, "drop-newest": .dropNewest, "drop-oldest": .dropOldest,
         "conflate": .conflate,
     ]
-}
-
-extension Character {
-    /// A letter or a digit of ASCII.
-    fileprivate var isASCIIName: Bool { isASCII && (isLetter || isNumber) }
 }

@@ -39,7 +39,7 @@ public struct SessionAffinity: Sendable {
     ///   - key: Signs; the same on all nodes, 16 bytes at least.
     public init(node: String, key: [UInt8]) {
         precondition(
-            !node.isEmpty && node.utf8.allSatisfy(Self.isNameByte),
+            Self.isValidName(node),
             "a node's name has letters, digits and hyphens: '\(node)'"
         )
         precondition(key.count >= 16, "a key has 16 bytes at least")
@@ -47,13 +47,17 @@ public struct SessionAffinity: Sendable {
         self.key = key
     }
 
-    private static func isNameByte(_ byte: UInt8) -> Bool {
-        switch byte {
-        case UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "A")...UInt8(ascii: "Z"),
-            UInt8(ascii: "0")...UInt8(ascii: "9"), UInt8(ascii: "-"):
-            true
-        default: false
-        }
+    /// Whether a node may have this name: letters and digits of ASCII, and hyphens.
+    public static func isValidName(_ node: String) -> Bool {
+        !node.isEmpty
+            && node.utf8.allSatisfy { byte in
+                switch byte {
+                case UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "A")...UInt8(ascii: "Z"),
+                    UInt8(ascii: "0")...UInt8(ascii: "9"), UInt8(ascii: "-"):
+                    true
+                default: false
+                }
+            }
     }
 
     func outcome(of cookie: String?) -> Outcome {
