@@ -26,11 +26,11 @@ esac
 # shellcheck disable=SC2086
 install_missing $build_packages
 PATH="$PATH:/usr/sbin"
-command -v redis-server >/dev/null || install_missing redis-server
+install_program redis-server redis-server
 if [ "$balancer" = haproxy ]; then
-    command -v haproxy >/dev/null || install_missing haproxy
+    install_program haproxy haproxy
 else
-    command -v nginx >/dev/null || install_missing nginx-light
+    install_program nginx nginx-light
 fi
 require_swift
 swift build -c release --product Chat

@@ -2,6 +2,8 @@
 #
 #   . Examples/Support/setup.sh
 #   install_missing libssl-dev zlib1g-dev   # Debian packages; nothing happens if they are there
+#   install_program nginx nginx-light       # the package that has a program, if there is no such program
+#   python_environment DIRECTORY FILE       # a virtual environment with what a requirements file names
 #   require_swift                           # a toolchain cannot be installed from Debian: says where to get one
 
 # What the native transport, permessage-deflate and the Redis broadcaster are compiled against.
@@ -32,6 +34,20 @@ install_missing() {
     echo "Installing Debian packages:$missing" >&2
     $as_root env DEBIAN_FRONTEND=noninteractive apt-get update -qq >&2 &&
         $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >&2
+}
+
+install_program() {
+    command -v "$1" >/dev/null || [ -x "/usr/sbin/$1" ] || install_missing "$2"
+}
+
+# Made anew only when the requirements have changed.
+python_environment() {
+    install_program python3 python3
+    python3 -c 'import ensurepip' 2>/dev/null || install_missing python3-venv
+    cmp -s "$2" "$1/requirements.txt" && return 0
+    python3 -m venv --clear "$1"
+    "$1/bin/pip" install --quiet --disable-pip-version-check --requirement "$2"
+    cp "$2" "$1/requirements.txt"
 }
 
 require_swift() {

@@ -17,10 +17,8 @@ while [ $# -gt 0 ]; do
     esac
 done
 
-command -v python3 >/dev/null || install_missing python3
-python3 -c 'import ensurepip' 2>/dev/null || install_missing python3-venv
-command -v chromium >/dev/null || install_missing chromium
-command -v redis-server >/dev/null || install_missing redis-server
+install_program chromium chromium
+install_program redis-server redis-server
 
 if [ -z "$server" ]; then
     install_missing $build_packages
@@ -36,11 +34,7 @@ if [ -z "$server" ]; then
 fi
 
 environment=.build-browser/python
-if ! cmp -s Tests/Browser/requirements.txt "$environment/requirements.txt"; then
-    python3 -m venv --clear "$environment"
-    "$environment/bin/pip" install --quiet --disable-pip-version-check --requirement Tests/Browser/requirements.txt
-    cp Tests/Browser/requirements.txt "$environment/requirements.txt"
-fi
+python_environment "$environment" Tests/Browser/requirements.txt
 
 export PYTHONDONTWRITEBYTECODE=1
 "$environment/bin/python" Tests/Browser/protocol_test.py --server "$server"

@@ -6,8 +6,6 @@ set -eu
 cd "$(dirname "$0")/../.."
 . Examples/Support/setup.sh
 
-command -v python3 >/dev/null || install_missing python3
-python3 -c 'import ensurepip' 2>/dev/null || install_missing python3-venv
 install_missing $build_packages openssl
 require_swift
 swift build -c release --product Echo
@@ -15,11 +13,7 @@ swift build -c release --product EchoCallback
 echo_server="$(swift build -c release --show-bin-path)/Echo"
 
 environment=.build-clients/python
-if ! cmp -s Tests/Clients/requirements.txt "$environment/requirements.txt"; then
-    python3 -m venv --clear "$environment"
-    "$environment/bin/pip" install --quiet --disable-pip-version-check --requirement Tests/Clients/requirements.txt
-    cp Tests/Clients/requirements.txt "$environment/requirements.txt"
-fi
+python_environment "$environment" Tests/Clients/requirements.txt
 certificates=.build-clients/certificates
 rm -rf "$certificates"
 mkdir -p "$certificates"

@@ -1,7 +1,9 @@
 """TLS through the whole server: Python's ssl, openssl, certificates of clients, and peers that get it wrong."""
 
 import asyncio
+import socket
 import ssl
+import struct
 import subprocess
 import time
 
@@ -76,6 +78,25 @@ async def _():
             expect(isinstance(await is_refused(echo), ssl.SSLError), "the client is told by an alert")
             expect(isinstance(await is_refused(echo, certificate="stranger"), ssl.SSLError), "the client is told by an alert")
         await serves(echo, certificate="client")
+
+
+@suite.check("the PROXY protocol comes before the TLS handshake, and nobody is let in without it")
+async def _():
+    address = socket.inet_aton("203.0.113.9") + socket.inet_aton("127.0.0.1") + struct.pack(">HH", 4711, 443)
+    headers = [
+        b"PROXY TCP4 203.0.113.9 127.0.0.1 4711 443\r\n",
+        b"\r\n\r\n\0\r\nQUIT\n\x21\x11" + struct.pack(">H", len(address)) + address,
+    ]
+    async with server("--proxy-protocol", "--trust-proxy", "127.0.0.1") as echo:
+        for header in headers:
+            peer = await Peer.connect(echo)
+            await peer.send(header)
+            await asyncio.wait_for(peer.writer.start_tls(client(), server_hostname="localhost"), WAIT_SECONDS)
+            await peer.send(request(port=echo.port))
+            await peer.upgraded()
+            await peer.echo(b"behind a proxy")
+            await peer.close()
+        await is_refused(echo)
 
 
 @suite.check("plain HTTP on the TLS port is told so")

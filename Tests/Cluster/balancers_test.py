@@ -9,27 +9,10 @@ import sys
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
+from cluster import Cluster, expect
+
 PORT = 18580
 CLIENTS = 60
-
-
-def expect(condition, what):
-    if not condition:
-        raise AssertionError(what)
-
-
-async def start(balancer):
-    script = await asyncio.create_subprocess_exec(
-        "./Examples/cluster.sh", "--port", str(PORT), "--balancer", balancer,
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, start_new_session=True,
-    )
-    output = ""
-    while "Ctrl-C stops" not in output:
-        line = await script.stdout.readline()
-        if not line:
-            raise RuntimeError(f"cluster.sh has ended:\n{output}")
-        output += line.decode()
-    return script, int(re.search(r"kill -9 (\d+)", output)[1])
 
 
 async def visit(cookie):
@@ -53,7 +36,8 @@ def node(cookie):
 
 
 async def check(balancer, spreads):
-    script, first = await start(balancer)
+    cluster = Cluster(PORT, balancer)
+    await cluster.start()
     try:
         cookies = await asyncio.gather(*(visit(None) for _ in range(CLIENTS)))
         nodes = {node(cookie) for cookie in cookies}
@@ -67,7 +51,7 @@ async def check(balancer, spreads):
         # The fewest connections say nothing of where one was before.
         expect(hits == CLIENTS or balancer == "nginx-least-conn", "somebody landed elsewhere")
 
-        os.kill(first, signal.SIGKILL)
+        os.kill(cluster.node, signal.SIGKILL)
         after = await asyncio.gather(*(visit(cookie) for cookie in again))
         expect("node1" not in {node(cookie) for cookie in after}, "a dead node answers")
         moved = sum(node(before) != node(after) for before, after in zip(again, after))
@@ -76,8 +60,7 @@ async def check(balancer, spreads):
         expect(sessions, "a session has another name on another node")
         print(f"        {balancer}: node1 is killed: {moved} went to another node, {len(stayed)} stayed on theirs")
     finally:
-        os.kill(script.pid, signal.SIGTERM)
-        await asyncio.wait_for(script.wait(), 30)
+        await cluster.stop()
 
 
 async def main():

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import re
 import secrets
 import signal
 import sys
@@ -11,6 +10,8 @@ import time
 
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
+
+from cluster import Cluster, expect
 
 ROOMS = 30
 MEMBERS = 10
@@ -20,33 +21,6 @@ CHECKS = []
 
 def check(name):
     return lambda function: CHECKS.append((name, function))
-
-
-def expect(condition, what):
-    if not condition:
-        raise AssertionError(what)
-
-
-class Cluster:
-    """./Examples/cluster.sh, and the processes that it says it has started."""
-
-    async def start(self):
-        self.script = await asyncio.create_subprocess_exec(
-            "./Examples/cluster.sh", "--port", str(PORT),
-            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, start_new_session=True,
-        )
-        self.output = ""
-        while "Ctrl-C stops" not in self.output:
-            line = await self.script.stdout.readline()
-            if not line:
-                raise RuntimeError(f"cluster.sh has ended:\n{self.output}")
-            self.output += line.decode()
-        self.node = int(re.search(r"kill -9 (\d+)", self.output)[1])
-        self.redis = int(re.search(r"kill -STOP (\d+)", self.output)[1])
-
-    async def stop(self):
-        os.kill(self.script.pid, signal.SIGTERM)
-        await asyncio.wait_for(self.script.wait(), 30)
 
 
 class Client:
@@ -210,7 +184,7 @@ async def _(cluster):
 
 
 async def main():
-    cluster = Cluster()
+    cluster = Cluster(PORT)
     await cluster.start()
     try:
         for name, function in CHECKS:

@@ -97,14 +97,6 @@ private final class RawClient: Sendable {
     }
 }
 
-private func until(_ what: String, _ condition: () async throws -> Bool) async throws {
-    let end = ContinuousClock.now + .seconds(20)
-    while try await !condition() {
-        guard .now < end else { throw RedisProcessError("in vain: \(what)") }
-        try await Task.sleep(for: .milliseconds(5))
-    }
-}
-
 @Suite(.serialized) struct ClusterRegistryTests {
     @Test("From any node: where a user is, sending, subscribing, closing, counting, listing")
     func reach() async throws {

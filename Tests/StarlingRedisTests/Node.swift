@@ -47,11 +47,7 @@ final class Node: Sendable {
         upTo timeout: Duration = .seconds(20),
         until condition: @Sendable (Node) -> Bool
     ) async throws {
-        let end = ContinuousClock.now + timeout
-        while !condition(self) {
-            guard .now < end else { throw RedisProcessError("in vain: \(what)") }
-            try await Task.sleep(for: .milliseconds(5))
-        }
+        try await until(what, upTo: timeout) { condition(self) }
     }
 }
 

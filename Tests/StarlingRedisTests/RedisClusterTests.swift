@@ -28,15 +28,15 @@ private final class RedisClusterProcesses: Sendable {
             let busPort = try await other.ask("CONFIG GET cluster-port", line: 4)
             try await masters[0].expectOK("CLUSTER MEET 127.0.0.1 \(other.port) \(busPort)")
         }
-        try await self.wait("the cluster's agreement") { try await $0.state() == "ok" }
+        try await until("the cluster's agreement") { try await self.state() == "ok" }
         for (replica, master) in zip(self.replicas, masters) {
             let id = try await master.ask("CLUSTER MYID", line: 1)
-            try await self.wait("the replica to know its master") { _ in
+            try await until("the replica to know its master") {
                 try await replica.ask("CLUSTER REPLICATE \(id)") == "+OK"
             }
         }
         for replica in self.replicas {
-            try await self.wait("a replica in step") { _ in
+            try await until("a replica in step") {
                 try await replica.askAll("INFO replication").contains("master_link_status:up")
             }
         }
@@ -62,17 +62,6 @@ private final class RedisClusterProcesses: Sendable {
             }
         }
         return "ok"
-    }
-
-    private func wait(
-        _ what: String,
-        until condition: (RedisClusterProcesses) async throws -> Bool
-    ) async throws {
-        let end = ContinuousClock.now + .seconds(20)
-        while try await !condition(self) {
-            guard .now < end else { throw RedisProcessError("in vain: \(what)") }
-            try await Task.sleep(for: .milliseconds(50))
-        }
     }
 
     /// Moves the slots of one master that have keys to another, key by key, as an operator's tools do.
@@ -169,18 +158,12 @@ extension RedisProcess {
         let replica = try await RedisProcess(["--replicaof", "127.0.0.1 \(master.port)"])
         var sentinels: [RedisProcess] = []
         for _ in 0..<3 { sentinels.append(try await RedisProcess(sentinelOf: master)) }
-        let end = ContinuousClock.now + .seconds(30)
-        while ContinuousClock.now < end {
-            var known = 0
-            for sentinel in sentinels {
+        for sentinel in sentinels {
+            try await until("the Sentinels to know each other and the replica", upTo: .seconds(30)) {
                 let reply = try await sentinel.askAll("SENTINEL MASTER mymaster")
-                let isComplete =
-                    reply.contains("num-other-sentinels\r\n$1\r\n2")
+                return reply.contains("num-other-sentinels\r\n$1\r\n2")
                     && reply.contains("num-slaves\r\n$1\r\n1")
-                known += isComplete ? 1 : 0
             }
-            if known == 3 { break }
-            try await Task.sleep(for: .milliseconds(100))
         }
         let hosts = sentinels.map { "127.0.0.1:\($0.port)" }.joined(separator: ",")
         let gaps = try await publishingTo(RedisServer(url: "redis+sentinel://\(hosts)/mymaster")) {

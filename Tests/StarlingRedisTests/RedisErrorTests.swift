@@ -108,14 +108,12 @@ import Testing
         try await other.expectOK("CLUSTER ADDSLOTSRANGE 0 16383")
         let busPort = try await other.ask("CONFIG GET cluster-port", line: 4)
         try await redis.expectOK("CLUSTER MEET 127.0.0.1 \(other.port) \(busPort)")
-        let end = ContinuousClock.now + .seconds(20)
         for node in [redis, other] {
-            while try await !node.askAll("CLUSTER INFO").contains("cluster_state:ok"), .now < end {
-                try await Task.sleep(for: .milliseconds(20))
+            try await until("a cluster that serves") {
+                try await node.askAll("CLUSTER INFO").contains("cluster_state:ok")
             }
         }
-        var moved: RedisError?
-        while moved?.code != .moved, .now < end { moved = try await self.failure(redis) }
+        let moved = try await self.failure(redis)
         #expect(moved?.code == .moved)
         #expect(moved?.description.contains("use redis+cluster://") == true)
         let followed = try await self.failure(redis, url: "redis+cluster://127.0.0.1:\(redis.port)")

@@ -55,9 +55,8 @@ import Testing
                     if number % 2 == 0 { try await entering.leave("\(round) \(number)", from: self.room) }
                 }
             }
-            let end = ContinuousClock.now + .seconds(15)
-            while try await watching.memberCount(of: self.room) != 100, .now < end {
-                try await Task.sleep(for: .milliseconds(20))
+            try await until("all changes to be made good", upTo: .seconds(15)) {
+                try await watching.memberCount(of: self.room) == 100
             }
             #expect(try await watching.memberCount(of: self.room) == 100)
             #expect(
@@ -74,9 +73,8 @@ import Testing
             for number in 0..<300 { try await broadcaster.enter(PresenceMember(id: "\(number)"), self.room) }
             redis.kill()
             try await redis.start()
-            let end = ContinuousClock.now + .seconds(15)
-            while (try? await broadcaster.memberCount(of: self.room)) != 300, .now < end {
-                try await Task.sleep(for: .milliseconds(20))
+            try await until("all to be told again", upTo: .seconds(15)) {
+                (try? await broadcaster.memberCount(of: self.room)) == 300
             }
             #expect(try await broadcaster.memberCount(of: self.room) == 300)
         }
