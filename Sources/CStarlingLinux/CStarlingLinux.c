@@ -5,6 +5,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 enum { events_max = 512 };
@@ -14,10 +15,13 @@ int starling_epoll_create(void) {
 }
 
 int starling_epoll_control(int epoll, int operation, int descriptor, uint64_t token, _Bool reading, _Bool writing,
-                           _Bool exclusive) {
+                           starling_trigger trigger) {
     struct epoll_event event;
     memset(&event, 0, sizeof event);
-    event.events = (reading ? EPOLLIN : 0u) | (writing ? EPOLLOUT : 0u) | (exclusive ? EPOLLEXCLUSIVE : 0u);
+    event.events = (reading ? EPOLLIN : 0u) | (writing ? EPOLLOUT : 0u);
+    if (trigger == starling_trigger_exclusive) event.events |= EPOLLEXCLUSIVE;
+    // The peer's end must be told apart: who has read all the bytes before it would not ask again.
+    if (trigger == starling_trigger_edge) event.events |= EPOLLET | (reading ? EPOLLRDHUP : 0u);
     event.data.u64 = token;
     static const int operations[] = {EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLL_CTL_DEL};
     return epoll_ctl(epoll, operations[operation], descriptor, &event) == 0 ? 0 : errno;
@@ -39,6 +43,7 @@ int starling_epoll_wait(int epoll, starling_event *events, int count, int millis
         events[i].token = ready[i].data.u64;
         events[i].readable = (ready[i].events & EPOLLIN) != 0;
         events[i].writable = (ready[i].events & EPOLLOUT) != 0;
+        events[i].ended = (ready[i].events & EPOLLRDHUP) != 0;
         events[i].hung_up = (ready[i].events & (EPOLLERR | EPOLLHUP)) != 0;
     }
     return got;
@@ -64,6 +69,15 @@ void starling_eventfd_clear(int descriptor) {
 int starling_accept(int listener, struct sockaddr_storage *address, socklen_t *length) {
     int descriptor = accept4(listener, (struct sockaddr *)address, length, SOCK_NONBLOCK | SOCK_CLOEXEC);
     return descriptor >= 0 ? descriptor : -errno;
+}
+
+// Straight to the kernel: the C library's functions are cancellation points, which costs two atomic operations a call.
+ssize_t starling_receive(int descriptor, void *buffer, size_t bytes) {
+    return syscall(SYS_recvfrom, descriptor, buffer, bytes, 0, NULL, NULL);
+}
+
+ssize_t starling_send(int descriptor, const void *buffer, size_t bytes) {
+    return syscall(SYS_sendto, descriptor, buffer, bytes, MSG_NOSIGNAL, NULL, 0);
 }
 
 ssize_t starling_send_together(int descriptor, const void *head, size_t head_bytes, const void *body,

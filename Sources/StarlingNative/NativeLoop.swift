@@ -6,7 +6,9 @@ internal import Starling
 
 /// One thread's sockets: waits for them, and tells the driver what happens on them.
 ///
-/// Level-triggered epoll: one receive per readable connection and wake-up, into one buffer for all of them.
+/// Epoll: one receive per readable connection and wake-up, into one buffer for all of them. Plain connections are
+/// edge-triggered, which saves the kernel a second look at each; TLS connections, of which OpenSSL takes a record at a time,
+/// are level-triggered.
 @safe final class NativeLoop: ConnectionIO {
     private static let listenerToken: UInt64 = .max
     private static let wakeupToken: UInt64 = .max - 1
@@ -29,7 +31,8 @@ internal import Starling
         alignment: 64
     )
     private var acceptResumesAt: UInt64?
-    /// TLS connections that hold decrypted bytes which epoll cannot know of.
+    /// Connections to be read again, of which epoll will not speak: OpenSSL holds decrypted bytes, the receive buffer was
+    /// full, or the end stands behind the bytes.
     private var pending: [Int] = []
     /// What connections have said of the PROXY protocol that have not said all of it.
     private var proxyHeaders: [Int: ProxyHeaderReader] = [:]
@@ -56,7 +59,15 @@ internal import Starling
         self.tls = tls
         self.server = server
         self.listener = listener
-        _ = starling_epoll_control(self.epoll, 0, wakeup, Self.wakeupToken, true, false, false)
+        _ = starling_epoll_control(
+            self.epoll,
+            0,
+            wakeup,
+            Self.wakeupToken,
+            true,
+            false,
+            starling_trigger_level
+        )
         self.watchListener()
     }
 
@@ -111,7 +122,10 @@ internal import Starling
                     self.pending.append(index)
                 }
             }
-            if event.readable || event.hung_up { self.read(index, driver, isHungUp: event.hung_up) }
+            if event.hung_up { unsafe connection.pointee.isHungUp = true }
+            if event.readable || event.ended || event.hung_up {
+                self.read(index, driver, again: event.ended || event.hung_up)
+            }
         }
     }
 
@@ -126,7 +140,7 @@ internal import Starling
             Self.listenerToken,
             true,
             false,
-            listener.isShared
+            listener.isShared ? starling_trigger_exclusive : starling_trigger_level
         )
     }
 
@@ -168,7 +182,8 @@ internal import Starling
             }
         }
         let token = UInt64(generation) << 32 | UInt64(index)
-        if starling_epoll_control(self.epoll, 0, descriptor, token, true, false, false) != 0 {
+        let trigger = self.tls == nil ? starling_trigger_edge : starling_trigger_level
+        if starling_epoll_control(self.epoll, 0, descriptor, token, true, false, trigger) != 0 {
             driver.failed(index)
         }
     }
@@ -189,7 +204,15 @@ internal import Starling
 
     private func pauseAccepting(_ reason: String, at now: UInt64, _ driver: ConnectionDriver) {
         guard let listener = self.listener, self.acceptResumesAt == nil else { return }
-        _ = starling_epoll_control(self.epoll, 2, listener.descriptor, 0, false, false, false)
+        _ = starling_epoll_control(
+            self.epoll,
+            2,
+            listener.descriptor,
+            0,
+            false,
+            false,
+            starling_trigger_level
+        )
         self.acceptResumesAt = now + Self.acceptPauseNanoseconds
         driver.acceptPaused(reason)
     }
@@ -204,7 +227,15 @@ internal import Starling
         guard let listener = self.listener else { return }
         self.listener = nil
         if self.acceptResumesAt == nil {
-            _ = starling_epoll_control(self.epoll, 2, listener.descriptor, 0, false, false, false)
+            _ = starling_epoll_control(
+                self.epoll,
+                2,
+                listener.descriptor,
+                0,
+                false,
+                false,
+                starling_trigger_level
+            )
         }
         self.acceptResumesAt = nil
         // A Unix socket's listener is every loop's; the file is removed when the last one has ended.
@@ -246,21 +277,27 @@ internal import Starling
 
     // MARK: - Reading
 
-    private func read(_ index: Int, _ driver: ConnectionDriver, isHungUp: Bool) {
+    /// Reads once; `again` says that there is more behind what arrived.
+    private func read(_ index: Int, _ driver: ConnectionDriver, again: Bool = false) {
         let connection = unsafe self.connections.pointer(index)
-        guard unsafe connection.pointee.isReading || isHungUp else { return }
+        guard unsafe connection.pointee.isReading || connection.pointee.isHungUp else { return }
         if unsafe connection.pointee.tls != nil { return self.readEncrypted(index, driver) }
-        let count = unsafe recv(
+        let count = unsafe starling_receive(
             connection.pointee.descriptor,
             self.receiveBuffer.baseAddress,
-            Self.receiveByteCount,
-            0
+            Self.receiveByteCount
         )
         if count > 0 {
+            // Fewer bytes than asked for are all there are.
+            if unsafe again || count == Self.receiveByteCount || connection.pointee.isHungUp {
+                self.pending.append(index)
+            }
             self.deliver(count, to: index, driver)
         } else if count == 0 {
             self.ended(index, driver)
-        } else if errno != EAGAIN && errno != EINTR {
+        } else if errno == EINTR {
+            self.pending.append(index)
+        } else if errno != EAGAIN {
             driver.failed(index)
         }
     }
@@ -345,8 +382,9 @@ internal import Starling
         let indices = self.pending
         self.pending = []
         for index in indices where self.connections.isOpen(index) {
-            if unsafe self.connections.pointer(index).pointee.isReading {
-                self.readEncrypted(index, driver)
+            let connection = unsafe self.connections.pointer(index)
+            if unsafe connection.pointee.isReading || connection.pointee.isHungUp {
+                self.read(index, driver, again: true)
             } else {
                 unsafe self.connections.pointer(index).pointee.hasPending = true
             }
@@ -359,7 +397,7 @@ internal import Starling
         let connection = unsafe self.connections.pointer(index)
         if unsafe connection.pointee.tls != nil { return self.writeEncrypted(bytes, to: index) }
         let count = unsafe bytes.withUnsafeBytes { buffer in
-            unsafe send(connection.pointee.descriptor, buffer.baseAddress, buffer.count, Int32(MSG_NOSIGNAL))
+            unsafe starling_send(connection.pointee.descriptor, buffer.baseAddress, buffer.count)
         }
         return self.wrote(count, of: bytes.byteCount, to: index)
     }
@@ -438,7 +476,7 @@ internal import Starling
             UInt64(connection.pointee.generation) << 32 | UInt64(index),
             connection.pointee.isReading,
             connection.pointee.isWriting,
-            false
+            self.tls == nil ? starling_trigger_edge : starling_trigger_level
         )
     }
 
@@ -464,6 +502,8 @@ struct NativeConnection: ~Copyable {
     var isReading = true
     var isWriting = false
     var isHandshaking = false
+    /// The peer is gone: what it sent is read whether or not reading is on.
+    var isHungUp = false
     /// A TLS write waits for something to read.
     var retriesWriteOnRead = false
     /// A TLS read waits for the socket to take bytes.

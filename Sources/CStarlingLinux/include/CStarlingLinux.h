@@ -11,14 +11,25 @@ typedef struct {
     uint64_t token;
     _Bool readable;
     _Bool writable;
+    // The peer sends no more; only told with starling_trigger_edge.
+    _Bool ended;
     // The peer is gone or the descriptor failed: reading tells which.
     _Bool hung_up;
 } starling_event;
 
+typedef enum {
+    // Reports what is ready, again and again.
+    starling_trigger_level,
+    // Reports what becomes ready, once.
+    starling_trigger_edge,
+    // As level, to one of the epolls that share a descriptor.
+    starling_trigger_exclusive,
+} starling_trigger;
+
 int starling_epoll_create(void);
 // operation: 0 adds, 1 modifies, 2 removes. Returns 0, or an errno.
 int starling_epoll_control(int epoll, int operation, int descriptor, uint64_t token, _Bool reading, _Bool writing,
-                           _Bool exclusive);
+                           starling_trigger trigger);
 // The same, for one event: then the descriptor is silent, hang-ups included, until it is modified.
 int starling_epoll_once(int epoll, _Bool is_new, int descriptor, uint64_t token, _Bool reading, _Bool writing);
 // Returns the number of events, or a negated errno.
@@ -30,6 +41,10 @@ void starling_eventfd_clear(int descriptor);
 
 // Non-blocking and close-on-exec. Returns a descriptor, or a negated errno.
 int starling_accept(int listener, struct sockaddr_storage *address, socklen_t *length);
+
+// As recv and send, which raises no signal; with errno set.
+ssize_t starling_receive(int descriptor, void *buffer, size_t bytes);
+ssize_t starling_send(int descriptor, const void *buffer, size_t bytes);
 
 // Sends two buffers as one. Returns what send does, with errno set.
 ssize_t starling_send_together(int descriptor, const void *head, size_t head_bytes, const void *body, size_t body_bytes);

@@ -30,9 +30,9 @@ internal import Synchronization
     @safe private struct LoopState: ~Copyable {
         var inbox = Inbox()
         var reader: UnsafeContinuation<Void, Never>?
-        /// The endpoint's body at work, and the same task as it sees itself, to be compared only.
+        /// The endpoint's body at work, and the same task's identity as it sees itself.
         var task: Task<Void, Never>?
-        var body: UnsafeCurrentTask?
+        var bodyIdentity: UInt = 0
         var isReadingPaused = false
         var rare: Rare?
     }
@@ -140,8 +140,7 @@ internal import Synchronization
     /// Runs the endpoint's body in a task that prefers the loop.
     func start(_ body: @escaping @Sendable (WebSocket) async throws -> Void, _ logger: Logger) {
         unsafe self.state.pointee.task = Task(executorPreference: self.loop) {
-            // Kept to be compared with, never to be used.
-            unsafe withUnsafeCurrentTask { unsafe self.state.pointee.body = unsafe $0 }
+            unsafe withUnsafeCurrentTask { unsafe self.state.pointee.bodyIdentity = Self.identity($0) }
             var failure: (any Error)?
             do {
                 try await body(WebSocket(connection: self))
@@ -235,9 +234,13 @@ internal import Synchronization
             case .failed(let error): throw error
             case nil: break
             }
-            if Task.isCancelled { return nil }
+            // Asked once: who the current task is costs a look at it and two counts.
+            let (isCancelled, isBody) = unsafe withUnsafeCurrentTask { task in
+                unsafe (task?.isCancelled ?? false, Self.identity(task) == self.state.pointee.bodyIdentity)
+            }
+            if isCancelled { return nil }
             // Only `cancel()` cancels the body's own task, and it resumes the reader: no handler is needed there.
-            if unsafe withUnsafeCurrentTask(body: { unsafe $0 == self.state.pointee.body }) {
+            if isBody {
                 await self.waitForMessage()
             } else {
                 await self.waitForMessageCancellably()
@@ -245,7 +248,13 @@ internal import Synchronization
         }
     }
 
-    private func waitForMessage() async {
+    /// A task's address: to be compared with, which a copy of the reference would count up and down for.
+    private static func identity(_ task: UnsafeCurrentTask?) -> UInt {
+        // An optional reference is an address, and 0 for nil.
+        unsafe unsafeBitCast(task, to: UInt.self)
+    }
+
+    private func waitForMessage(mayBeCancelledMeanwhile: Bool = false) async {
         unsafe await withUnsafeContinuation { continuation in
             // Nothing can have come in between: this runs on the loop, without a suspension since the look.
             unsafe precondition(
@@ -253,13 +262,13 @@ internal import Synchronization
                 "a WebSocket is iterated by two tasks at once"
             )
             unsafe self.state.pointee.reader = unsafe continuation
-            if Task.isCancelled { self.resumeReader() }
+            if mayBeCancelledMeanwhile, Task.isCancelled { self.resumeReader() }
         }
     }
 
     private func waitForMessageCancellably() async {
         await withTaskCancellationHandler {
-            await self.waitForMessage()
+            await self.waitForMessage(mayBeCancelledMeanwhile: true)
         } onCancel: {
             self.loop.post(.perform { _ in self.resumeReader() })
         }
