@@ -232,6 +232,15 @@ let package = Package(
             ],
             swiftSettings: settings
         ),
+        .executableTarget(
+            name: "ConformanceClient",
+            dependencies: [
+                "Starling", "StarlingNative",
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
+            ],
+            path: "Tests/Conformance/Client",
+            swiftSettings: settings
+        ),
         .testTarget(
             name: "StarlingNativeTests",
             dependencies: [

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the Autobahn test suite against Echo, in plain and over TLS.
+# Runs the Autobahn test suite against Echo, in plain and over TLS, and against our client.
 #
 #   ./Tests/conformance.sh          all of 1-7, 9 and 10, and a choice of 12 and 13
 #   ./Tests/conformance.sh --full   all of 12 and 13 too; takes a quarter of an hour more
@@ -52,7 +52,9 @@ openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 
     -keyout "$folder/key.pem" -out "$folder/certificate.pem" 2>/dev/null
 
 swift build -c release --product Echo
+swift build -c release --product ConformanceClient
 server=$(swift build -c release --show-bin-path)/Echo
+client=$(swift build -c release --show-bin-path)/ConformanceClient
 
 # Runs the cases against one server of our own, and checks the report.
 run() {
@@ -87,6 +89,37 @@ SPEC
     trap - EXIT
 }
 
+# Runs the cases of the suite's own server against our client, and checks the report.
+run_client() {
+    local name=$1 cases=$2 cases_min=$3
+    local run_folder=$folder/$name
+    rm -rf "$run_folder"
+    mkdir -p "$run_folder"
+    local port
+    port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+    cat >"$run_folder/spec.json" <<SPEC
+{"outdir": "./reports", "url": "ws://127.0.0.1:$port",
+ "cases": [$cases], "exclude-cases": [], "exclude-agent-cases": {}}
+SPEC
+    (cd "$run_folder" && exec "$environment/bin/wstest" -m fuzzingserver -s spec.json >server.log 2>&1) &
+    server_id=$!
+    trap 'kill "$server_id" 2>/dev/null || true' EXIT
+    local attempt
+    for attempt in $(seq 200); do
+        (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null && break
+        kill -0 "$server_id" 2>/dev/null || break
+        sleep 0.05
+    done
+    timeout 1500 "$client" --server "ws://127.0.0.1:$port" --agent "$name" >"$run_folder/client.log" 2>&1 ||
+        { tail -n 5 "$run_folder/server.log" "$run_folder/client.log" >&2; return 1; }
+    echo "Autobahn, $name:"
+    python3 Tests/Conformance/check.py "$run_folder/reports" "$name" "$cases_min"
+    kill "$server_id"
+    wait "$server_id" || true
+    trap - EXIT
+}
+
 standard='"1.*","2.*","3.*","4.*","5.*","6.*","7.*","9.*","10.*"'
 run plain ws "$standard,$extra" "$plain_min"
 run tls wss "$standard,\"12.1.1\",\"13.1.1\"" 303 --tls-cert "$folder/certificate.pem" --tls-key "$folder/key.pem"
+run_client client "$standard,$extra" "$plain_min"

@@ -80,6 +80,8 @@ public struct HTTPRequestHead: Sendable, Hashable {
 public struct HTTPResponseHead: Sendable, Hashable {
     /// Status and fields.
     public let response: HTTPResponse
+    /// Whether the version is HTTP/1.1, which an upgrade needs; otherwise it is HTTP/1.0.
+    public let isHTTP11: Bool
 
     /// Parses a whole head, from the status line to the empty line.
     public init(parsing head: [UInt8], limits: Limits = Limits()) throws(HandshakeError) {
@@ -89,9 +91,10 @@ public struct HTTPResponseHead: Sendable, Hashable {
             maxSplits: 2,
             omittingEmptySubsequences: false
         )
-        guard statusLine.count >= 2, String(utf8: statusLine[0]) == "HTTP/1.1", statusLine[1].count == 3,
-            let code = Int(String(utf8: statusLine[1])), code >= 100
+        guard statusLine.count >= 2, ["HTTP/1.1", "HTTP/1.0"].contains(String(utf8: statusLine[0])),
+            statusLine[1].count == 3, let code = Int(String(utf8: statusLine[1])), code >= 100
         else { throw HandshakeError(.malformedHead) }
+        self.isHTTP11 = statusLine[0].last == UInt8(ascii: "1")
         let phrase = statusLine.count == 3 ? String(utf8: statusLine[2]) : ""
         self.response = HTTPResponse(
             status: .init(code: code, reasonPhrase: phrase),

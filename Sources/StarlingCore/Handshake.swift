@@ -179,7 +179,7 @@ public struct ClientHandshake: Sendable {
     public func confirm(_ head: HTTPResponseHead) throws(HandshakeError) -> String? {
         let fields = head.response.headerFields
         guard head.response.status.code == 101 else { throw HandshakeError(.refused) }
-        guard HTTPList(fields[.upgrade] ?? "").contains("websocket"),
+        guard head.isHTTP11, HTTPList(fields[.upgrade] ?? "").contains("websocket"),
             HTTPList(fields[.connection] ?? "").contains("upgrade")
         else { throw HandshakeError(.malformedResponse) }
         guard fields[values: .secWebSocketAccept] == [self.acceptValue] else {

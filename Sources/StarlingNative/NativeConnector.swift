@@ -17,7 +17,8 @@ public struct NativeConnector: Connector {
     ) async throws(TransportError) -> any ByteStream {
         let deadline = ContinuousClock.now + options.timeout
         let tls = try options.tls.map { tls throws(TransportError) in try Self.context(tls, target) }
-        let addresses = try await Self.resolve(target, deadline, options.timeout)
+        let first = options.proxy.map { ConnectTarget.tcp(host: $0.host, port: $0.port) } ?? target
+        let addresses = try await Self.resolve(first, deadline, options.timeout)
         var failure = TransportError("cannot connect to \(target): the name has no address")
         for address in addresses {
             do {
@@ -44,6 +45,7 @@ public struct NativeConnector: Connector {
         }
         defer { timer.cancel() }
         try await stream.finishConnecting()
+        if let proxy = options.proxy { try await proxy.openTunnel(to: target, over: stream) }
         if let tls { try await stream.startTLS(tls, serverName: options.tls?.serverName ?? target.host) }
         return stream
     }

@@ -83,7 +83,7 @@ nonisolated(unsafe) private var folderToRemove: UnsafeMutablePointer<CChar>?
 // MARK: - Sockets
 
 /// A non-blocking socket, closed with the object.
-final class TLSTestSocket {
+final class TLSTestSocket: Sendable {
     let descriptor: Int32
 
     init(_ descriptor: Int32) throws {
@@ -138,7 +138,7 @@ final class TLSTestSocket {
 }
 
 /// A TCP listener on a port of the kernel's choice on 127.0.0.1.
-struct TLSTestListener {
+struct TLSTestListener: Sendable {
     let socket: TLSTestSocket
     let port: UInt16
 

@@ -15,6 +15,7 @@ internal import Synchronization
     let subprotocol: String?
     let user: String?
     let remoteAddress: RemoteAddress
+    let isClient: Bool
 
     /// Bytes handed over from other threads that the loop has not taken yet.
     private let postedByteCount = Atomic<Int>(0)
@@ -43,6 +44,8 @@ internal import Synchronization
         var drainWaiters: [UnsafeContinuation<Void, Never>] = unsafe []
         var pings: [Ping] = []
         var lastPing: UInt32 = 0
+        var closure: WebSocketClosure?
+        var closeWaiters: [CheckedContinuation<Void, Never>] = []
     }
 
     private enum End {
@@ -63,6 +66,7 @@ internal import Synchronization
         self.subprotocol = context.subprotocol
         self.user = context.user
         self.remoteAddress = context.remoteAddress
+        self.isClient = context.isClient
         self.inboundByteCountMax = context.inboundByteCountMax
         unsafe self.state = .allocate(capacity: 1)
         unsafe self.state.initialize(to: LoopState())
@@ -115,11 +119,13 @@ internal import Synchronization
         self.releaseDrainWaiters()
     }
 
-    func closed(_ code: CloseCode, cause: CloseCause, driver: ConnectionDriver) {
+    func closed(_ closure: WebSocketClosure, driver: ConnectionDriver) {
         self.preconditionOnLoop()
         if unsafe self.state.pointee.task != nil { driver.stragglers[self.id] = self }
         let rare = self.rare
-        switch cause {
+        rare.closure = closure
+        let code = closure.code
+        switch closure.cause {
         case .peerClosed, .applicationClosed, .serverDraining, .idleTimeout, .lifetimeReached, .handlerFailed:
             rare.end = .clean
         case .connectionLost: rare.end = .failed(WebSocketError(.connectionLost, closeCode: code))
@@ -135,6 +141,35 @@ internal import Synchronization
         let pings = rare.pings
         rare.pings = []
         for ping in pings { ping.waiter.resume(returning: nil) }
+        let waiters = rare.closeWaiters
+        rare.closeWaiters = []
+        for waiter in waiters { waiter.resume() }
+    }
+
+    /// A client's application is there.
+    func begin() async {
+        await self.onLoop(orElse: ()) { $0.begin(self.id) }
+    }
+
+    /// How the connection ended; nil while it has not.
+    var closure: WebSocketClosure? {
+        // Written once, before the flag, and not changed any more.
+        unsafe self.isFinished.load(ordering: .acquiring) ? self.state.pointee.rare?.closure : nil
+    }
+
+    /// Suspends until the connection is over, which the deadlines for closing bound once a close is decided.
+    func waitUntilClosed() async {
+        await withCheckedContinuation { (waiter: CheckedContinuation<Void, Never>) in
+            let begin: @Sendable (ConnectionDriver?) -> Void = { driver in
+                guard driver != nil, self.end == nil else { return waiter.resume() }
+                self.rare.closeWaiters.append(waiter)
+            }
+            if let driver = self.loop.currentDriver {
+                begin(driver)
+            } else {
+                self.loop.post(.perform(begin))
+            }
+        }
     }
 
     /// Runs the endpoint's body in a task that prefers the loop.
@@ -363,6 +398,7 @@ internal import Synchronization
     }
 
     func subscribe(to topic: Topic) async throws(WebSocketError) {
+        guard !self.isClient else { throw WebSocketError(.noTopics) }
         guard !topic.isReserved else { throw WebSocketError(.reservedTopic) }
         let outcome: SubscriptionOutcome = await self.onLoop(orElse: .closed) {
             $0.beginSubscription(self.id, to: topic)

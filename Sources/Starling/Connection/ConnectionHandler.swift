@@ -232,7 +232,17 @@ public struct Connection<Handler: ConnectionHandler>: ~Copyable, ~Escapable {
     var bufferedByteCount: Int { unsafe self.slot.pointee.outbound.byteCount }
     var remoteAddress: RemoteAddress { unsafe self.slot.pointee.address }
     var user: String? { unsafe self.slot.pointee.details?.user }
-    var cause: CloseCause { unsafe self.slot.pointee.cause }
+    var isClient: Bool {
+        unsafe self.driver._withUnsafeGuaranteedRef { $0.server.role == .client }
+    }
+
+    func closure(_ code: CloseCode) -> WebSocketClosure {
+        unsafe WebSocketClosure(
+            code: code,
+            reason: self.slot.pointee.details?.closeReason ?? "",
+            cause: self.slot.pointee.cause
+        )
+    }
     var inboundByteCountMax: Int {
         unsafe self.slot.pointee.endpoint?.configuration.inboundByteCountMax ?? .max
     }

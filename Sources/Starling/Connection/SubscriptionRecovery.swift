@@ -31,6 +31,7 @@ struct SubscriptionRecovery {
     }
 
     private func begin() async throws(WebSocketError) -> BroadcastHub {
+        guard !self.connection.isClient else { throw WebSocketError(.noTopics) }
         guard !self.topic.isReserved else { throw WebSocketError(.reservedTopic) }
         let (id, topic) = (self.connection.id, self.topic)
         switch await self.connection.onLoop(orElse: .closed, { $0.beginRecovery(id, to: topic) }) {

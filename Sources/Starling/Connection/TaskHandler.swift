@@ -28,6 +28,6 @@ struct TaskHandler<UserData: Sendable>: ConnectionHandler {
     mutating func closed(_ connection: inout Connection<Self>, code: CloseCode) {
         guard let driver = EventLoop.currentDriver else { preconditionFailure("closed outside a tick") }
         let async = unsafe connection.state.reference.takeRetainedValue()
-        async.closed(code, cause: connection.context.cause, driver: driver)
+        async.closed(connection.context.closure(code), driver: driver)
     }
 }

@@ -109,6 +109,11 @@ public struct WebSocket: Sendable, AsyncSequence {
         self.connection.close(code, reason: reason)
     }
 
+    /// How the connection ended; nil while it has not.
+    ///
+    /// Any thread; does not suspend.
+    public var closure: WebSocketClosure? { self.connection.closure }
+
     /// Sends a ping and returns the time until its pong.
     ///
     /// - Throws: If the connection ends first; deadlines for pongs do not apply, those of the task do.

@@ -7,7 +7,7 @@ public struct WebSocketError: Error, Sendable {
         enum Base: Sendable {
             case closed, connectionLost, protocolViolation, timedOut, messageTooBig, slowConsumer,
                 tooManySubscriptions
-            case broadcasting, publicationsLost, reservedTopic
+            case broadcasting, publicationsLost, reservedTopic, noTopics
         }
         let base: Base
 
@@ -27,6 +27,8 @@ public struct WebSocketError: Error, Sendable {
         public static let tooManySubscriptions = Code(base: .tooManySubscriptions)
         /// The topic's name begins with `$starling:`, which is what nodes tell each other.
         public static let reservedTopic = Code(base: .reservedTopic)
+        /// The connection is a client's: topics belong to the server, which a client asks for them in messages.
+        public static let noTopics = Code(base: .noTopics)
         /// The connection was closed because publications were lost; see ``PublicationFormat/gap``.
         public static let publicationsLost = Code(base: .publicationsLost)
         /// The broadcaster failed; see ``WebSocketError/underlying``.

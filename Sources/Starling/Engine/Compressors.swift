@@ -41,7 +41,7 @@ struct Compressors: ~Copyable {
         var output: [UInt8] = []
         swap(&output, &self.buffer)
         output.removeAll(keepingCapacity: true)
-        let keepsContext = !deflate.agreed.clientNoContextTakeover
+        let keepsContext = deflate.peerKeepsContext
         let inflater = keepsContext ? try deflate.ownInflater() : try self.sharedInflater()
         try inflater.inflate(
             bytes,
@@ -65,7 +65,7 @@ struct Compressors: ~Copyable {
     }
 
     private mutating func sharedDeflater(for deflate: ConnectionDeflate) throws(DeflateError) -> Deflater {
-        let bits = deflate.agreed.serverMaxWindowBits
+        let bits = deflate.windowBits
         // Endpoints may differ in level and memory: those are part of the key.
         let key = bits << 16 | deflate.configuration.level << 8 | deflate.configuration.memLevel
         if let shared = self.deflaters[key] { return shared }
@@ -81,21 +81,28 @@ struct Compressors: ~Copyable {
 
 /// What one connection agreed on about compression, and its own windows where it keeps context.
 final class ConnectionDeflate {
-    let agreed: PermessageDeflate
     let configuration: DeflateConfiguration
+    /// Whether messages to the peer may refer to earlier ones.
+    let keepsContext: Bool
+    /// Whether messages of the peer may refer to earlier ones.
+    let peerKeepsContext: Bool
+    /// How far messages to the peer may refer back, as a power of two.
+    let windowBits: Int
+    private let peerWindowBits: Int
     /// When the compressor's window was used last.
     var usedAt = LoopInstant(hundredths: 0)
     private var deflater: Deflater?
     private var inflater: Inflater?
 
-    init(agreed: PermessageDeflate, configuration: DeflateConfiguration) {
-        self.agreed = agreed
+    init(agreed: PermessageDeflate, configuration: DeflateConfiguration, role: Role) {
         self.configuration = configuration
-    }
-
-    /// Whether messages to the peer may refer to earlier ones.
-    var keepsContext: Bool {
-        !self.agreed.serverNoContextTakeover
+        let server = (keeps: !agreed.serverNoContextTakeover, bits: agreed.serverMaxWindowBits)
+        let client = (keeps: !agreed.clientNoContextTakeover, bits: agreed.clientMaxWindowBits)
+        let (own, peer) = role == .server ? (server, client) : (client, server)
+        self.keepsContext = own.keeps
+        self.windowBits = own.bits
+        self.peerKeepsContext = peer.keeps
+        self.peerWindowBits = peer.bits
     }
 
     /// Whether a compressor of the connection's own is in memory.
@@ -107,7 +114,7 @@ final class ConnectionDeflate {
     func ownDeflater() throws(DeflateError) -> Deflater {
         if let deflater = self.deflater { return deflater }
         let deflater = try Deflater(
-            windowBits: self.agreed.serverMaxWindowBits,
+            windowBits: self.windowBits,
             level: self.configuration.level,
             memLevel: self.configuration.memLevel
         )
@@ -118,7 +125,7 @@ final class ConnectionDeflate {
     /// The connection's own decompressor, made when it is first needed.
     func ownInflater() throws(DeflateError) -> Inflater {
         if let inflater = self.inflater { return inflater }
-        let inflater = try Inflater(windowBits: self.agreed.clientMaxWindowBits)
+        let inflater = try Inflater(windowBits: self.peerWindowBits)
         self.inflater = inflater
         return inflater
     }

@@ -158,6 +158,7 @@ extension ConnectionDriver {
             self.logClosed(index, code)
         }
         guard unsafe slot.pointee.flags.contains(.ending) else { return }
+        unsafe slot.pointee.details?.attempt?.outcome(.failure(ConnectError(.connectionLost)))
         self.removeUser(of: index)
         if unsafe slot.pointee.flags.contains(.admitted) {
             unsafe self.server.admission.releaseConnection(from: slot.pointee.address)

@@ -20,6 +20,7 @@ extension ConnectionDriver {
         switch unsafe slot.pointee.phase {
         case .free: return
         case .http: self.serveHandshakeDeadline(index)
+        case .connecting: self.serveConnectDeadline(index)
         case .deciding: self.serveDecisionDeadline(index)
         case .lingering:
             if unsafe self.isDue(slot.pointee.phaseSince + self.server.lingerTimeout) {
@@ -32,7 +33,18 @@ extension ConnectionDriver {
         }
     }
 
-    private func isDue(_ instant: LoopInstant) -> Bool {
+    /// How long until a connection's next deadline, at most `limit`; for a loop of few connections.
+    func timeUntilNextDeadline(atMost limit: LoopInterval) -> LoopInterval {
+        var shortest = limit.hundredths
+        for index in 0..<self.slots.usedCapacity where unsafe self.slots.pointer(index).pointee.phase != .free
+        {
+            guard let due = self.nextDeadline(of: index) else { continue }
+            shortest = min(shortest, self.now.isBefore(due) ? (due - self.now).hundredths : 0)
+        }
+        return LoopInterval(hundredths: shortest)
+    }
+
+    func isDue(_ instant: LoopInstant) -> Bool {
         !self.now.isBefore(instant)
     }
 
@@ -40,7 +52,7 @@ extension ConnectionDriver {
         let slot = unsafe self.slots.pointer(index)
         switch unsafe slot.pointee.phase {
         case .free: return nil
-        case .http: return unsafe slot.pointee.phaseSince + self.server.handshakeTimeout
+        case .http, .connecting: return unsafe slot.pointee.phaseSince + self.server.handshakeTimeout
         case .lingering: return unsafe slot.pointee.phaseSince + self.server.lingerTimeout
         case .deciding:
             return unsafe slot.pointee.endpoint.map {

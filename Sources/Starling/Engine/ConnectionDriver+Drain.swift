@@ -51,6 +51,7 @@ extension ConnectionDriver {
         case .open: self.close(index, .goingAway, reason: "the server shuts down", cause: .serverDraining)
         case .http where unsafe !slot.pointee.flags.contains(.finishAfterFlush):
             self.end(index, cause: .serverDraining)
+        case .connecting: self.end(index, cause: .serverDraining)
         case .http, .deciding, .lingering, .free: break
         }
     }

@@ -88,7 +88,7 @@ extension ConnectionDriver {
         switch unsafe slot.pointee.phase {
         case .open: self.receiveFrames(&bytes, on: index)
         case .deciding: self.stash(bytes.bytes, on: index)
-        case .http, .lingering, .free: break
+        case .http, .connecting, .lingering, .free: break
         }
     }
 
@@ -259,7 +259,7 @@ extension ConnectionDriver {
         switch unsafe slot.pointee.phase {
         case .open: self.receiveFrames(&bytes, on: index)
         case .http: self.receiveHead(&bytes, on: index)
-        case .deciding, .lingering, .free: break
+        case .deciding, .connecting, .lingering, .free: break
         }
         self.dropDetailsIfPossible(index)
     }
@@ -297,7 +297,7 @@ extension ConnectionDriver {
                 )
                 extensions = answer?.response
                 details.deflate = answer.map {
-                    ConnectionDeflate(agreed: $0.agreed, configuration: configuration)
+                    ConnectionDeflate(agreed: $0.agreed, configuration: configuration, role: .server)
                 }
             } catch {
                 return self.refuse(index, HandshakeError(.malformedHead))
@@ -327,6 +327,13 @@ extension ConnectionDriver {
         details.handshake = nil
         details.subprotocol = subprotocol
         details.userData = userData
+        self.becomeOpen(index, endpoint)
+    }
+
+    /// The handshake is done, on either end: from now on the connection carries frames.
+    func becomeOpen(_ index: Int, _ endpoint: LoopEndpoint) {
+        let slot = unsafe self.slots.pointer(index)
+        let details = self.details(of: index)
         unsafe slot.pointee.phase = .open
         unsafe slot.pointee.phaseSince = self.now
         unsafe slot.pointee.lastMessageAt = self.now

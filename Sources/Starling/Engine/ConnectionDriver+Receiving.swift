@@ -4,7 +4,7 @@ internal import StarlingDeflate
 
 /// How a peer's input ended, within the protocol or against it.
 enum InputEnd {
-    case closed(CloseCode?)
+    case closed(CloseCode?, reason: String)
     case violated(ProtocolError)
 }
 
@@ -26,6 +26,7 @@ extension ConnectionDriver {
                 self.chargeMemory(of: index)
             }
         case .http: self.receiveHead(&bytes, on: index)
+        case .connecting: self.receiveResponse(&bytes, on: index)
         case .deciding: self.stash(bytes.bytes, on: index)
         case .lingering, .free: break
         }
@@ -38,7 +39,11 @@ extension ConnectionDriver {
         switch unsafe slot.pointee.phase {
         case .lingering: unsafe self.end(index, cause: slot.pointee.cause)
         case .http, .deciding: self.end(index, cause: .connectionLost)
-        case .open: self.lose(index)
+        case .connecting: self.responseEnded(index)
+        case .open:
+            // The peer's close frame may have come with the end, and counts first.
+            if unsafe slot.pointee.flags.contains(.inputEnded) { self.answerInputEnds() }
+            self.lose(index)
         case .free: break
         }
     }
@@ -76,8 +81,8 @@ extension ConnectionDriver {
                 case .pong(let payload):
                     guard self.countControlFrame(on: index, endpoint) else { return }
                     unsafe slot.pointee.details?.pinger?.receivedPong(payload)
-                case .close(let code, _):
-                    self.endInput(index, .closed(code))
+                case .close(let code, let reason):
+                    self.endInput(index, .closed(code, reason: Self.text(reason)))
                     return
                 }
             }
@@ -96,6 +101,12 @@ extension ConnectionDriver {
         self.inputEnds.append((index, end))
     }
 
+    /// A close frame's reason, which the codec has found to be UTF-8.
+    private static func text(_ bytes: RawSpan) -> String {
+        // Copied within the call that lends them.
+        unsafe bytes.withUnsafeBytes { unsafe String(decoding: $0, as: UTF8.self) }
+    }
+
     func answerInputEnds() {
         guard !self.inputEnds.isEmpty else { return }
         let ends = self.inputEnds
@@ -103,7 +114,9 @@ extension ConnectionDriver {
         for (index, end) in ends {
             // Slots are freed only later in the tick.
             switch end {
-            case .closed(let code): self.receivedClose(code, on: index)
+            case .closed(let code, let reason):
+                if !reason.isEmpty { self.details(of: index).closeReason = reason }
+                self.receivedClose(code, on: index)
             case .violated(let error): self.violated(error, on: index)
             }
         }

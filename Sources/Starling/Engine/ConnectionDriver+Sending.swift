@@ -73,7 +73,10 @@ extension ConnectionDriver {
     /// Writes a big message from where it is, if nothing waits before it; false if it was not touched.
     private func writeDirectly(_ opcode: Opcode, _ payload: RawSpan, to index: Int) -> Bool {
         let slot = unsafe self.slots.pointer(index)
-        guard unsafe slot.pointee.outbound.isEmpty, unsafe !slot.pointee.flags.contains(.writeBlocked) else {
+        // A client masks a copy.
+        guard self.server.role == .server, unsafe slot.pointee.outbound.isEmpty,
+            unsafe !slot.pointee.flags.contains(.writeBlocked)
+        else {
             return false
         }
         let header = FrameHeader(opcode: opcode, payloadByteCount: payload.byteCount)

@@ -157,7 +157,7 @@ extension ConnectionDriver {
             if unsafe slot.pointee.flags.contains(.compressing),
                 let deflate = unsafe slot.pointee.details?.deflate
             {
-                let bits = deflate.agreed.serverMaxWindowBits
+                let bits = deflate.windowBits
                 if deflate.keepsContext {
                     // A window of its own: the bytes are different for each such connection.
                     if let bytes = self.compress(message.bytes, for: deflate, index) {

@@ -59,7 +59,7 @@ internal import StarlingDeflate
         self.io = io
         self.statistics = LoopStatistics()
         unsafe self.hot = .allocate(capacity: 1)
-        unsafe self.hot.initialize(to: HotState())
+        unsafe self.hot.initialize(to: HotState(role: server.role))
         self.endpoints = server.makeLoopEndpoints(for: loop)
         loop.attach(self)
         server.register(loop, self.statistics)
@@ -153,6 +153,11 @@ internal import StarlingDeflate
         self.drain != nil && self.slots.count == 0 && self.taskCount == 0
     }
 
+    /// Whether no connection, and no task of one, is left.
+    var isEmpty: Bool {
+        self.slots.count == 0 && self.taskCount == 0
+    }
+
     /// Ends the loop.
     ///
     /// Tasks that still prefer it go on elsewhere.
@@ -243,8 +248,13 @@ internal import StarlingDeflate
         /// Connections with something to write.
         var dirty: [UInt32] = []
         /// Where this tick's frames are encoded: those for one connection, and those for a topic's subscribers.
-        var direct = OutboundWriter()
-        var published = OutboundWriter()
+        var direct: OutboundWriter
+        var published: OutboundWriter
+
+        init(role: Role) {
+            self.direct = OutboundWriter(role: role)
+            self.published = OutboundWriter(role: role)
+        }
     }
 
     // The memory lives as long as the driver, and only the driver's thread touches it. None of these is held across a
@@ -300,7 +310,7 @@ internal import StarlingDeflate
 
     /// The slot that an identifier names, or nil if its connection is gone.
     func index(of id: ConnectionID) -> Int? {
-        guard id.loop == self.loop.index, id.slot < self.slots.capacity else { return nil }
+        guard id.loop == self.loop.index, id.slot < self.slots.usedCapacity else { return nil }
         let slot = unsafe self.slots.pointer(id.slot)
         return unsafe slot.pointee.generation == id.generation && slot.pointee.phase != .free ? id.slot : nil
     }

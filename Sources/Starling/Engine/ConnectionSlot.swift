@@ -10,6 +10,8 @@ internal import StarlingCore
         case free
         /// Reading the head of an HTTP request.
         case http
+        /// A client: the request is out, and its response is awaited.
+        case connecting
         /// The application decides about an upgrade, or makes a response; reading is paused.
         case deciding
         /// A WebSocket.
@@ -103,8 +105,10 @@ final class ConnectionDetails {
     /// Bytes that arrived while the application decided.
     var stash: [UInt8] = []
     var handshake: Handshake?
-    var keepsConnection = false
+    /// What a client waits for.
+    var attempt: ConnectAttempt?
     var deflate: ConnectionDeflate?
+    /// The sentence in the peer's close frame.
     var closeReason = ""
     /// The newest ping's payload while the peer takes no bytes.
     var pendingPong: [UInt8]?
@@ -152,16 +156,16 @@ struct RateWindow {
     deinit {
         for index in unsafe self.blocks.indices {
             let block = unsafe self.blocks[index]
-            unsafe block.deinitialize(count: Self.blockCount)
+            let used = min(Self.blockCount, max(0, self.usedCapacity - index * Self.blockCount))
+            unsafe block.deinitialize(count: used)
             unsafe block.deallocate()
         }
     }
 
-    /// One more than the greatest index ever used.
+    /// One more than the greatest index ever used; the slots beyond are not even initialized.
     private(set) var usedCapacity = 0
 
-    /// Slots that exist, used or not.
-    var capacity: Int {
+    private var capacity: Int {
         unsafe self.blocks.count * Self.blockCount
     }
 
@@ -174,18 +178,18 @@ struct RateWindow {
         if self.freeIndices.isEmpty {
             let start = self.capacity
             guard start + Self.blockCount <= ConnectionID.slotsPerLoopMax else { return nil }
-            let block = UnsafeMutablePointer<ConnectionSlot>.allocate(capacity: Self.blockCount)
-            for offset in 0..<Self.blockCount {
-                unsafe (block + offset).initialize(
-                    to: ConnectionSlot(codec: FrameCodec(settings: self.placeholder))
-                )
-            }
-            unsafe self.blocks.append(block)
+            unsafe self.blocks.append(.allocate(capacity: Self.blockCount))
             self.freeIndices.append(contentsOf: (UInt32(start)..<UInt32(start + Self.blockCount)).reversed())
         }
         self.count += 1
         guard let index = self.freeIndices.popLast().map(Int.init) else { return nil }
-        self.usedCapacity = max(self.usedCapacity, index + 1)
+        // Indices are first used in their order.
+        if index == self.usedCapacity {
+            unsafe self.pointer(index).initialize(
+                to: ConnectionSlot(codec: FrameCodec(settings: self.placeholder))
+            )
+            self.usedCapacity += 1
+        }
         return index
     }
 

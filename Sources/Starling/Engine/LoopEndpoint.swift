@@ -36,13 +36,13 @@ final class LoopEndpoint {
         return self.configuration.publicationFormat.publication?(publication) ?? publication.message
     }
 
-    init(_ endpoint: WebSocketEndpoint, index: Int, path: String, hub: BroadcastHub) {
+    init(_ endpoint: WebSocketEndpoint, index: Int, path: String, hub: BroadcastHub, role: Role) {
         let configuration = endpoint.configuration
         self.index = index
         self.path = path
         self.configuration = configuration
         self.outbound = configuration.outbound
-        self.codecSettings = FrameCodec.Settings(role: .server, limits: configuration.limits)
+        self.codecSettings = FrameCodec.Settings(role: role, limits: configuration.limits)
         self.callbacks = endpoint.makeCallbacks()
         self.hub = hub
         self.pingInterval = configuration.timeouts.pingInterval.map(LoopInterval.init)

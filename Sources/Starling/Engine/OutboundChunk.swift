@@ -74,8 +74,14 @@ struct OutboundSegment {
 @safe struct OutboundWriter: ~Copyable {
     private var chunk = OutboundChunk(capacity: OutboundWriter.chunkByteCount)
     private var used = 0
+    /// Nil for a server: it does not mask.
+    private var maskingKeys: MaskingKeys?
 
     static let chunkByteCount = 256 << 10
+
+    init(role: Role) {
+        self.maskingKeys = role == .client ? MaskingKeys() : nil
+    }
 
     /// Encodes a frame at the end of the chunk, or in a new one if there is no space.
     mutating func encode(
@@ -84,12 +90,13 @@ struct OutboundSegment {
         isCompressed: Bool,
         topic: UInt32 = 0
     ) -> OutboundSegment {
-        let byteCount = FrameCodec.encodedByteCount(payloadByteCount: payload.byteCount)
         let header = FrameHeader(
             opcode: opcode,
             isCompressed: isCompressed,
-            payloadByteCount: payload.byteCount
+            payloadByteCount: payload.byteCount,
+            maskingKey: self.maskingKeys?.next()
         )
+        let byteCount = header.byteCount + payload.byteCount
         // Each of the three targets has `byteCount` bytes that no segment refers to.
         if byteCount > self.chunk.capacity - self.used {
             // A big frame gets a chunk of its own, so that the common one is not thrown away half empty.
@@ -121,7 +128,7 @@ struct OutboundSegment {
         to queue: inout OutboundQueue
     ) {
         let byteCount = FrameCodec.encodedByteCount(payloadByteCount: payload.byteCount)
-        guard byteCount <= self.chunk.capacity - self.used,
+        guard self.maskingKeys == nil, byteCount <= self.chunk.capacity - self.used,
             unsafe queue.extendOnly(self.chunk.base, endingAt: self.used, by: byteCount)
         else {
             let segment = self.encode(opcode, payload, isCompressed: isCompressed)
@@ -140,5 +147,21 @@ struct OutboundSegment {
     /// Starts the chunk over if nothing refers to it any more: the usual case, and what keeps it in the cache.
     mutating func reuse() {
         if self.used > 0, isKnownUniquelyReferenced(&self.chunk) { self.used = 0 }
+    }
+}
+
+/// A client's masking keys: fresh and unpredictable for each frame (RFC 6455 §10.3), from the system's generator.
+struct MaskingKeys {
+    private var random: UInt64 = 0
+    private var isHalfUsed = false
+
+    mutating func next() -> MaskingKey {
+        // A call of the generator gives two keys.
+        if !self.isHalfUsed { self.random = .random(in: .min ... .max) }
+        defer {
+            self.random >>= 32
+            self.isHalfUsed.toggle()
+        }
+        return MaskingKey(rawValue: UInt32(truncatingIfNeeded: self.random))
     }
 }

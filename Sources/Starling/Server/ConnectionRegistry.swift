@@ -151,7 +151,7 @@ extension ConnectionDriver {
     }
 
     func openSlots() -> [Int] {
-        (0..<self.slots.capacity).filter(self.isOpen)
+        (0..<self.slots.usedCapacity).filter(self.isOpen)
     }
 
     func openSlots(ofUser user: String) -> [Int] {

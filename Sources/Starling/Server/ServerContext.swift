@@ -1,6 +1,6 @@
 internal import HTTPTypes
 public import Logging
-internal import StarlingCore
+package import StarlingCore
 
 /// A running server as its transport sees it: what its drivers share, and the word to end.
 public final class ServerContext: Sendable {
@@ -10,6 +10,8 @@ public final class ServerContext: Sendable {
     let memory: MemoryBudget
     /// Where to log.
     public let logger: Logger
+    /// Which end of its connections this is; the context of a client has one endpoint and no transport.
+    let role: Role
     let handshakeTimeout: LoopInterval
     let lingerTimeout: LoopInterval
 
@@ -29,7 +31,7 @@ public final class ServerContext: Sendable {
     private let endpoints: [Endpoint]
     private let state = Lock(State())
 
-    package init(configuration: ServerConfiguration, routes: [Route]) {
+    package init(configuration: ServerConfiguration, routes: [Route], role: Role = .server) {
         var routes = routes
         if let path = configuration.readyPath {
             routes.insert(
@@ -46,6 +48,7 @@ public final class ServerContext: Sendable {
         if let path = configuration.healthPath {
             routes.insert(Route(pattern: path, target: .http { _, _ in .text("ok\n") }), at: 0)
         }
+        self.role = role
         self.configuration = configuration
         self.routes = routes
         self.admission = AdmissionControl(configuration)
@@ -91,7 +94,8 @@ public final class ServerContext: Sendable {
                 entry.endpoint,
                 index: index,
                 path: self.routes[entry.route].pattern,
-                hub: entry.hub
+                hub: entry.hub,
+                role: self.role
             )
         }
     }

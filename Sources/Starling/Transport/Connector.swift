@@ -52,12 +52,15 @@ public struct ConnectTarget: Sendable, Hashable, CustomStringConvertible {
 public struct ConnectOptions: Sendable {
     /// Encrypts the connection; nil for plain bytes.
     public var tls: ConnectTLS?
-    /// How long name resolution, connecting and the TLS handshake may take together; 5 s by default.
+    /// Goes through an HTTP proxy; nil for directly.
+    public var proxy: HTTPProxy?
+    /// How long name resolution, connecting, a proxy's answer and the TLS handshake may take together; 5 s by default.
     public var timeout: Duration
 
     /// Makes options.
-    public init(tls: ConnectTLS? = nil, timeout: Duration = .seconds(5)) {
+    public init(tls: ConnectTLS? = nil, proxy: HTTPProxy? = nil, timeout: Duration = .seconds(5)) {
         self.tls = tls
+        self.proxy = proxy
         self.timeout = timeout
     }
 }

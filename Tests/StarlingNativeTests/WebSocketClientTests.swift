@@ -1,0 +1,415 @@
+#if os(Linux)
+import Foundation
+import Glibc
+import HTTPTypes
+import Starling
+import StarlingCore
+import StarlingNative
+import Synchronization
+import Testing
+
+/// The client against our own server, and against listeners that say what no server of ours would.
+@Suite struct WebSocketClientTests {
+    private let client = WebSocketClient(connector: NativeConnector())
+
+    @Test("Messages of every size come back", arguments: [true, false])
+    func echo(deflates: Bool) async throws {
+        try await self.withServer { url in
+            var configuration = ClientConfiguration()
+            if !deflates { configuration.deflate = nil }
+            configuration.limits.messageBytesMax = 4 << 20
+            configuration.outbound.byteCountMax = 4 << 20
+            try await self.client.connect(to: "\(url)/echo", configuration: configuration) { socket in
+                var replies = socket.makeAsyncIterator()
+                for size in [0, 1, 125, 126, 1000, 65535, 65536, 1_000_000] {
+                    let message = Message.binary((0..<size).map { UInt8(truncatingIfNeeded: $0) })
+                    try await socket.send(message)
+                    let reply = try await replies.next()
+                    #expect(reply?.byteArray == message.byteArray)
+                }
+                try await socket.send("größer")
+                let answer = try await replies.next()
+                #expect(answer?.text == "größer")
+                _ = try await socket.ping()
+            }
+        }
+    }
+
+    @Test(
+        "What the body returns is returned, and the server sees 1000; what it throws is thrown, and it sees 1001"
+    )
+    func results() async throws {
+        try await self.withServer { url in
+            let seven = try await self.client.connect(to: "\(url)/closes") { _ in 7 }
+            #expect(seven == 7)
+            struct Mistake: Error {}
+            await #expect(throws: Mistake.self) {
+                try await self.client.connect(to: "\(url)/closes") { _ in throw Mistake() }
+            }
+            try await self.client.connect(to: "\(url)/closes?report") { socket in
+                var messages = socket.makeAsyncIterator()
+                var codes: [String?] = []
+                for _ in 0..<2 { codes.append(try await messages.next()?.text) }
+                #expect(Set(codes) == ["1000", "1001"])
+            }
+        }
+    }
+
+    @Test("A close of the server ends the iteration, and its code and reason can be read")
+    func closure() async throws {
+        try await self.withServer { url in
+            try await self.client.connect(to: "\(url)/farewell") { socket in
+                for try await _ in socket { Issue.record("a message that nobody sent") }
+                let closure = try #require(socket.closure)
+                #expect(closure.code == CloseCode(rawValue: 4001))
+                #expect(closure.reason == "retry in 3 s")
+                #expect(closure.cause == .peerClosed)
+                #expect(socket.trySend(.text("late")) == .dropped)
+            }
+        }
+    }
+
+    @Test("Header fields and subprotocols reach the server, and its choice comes back")
+    func headerFields() async throws {
+        try await self.withServer { url in
+            var configuration = ClientConfiguration()
+            configuration.headerFields[.authorization] = "Bearer 1"
+            configuration.subprotocols = ["b.v2", "b.v1"]
+            try await self.client.connect(to: "\(url)/who?name=Ann%20B", configuration: configuration) {
+                socket in
+                #expect(socket.subprotocol == "b.v1")
+                var messages = socket.makeAsyncIterator()
+                let answer = try await messages.next()
+                #expect(answer?.text == "Bearer 1, Ann B")
+            }
+        }
+    }
+
+    @Test("A refusal carries the response")
+    func refusal() async throws {
+        try await self.withServer { url in
+            let error = await #expect(throws: ConnectError.self) {
+                try await self.client.connect(to: "\(url)/forbidden") { _ in }
+            }
+            #expect(error?.code == .refused)
+            #expect(error?.response?.status.code == 403)
+            #expect(error?.response?.headerFields[.retryAfter] == "7")
+            #expect(error.map { String(decoding: $0.body, as: UTF8.self) } == "not today")
+        }
+    }
+
+    @Test("Over TLS the certificate and the name are checked; a Unix socket and a TCP port serve alike")
+    func transports() async throws {
+        let path = "/tmp/starling-client-\(UUID().uuidString.prefix(8)).sock"
+        try await self.withServer(on: .unix(path: path)) { _ in
+            try await self.client.connect(to: "ws+unix:\(path):/echo") { socket in
+                try await socket.send("x")
+                var messages = socket.makeAsyncIterator()
+                let reply = try await messages.next()
+                #expect(reply?.text == "x")
+            }
+        }
+        try await self.withServer(tls: try TLSTestCertificates.server()) { url in
+            let secure = url.replacing("ws://127.0.0.1", with: "wss://localhost")
+            var configuration = ClientConfiguration()
+            let error = await #expect(throws: ConnectError.self) {
+                try await self.client.connect(to: "\(secure)/echo", configuration: configuration) { _ in }
+            }
+            #expect(error?.code == .unreachable)
+            configuration.tls.trustRootsFile = try TLSTestCertificates.path("root.pem")
+            try await self.client.connect(to: "\(secure)/echo", configuration: configuration) { socket in
+                try await socket.send("secret")
+                var messages = socket.makeAsyncIterator()
+                let answer = try await messages.next()
+                #expect(answer?.text == "secret")
+            }
+        }
+    }
+
+    @Test(
+        "A URL that cannot be used is refused with a reason",
+        arguments: [
+            "localhost:80", "ftp://h/", "ws://", "ws://h:0/", "ws://h:99999/", "ws://h/#f", "ws://u:p@h/",
+            "ws://[::1/",
+            "ws://höst/", "ws+unix:",
+        ]
+    )
+    func invalidURLs(url: String) async throws {
+        let error = await #expect(throws: ConnectError.self) {
+            try await self.client.connect(to: url) { _ in }
+        }
+        #expect(error?.code == .invalidURL)
+        #expect(error?.description.contains(url) == true)
+    }
+
+    @Test(
+        "Answers that are no handshake end the attempt with an error that says why",
+        arguments: [
+            (
+                "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                    + "Sec-WebSocket-Accept: AAAAAAAAAAAAAAAAAAAAAAAAAAA=\r\n\r\n",
+                ConnectError.Code.invalidResponse
+            ),
+            ("HTTP/1.1 101 Switching Protocols\r\n\r\n", .invalidResponse),
+            ("SSH-2.0-OpenSSH\r\n\r\n", .invalidResponse),
+            ("", .connectionLost),
+            ("HTTP/1.1 101", .connectionLost),
+            ("HTTP/1.1 503 Busy\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nwait\r\n0\r\n\r\n", .refused),
+            ("HTTP/1.0 404 Not Found\r\n\r\nnothing", .refused),
+            (
+                "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\n\r\nno",
+                .refused
+            ),
+        ]
+    )
+    func answers(answer: String, code: ConnectError.Code) async throws {
+        let listener = try Listener { _ in (Array(answer.utf8), nil) }
+        let error = await #expect(throws: ConnectError.self) {
+            try await self.client.connect(to: "ws://127.0.0.1:\(listener.port)/") { _ in }
+        }
+        #expect(error?.code == code)
+        if code == .refused { #expect(error?.body.isEmpty == false) }
+    }
+
+    @Test("Without an answer the attempt ends at the deadline, and when its task is cancelled")
+    func deadlines() async throws {
+        let listener = try Listener(connections: 2) { _ in nil }
+        var configuration = ClientConfiguration()
+        configuration.handshakeTimeout = .milliseconds(100)
+        let error = await #expect(throws: ConnectError.self) {
+            try await self.client.connect(
+                to: "ws://127.0.0.1:\(listener.port)/",
+                configuration: configuration
+            ) { _ in }
+        }
+        #expect(error?.code == .timedOut)
+        let attempt = Task {
+            try await self.client.connect(to: "ws://127.0.0.1:\(listener.port)/") { _ in }
+        }
+        attempt.cancel()
+        // Before the connection stands it is the connector's error, after that the handshake's.
+        await #expect(throws: ConnectError.self) { try await attempt.value }
+    }
+
+    @Test("Redirects are followed only when allowed, and at most so often")
+    func redirects() async throws {
+        try await self.withServer { url in
+            var configuration = ClientConfiguration()
+            let error = await #expect(throws: ConnectError.self) {
+                try await self.client.connect(to: "\(url)/moved", configuration: configuration) { _ in }
+            }
+            #expect(error?.code == .refused)
+            configuration.redirectsMax = 1
+            try await self.client.connect(to: "\(url)/moved", configuration: configuration) { socket in
+                try await socket.send("found")
+                var messages = socket.makeAsyncIterator()
+                let answer = try await messages.next()
+                #expect(answer?.text == "found")
+            }
+            let loop = await #expect(throws: ConnectError.self) {
+                try await self.client.connect(to: "\(url)/circle", configuration: configuration) { _ in }
+            }
+            #expect(loop?.code == .tooManyRedirects)
+        }
+    }
+
+    @Test("Through an HTTP proxy, which may refuse")
+    func proxy() async throws {
+        try await self.withServer { url in
+            let target = UInt16(url.split(separator: ":").last ?? "") ?? 0
+            let requests = Requests()
+            let proxy = try Listener(connections: 2) { head in
+                let text = String(decoding: head, as: UTF8.self)
+                requests.texts.withLock { $0.append(text) }
+                return text.contains("Proxy-Authorization: Basic eA==")
+                    ? (Array("HTTP/1.1 200 OK\r\n\r\n".utf8), target)
+                    : (Array("HTTP/1.1 407 Proxy Authentication Required\r\n\r\n".utf8), nil)
+            }
+            var configuration = ClientConfiguration()
+            configuration.proxy = HTTPProxy(host: "127.0.0.1", port: proxy.port)
+            let error = await #expect(throws: ConnectError.self) {
+                try await self.client.connect(to: "\(url)/echo", configuration: configuration) { _ in }
+            }
+            #expect(error?.description.contains("407") == true)
+            configuration.proxy?.headerFields[.proxyAuthorization] = "Basic eA=="
+            try await self.client.connect(to: "\(url)/echo", configuration: configuration) { socket in
+                try await socket.send("through")
+                var messages = socket.makeAsyncIterator()
+                let answer = try await messages.next()
+                #expect(answer?.text == "through")
+            }
+            #expect(
+                requests.texts.withLock { $0.last?.hasPrefix("CONNECT 127.0.0.1:\(target) HTTP/1.1\r\n") }
+                    == true
+            )
+        }
+    }
+
+    @Test("Both ends push 64 MiB at once through small buffers, and nothing is lost")
+    func pressure() async throws {
+        try await self.withServer { url in
+            let count = 1024
+            try await self.client.connect(to: "\(url)/echo") { socket in
+                try await withThrowingTaskGroup(of: Int.self) { group in
+                    group.addTask {
+                        for number in 0..<count {
+                            let message = [UInt8](
+                                repeating: UInt8(truncatingIfNeeded: number),
+                                count: 64 << 10
+                            )
+                            try await socket.send(.binary(message))
+                        }
+                        return 0
+                    }
+                    group.addTask {
+                        var received = 0
+                        for try await message in socket {
+                            #expect(message.byteCount == 64 << 10)
+                            #expect(message.byteArray.first == UInt8(truncatingIfNeeded: received))
+                            received += 1
+                            if received == count { break }
+                        }
+                        return received
+                    }
+                    var sum = 0
+                    for try await received in group { sum += received }
+                    #expect(sum == count)
+                }
+            }
+        }
+    }
+
+    // MARK: - Support
+
+    /// A server with everything that the tests ask for, at `ws://127.0.0.1:…`.
+    private func withServer(
+        on endpoint: NativeTransport.Endpoint = .tcp(host: "127.0.0.1", port: 0),
+        tls: TLSContext? = nil,
+        _ body: @escaping @Sendable (String) async throws -> Void
+    ) async throws {
+        let (addresses, continuation) = AsyncStream.makeStream(of: String.self)
+        let transport = NativeTransport(endpoint, eventLoops: 1, tls: tls) { continuation.yield($0) }
+        var configuration = EndpointConfiguration()
+        configuration.limits.messageBytesMax = 4 << 20
+        configuration.outbound.byteCountMax = 4 << 20
+        let echo = WebSocketEndpoint(configuration: configuration) { socket in
+            for try await message in socket { try await socket.send(message) }
+        }
+        let codes = Codes()
+        let server = WebSocketServer(transport: transport) {
+            WebSocketRoute("/echo", echo)
+            WebSocketRoute(
+                "/closes",
+                WebSocketEndpoint(
+                    authenticate: { .accept($0.head.path?.hasSuffix("report") == true) },
+                    { socket, reports in
+                        if reports {
+                            for code in codes.seen.withLock({ $0 }) {
+                                try await socket.send("\(code.rawValue)")
+                            }
+                        }
+                        for try await _ in socket {}
+                        if let code = socket.closure?.code { codes.seen.withLock { $0.append(code) } }
+                    }
+                )
+            )
+            WebSocketRoute(
+                "/farewell",
+                WebSocketEndpoint { socket in
+                    await socket.close(CloseCode(rawValue: 4001), reason: "retry in 3 s")
+                }
+            )
+            WebSocketRoute(
+                "/who",
+                WebSocketEndpoint(
+                    authenticate: { request in
+                        let field = request.headerFields[.authorization] ?? ""
+                        return .accept("\(field), \(request[query: "name"] ?? "")", subprotocol: "b.v1")
+                    },
+                    { socket, text in try await socket.send(text) }
+                )
+            )
+            WebSocketRoute(
+                "/forbidden",
+                WebSocketEndpoint(
+                    authenticate: { _ -> UpgradeDecision<Void> in
+                        .refuse(.forbidden, headerFields: [.retryAfter: "7"], body: "not today")
+                    },
+                    { _, _ in }
+                )
+            )
+            HTTPRoute("/moved") { _ in
+                HTTPReply(.init(code: 307), headerFields: [.location: "/echo"])
+            }
+            HTTPRoute("/circle") { _ in
+                HTTPReply(.init(code: 302), headerFields: [.location: "/circle"])
+            }
+        }
+        try await withThrowingTaskGroup(of: Void.self) { group in
+            group.addTask { try await server.run() }
+            for await address in addresses {
+                try await body("ws://\(address)")
+                break
+            }
+            server.beginShutdown()
+            try await group.waitForAll()
+        }
+    }
+}
+
+private final class Requests: Sendable {
+    let texts = Mutex<[String]>([])
+}
+
+private final class Codes: Sendable {
+    let seen = Mutex<[CloseCode]>([])
+}
+
+/// A server that says what it is told to, on a blocking thread of its own.
+private final class Listener: Sendable {
+    private let listener: TLSTestListener
+    let port: Int
+
+    /// Answers each connection's first bytes with what `answer` makes of them; with nil it says nothing and holds the
+    /// connection until `connections` are served.
+    init(connections: Int = 1, _ answer: @escaping @Sendable ([UInt8]) -> (bytes: [UInt8], tunnel: UInt16?)?)
+        throws
+    {
+        let listener = try TLSTestListener()
+        self.listener = listener
+        self.port = Int(listener.port)
+        Thread.detachNewThread {
+            var held: [TLSTestSocket] = []
+            for _ in 0..<connections {
+                do {
+                    let socket = try listener.accept()
+                    held.append(socket)
+                    try socket.wait(for: POLLIN)
+                    guard let (bytes, tunnel) = answer(socket.receive() ?? []) else { continue }
+                    try socket.send(bytes)
+                    if let tunnel {
+                        try Self.relay(socket, try TLSTestListener.connect(port: tunnel))
+                    } else {
+                        socket.shutdownWriting()
+                    }
+                } catch {
+                    Issue.record(error)
+                }
+            }
+        }
+    }
+
+    /// Carries bytes both ways until one side ends.
+    private static func relay(_ one: TLSTestSocket, _ other: TLSTestSocket) throws {
+        while true {
+            var entries = [one, other].map { pollfd(fd: $0.descriptor, events: Int16(POLLIN), revents: 0) }
+            // Two entries are passed, and written during the call alone.
+            _ = unsafe poll(&entries, 2, tlsPatienceMilliseconds)
+            for (entry, (from, to)) in zip(entries, [(one, other), (other, one)]) where entry.revents != 0 {
+                guard let bytes = from.receive() else { return }
+                try to.send(bytes)
+            }
+        }
+    }
+}
+#endif
