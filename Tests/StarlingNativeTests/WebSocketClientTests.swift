@@ -173,7 +173,8 @@ import Testing
 
     @Test("Without an answer the attempt ends at the deadline, and when its task is cancelled")
     func deadlines() async throws {
-        let listener = try Listener(connections: 2) { _ in nil }
+        // The kernel accepts, and nobody answers.
+        let listener = try TLSTestListener()
         var configuration = ClientConfiguration()
         configuration.handshakeTimeout = .milliseconds(100)
         let error = await #expect(throws: ConnectError.self) {
@@ -370,9 +371,9 @@ private final class Listener: Sendable {
     private let listener: TLSTestListener
     let port: Int
 
-    /// Answers each connection's first bytes with what `answer` makes of them; with nil it says nothing and holds the
-    /// connection until `connections` are served.
-    init(connections: Int = 1, _ answer: @escaping @Sendable ([UInt8]) -> (bytes: [UInt8], tunnel: UInt16?)?)
+    /// Answers the first bytes of as many connections with what `answer` makes of them, and carries what follows to another
+    /// port, or ends the stream.
+    init(connections: Int = 1, _ answer: @escaping @Sendable ([UInt8]) -> (bytes: [UInt8], tunnel: UInt16?))
         throws
     {
         let listener = try TLSTestListener()
@@ -385,7 +386,7 @@ private final class Listener: Sendable {
                     let socket = try listener.accept()
                     held.append(socket)
                     try socket.wait(for: POLLIN)
-                    guard let (bytes, tunnel) = answer(socket.receive() ?? []) else { continue }
+                    let (bytes, tunnel) = answer(socket.receive() ?? [])
                     try socket.send(bytes)
                     if let tunnel {
                         try Self.relay(socket, try TLSTestListener.connect(port: tunnel))
@@ -404,9 +405,9 @@ private final class Listener: Sendable {
         while true {
             var entries = [one, other].map { pollfd(fd: $0.descriptor, events: Int16(POLLIN), revents: 0) }
             // Two entries are passed, and written during the call alone.
-            _ = unsafe poll(&entries, 2, tlsPatienceMilliseconds)
+            guard unsafe poll(&entries, 2, tlsPatienceMilliseconds) > 0 else { return }
             for (entry, (from, to)) in zip(entries, [(one, other), (other, one)]) where entry.revents != 0 {
-                guard let bytes = from.receive() else { return }
+                guard let bytes = from.receive(), !bytes.isEmpty else { return }
                 try to.send(bytes)
             }
         }

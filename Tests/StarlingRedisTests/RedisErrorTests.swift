@@ -16,7 +16,8 @@ import Testing
         var failure: RedisError?
         try await withNodes([
             makeBroadcaster(redis) { configuration in
-                configuration.waitTimeout = .seconds(1)
+                // Long enough for a link to stand on a busy machine; some of the tests wait all of it.
+                configuration.waitTimeout = .seconds(3)
                 if let url, let server = try? RedisServer(url: url) { configuration.servers = [server] }
                 change(&configuration)
             }
