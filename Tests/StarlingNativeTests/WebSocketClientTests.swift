@@ -190,6 +190,15 @@ import Testing
         attempt.cancel()
         // Before the connection stands it is the connector's error, after that the handshake's.
         await #expect(throws: ConnectError.self) { try await attempt.value }
+        // A connector that does not look at the task: the cancellation is there before the handshake begins. (The listener's queue
+        // holds eight.)
+        let deaf = WebSocketClient(connector: DeafConnector())
+        for _ in 0..<4 {
+            let early = Task { try await deaf.connect(to: "ws://127.0.0.1:\(listener.port)/") { _ in } }
+            early.cancel()
+            let error = await #expect(throws: ConnectError.self) { try await early.value }
+            #expect(error?.code == .cancelled)
+        }
     }
 
     @Test("Redirects are followed only when allowed, and at most so often")
@@ -355,6 +364,22 @@ import Testing
             server.beginShutdown()
             try await group.waitForAll()
         }
+    }
+}
+
+/// Connects whether or not the task is cancelled.
+private struct DeafConnector: Connector {
+    func connect(to target: ConnectTarget, options: ConnectOptions) async throws(TransportError)
+        -> any ByteStream
+    {
+        let attempt = Task.detached { () -> Result<any ByteStream, TransportError> in
+            do throws(TransportError) {
+                return .success(try await NativeConnector().connect(to: target, options: options))
+            } catch {
+                return .failure(error)
+            }
+        }
+        return try await attempt.value.get()
     }
 }
 

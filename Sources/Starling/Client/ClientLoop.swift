@@ -17,6 +17,7 @@ final class ClientLoop: ConnectionIO, @unchecked Sendable {
     private let start = ContinuousClock.now
     private var timerDue: ContinuousClock.Instant?
 
+    private var hasConnection = false
     private var isClosed = false
     private var isReading = true
     /// What the reader has read, until the next tick begins with it.
@@ -59,17 +60,25 @@ final class ClientLoop: ConnectionIO, @unchecked Sendable {
     func connect(_ handshake: ClientHandshake, to address: RemoteAddress, _ outcome: ConnectPromise) {
         self.loop.post(
             .perform { driver in
-                guard let driver, driver.connect(ConnectAttempt(handshake, outcome), to: address) != nil
+                guard let driver, !self.isClosed,
+                    driver.connect(ConnectAttempt(handshake, outcome), to: address) != nil
                 else { return outcome(.failure(ConnectError(.connectionLost))) }
+                self.hasConnection = true
                 self.startTasks()
             }
         )
         self.wake()
     }
 
-    /// Ends the connection at once.
+    /// Ends the connection at once, or sees to it that there will be none.
     func abandon() {
-        self.loop.post(.perform { $0?.failed(0) })
+        self.loop.post(
+            .perform { driver in
+                guard self.hasConnection else { return self.close(0) }
+                driver?.failed(0)
+            }
+        )
+        self.wake()
     }
 
     // MARK: - Ticks
