@@ -10,16 +10,29 @@ source Examples/Support/setup.sh
 install_missing $build_packages openssl redis-server
 require_swift
 
+# `swift test`, and its failures once more at the end, where they are found.
+run_tests() {
+    local log status=0
+    log=$(mktemp)
+    swift test "$@" 2>&1 | tee "$log" || status=$?
+    if [ "$status" -ne 0 ]; then
+        echo "swift test $* has failed:" >&2
+        grep -aE '✘|error:|Fatal error' "$log" >&2 || tail -20 "$log" >&2
+    fi
+    rm -f "$log"
+    return "$status"
+}
+
 case "${1:-}" in
     "")
-        swift test
+        run_tests
         # What the hot path allocates shows only when it is optimised.
-        swift test --configuration release --filter AllocationTests
+        run_tests --configuration release --filter AllocationTests
         ./Tests/Clients/run.sh
         ./Tests/Browser/run.sh
         ./Tests/Cluster/run.sh
         ;;
-    --tsan) swift test --sanitize=thread --scratch-path .build-tsan ;;
+    --tsan) run_tests --sanitize=thread --scratch-path .build-tsan ;;
     *)
         echo "usage: $0 [--tsan]" >&2
         exit 2
