@@ -74,6 +74,10 @@ let package = Package(
                 .product(name: "CoreMetrics", package: "swift-metrics"),
                 .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
             ],
+            resources: [
+                .embedInCode("Observability/Page/status.html"), .embedInCode("Observability/Page/status.css"),
+                .embedInCode("Observability/Page/status.js"),
+            ],
             swiftSettings: settings
         ),
 

@@ -169,6 +169,9 @@ extension ConnectionDriver {
         let details = self.details(of: index)
         unsafe slot.pointee.endpoint = endpoint
         details.handshake = handshake
+        // A connection that has had a response before is not accountable for the time until it asked again.
+        let isFirst = unsafe slot.pointee.phaseSince == slot.pointee.openedAt
+        details.handshakeBeganAt = unsafe isFirst ? slot.pointee.openedAt : self.now
         if self.server.routes[self.server.routeIndex(ofEndpoint: number)].isWildcard {
             details.path = String(path)
         }
@@ -345,6 +348,11 @@ extension ConnectionDriver {
         unsafe slot.pointee.flags.insert(.opened)
         self.counts.opened &+= 1
         self.counts.openConnections &+= 1
+        if let began = details.handshakeBeganAt {
+            self.statistics.handshakes.record(
+                nanoseconds: UInt64((self.now - began).hundredths) * 10_000_000
+            )
+        }
         if let interval = endpoint.pingInterval {
             unsafe slot.pointee.nextPingAt = self.now + self.spread(interval)
         }

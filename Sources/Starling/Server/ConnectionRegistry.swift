@@ -27,7 +27,7 @@ public struct ConnectionRegistry: Sendable {
     ///
     /// Does not suspend.
     public var count: Int {
-        Int(self.context.figures().plain[15])
+        Int(self.context.figures()[.openConnections])
     }
 
     /// The connection of this name, or nil.
