@@ -41,6 +41,7 @@ actor RedisSubscriptions {
     private let source: any RedisLinkSource
     private let sinks: RedisSinks
     private let readiness: RedisReadiness
+    private let status: RedisStatus
 
     private var link: RedisLink?
     private var entries: [Topic: Entry] = [:]
@@ -58,7 +59,8 @@ actor RedisSubscriptions {
         _ commands: RedisCommands,
         _ source: any RedisLinkSource,
         _ sinks: RedisSinks,
-        _ readiness: RedisReadiness
+        _ readiness: RedisReadiness,
+        _ status: RedisStatus
     ) {
         self.name = name
         self.topics = topics
@@ -66,6 +68,7 @@ actor RedisSubscriptions {
         self.source = source
         self.sinks = sinks
         self.readiness = readiness
+        self.status = status
     }
 
     private var configuration: RedisConfiguration {
@@ -149,7 +152,7 @@ actor RedisSubscriptions {
         self.link = nil
         self.hasHeardProbe = false
         for topic in self.entries.keys { self.entries[topic]?.isAcknowledged = false }
-        self.updateReadiness()
+        self.updateReadiness(failure)
         return failure
     }
 
@@ -159,6 +162,7 @@ actor RedisSubscriptions {
         self.probeHeardAt = .now
         self.send(self.topics.words.subscribe, [self.topics.probeChannel], on: link)
         self.unconfirmed = Set(self.entries.keys)
+        self.updateReadiness()
         self.sendSubscribe(Array(self.entries.keys))
     }
 
@@ -411,10 +415,12 @@ actor RedisSubscriptions {
         )
     }
 
-    private func updateReadiness() {
+    private func updateReadiness(_ failure: RedisError? = nil) {
         let isReady =
             self.link != nil && self.hasHeardProbe && self.unconfirmed.isEmpty && self.catchUps.isEmpty
             && self.catchUpsRunning == 0
         self.readiness.set(isReady, for: self.name)
+        let state: BrokerLink.State = self.link == nil ? .down : isReady ? .up : .joining
+        self.status.set(state, of: RedisStatus.names(ofShard: self.name).subscriptions, failure)
     }
 }

@@ -9,10 +9,12 @@ extension ConnectionDriver {
     public func accept(from address: RemoteAddress) -> Int? {
         guard self.drain == nil, self.server.admission.admitConnection(from: address) else {
             self.counts.refusals[.serverFull] += 1
+            self.logNotAccepted(address, self.drain == nil ? .serverFull : .draining)
             return nil
         }
         guard let index = self.slots.allocate() else {
             self.server.admission.releaseConnection(from: address)
+            self.logNotAccepted(address, .serverFull)
             return nil
         }
         let slot = unsafe self.slots.pointer(index)
@@ -28,6 +30,23 @@ extension ConnectionDriver {
         self.counts.accepted &+= 1
         self.scheduleDeadline(index)
         return index
+    }
+
+    /// Says why a connection got no number; the one log of its end.
+    private func logNotAccepted(_ address: RemoteAddress, _ cause: RefusalCause) {
+        self.server.logger.debug(
+            "connection closed",
+            metadata: [
+                LoggingKeys.remoteAddress: "\(address)",
+                LoggingKeys.closedBy: "\(CloseCause.refused.closedBy)",
+                LoggingKeys.cause: "\(CloseCause.refused)",
+                LoggingKeys.reason: "\(cause)",
+                LoggingKeys.ageSeconds: "0.0",
+                LoggingKeys.bytesReceived: "0",
+                LoggingKeys.bytesSent: "0",
+                LoggingKeys.bufferedBytes: "0",
+            ]
+        )
     }
 
     /// Whether a transport must read a PROXY protocol header before it hands a connection's bytes on.
@@ -397,9 +416,19 @@ extension ConnectionDriver {
 
     /// The connection cannot be used and its transport has written its last word: ends our direction, and lets the peer
     /// read that word before the connection is closed.
-    public func finishUnusable(_ index: Int) {
+    ///
+    /// - Parameters:
+    ///   - index: The connection.
+    ///   - cause: Why, for logs and metrics.
+    ///   - reason: The same for humans; made only if it is logged.
+    public func finishUnusable(
+        _ index: Int,
+        _ cause: CloseCause = .connectionLost,
+        reason: @autoclosure () -> String = ""
+    ) {
         let slot = unsafe self.slots.pointer(index)
-        unsafe slot.pointee.cause = .connectionLost
+        unsafe slot.pointee.cause = cause
+        self.noteReason(reason(), on: index)
         self.finishStream(index)
     }
 
@@ -426,8 +455,9 @@ extension ConnectionDriver {
             ]
         )
         unsafe self.slots.pointer(index).pointee.phase = .http
+        self.noteReason("\(cause)", on: index)
         self.appendBytes(reply.serialized(keepsConnection: false, isHeadRequest: false), to: index)
-        self.finishAfterFlush(index, cause: .refused)
+        self.finishAfterFlush(index, cause: cause.closeCause)
     }
 
     static func busy(_ text: String) -> HTTPReply {

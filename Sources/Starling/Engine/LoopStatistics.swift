@@ -18,6 +18,17 @@ enum RefusalCause: UInt8, CaseIterable, Sendable, CustomStringConvertible {
         }
     }
 
+    /// What the connection that was refused ends with.
+    var closeCause: CloseCause {
+        switch self {
+        case .handshakeTimeout: .handshakeTimeout
+        case .authenticationTimeout: .authenticationTimeout
+        case .malformed, .tooLarge, .notAnUpgrade, .version, .body, .origin, .application, .upgradeRate,
+            .connectionsPerUser, .connectionsPerAddress, .serverFull, .draining, .memory:
+            .refused
+        }
+    }
+
     var description: String {
         switch self {
         case .malformed: "malformed"
