@@ -43,6 +43,52 @@ enum PublicationCodec {
         return self.publication(kind, payload[...], topic, position)
     }
 
+    /// What tells a publication from others: the publishing node's number, or that of its trace.
+    static func origin(of bytes: [UInt8]) -> UInt64? {
+        self.kind(bytes).map { _ in self.decode(bytes[3...]) }
+    }
+
+    // MARK: - Traces
+
+    // A trace is a message of its own on the topic's channel, before its publication, which has the trace's number for its
+    // origin. A field of the publication's would keep nodes of an earlier version from reading the publication.
+
+    /// `S`, version 1, kind, the trace's number; then for each field two times length (2 bytes) and text.
+    static func trace(_ context: TraceContext, number: UInt64) -> [UInt8] {
+        context.fields.reduce(into: [self.mark, self.version, self.traceKind] + self.encode(number)) {
+            for text in [$1.key, $1.value] { $0 += self.encode(UInt16(text.utf8.count)) + Array(text.utf8) }
+        }
+    }
+
+    /// Reads a trace, and the number of its publication; nil if it is none.
+    ///
+    /// A context that is malformed, or greater than what is carried, is nil in the result: the message is a trace all the
+    /// same.
+    static func decodeTrace(_ bytes: [UInt8]) -> (number: UInt64, context: TraceContext?)? {
+        guard bytes.count >= self.headerByteCount, bytes[0] == self.mark, bytes[1] == self.version,
+            bytes[2] == self.traceKind
+        else { return nil }
+        let number = self.decode(bytes[3...])
+        var rest = bytes[self.headerByteCount...]
+        func takeText() -> String? {
+            guard rest.count >= 2 else { return nil }
+            let byteCount = Int(rest.removeFirst()) << 8 | Int(rest.removeFirst())
+            guard rest.count >= byteCount else { return nil }
+            defer { rest = rest.dropFirst(byteCount) }
+            return String(validating: rest.prefix(byteCount), as: UTF8.self)
+        }
+        var fields: [String: String] = [:]
+        while !rest.isEmpty {
+            guard fields.count < TraceContext.fieldCountMax, let name = takeText(), let value = takeText() else {
+                return (number, nil)
+            }
+            fields[name] = value
+        }
+        return (number, TraceContext(fields))
+    }
+
+    private static let traceKind: UInt8 = 5
+
     // MARK: - Presence
 
     /// What stands before an event's member: four bytes of length, the name, and up to the end the info.

@@ -148,20 +148,29 @@ public final class RedisBroadcaster: HistoryBroadcaster, ImmediateBroadcaster, P
     public func tryPublish(_ message: Message, to topic: Topic) -> Bool {
         let shard = self.shard(of: topic)
         let logger = self.configuration.logger
+        let span = PublishSpan.begin(topic, system: "redis", byteCount: message.byteCount)
+        let origin = self.send(span?.context, to: topic, shard)
         let isTaken = shard.commands.trySend(
             "a publication to '\(topic)'",
             byteCount: message.byteCount + 256,
             deadline: .now + self.configuration.waitTimeout,
-            make: shard.topics.publish(message, to: topic, key: nil)
+            make: shard.topics.publish(message, to: topic, key: nil, origin: origin)
         ) { [counts] result in
-            guard case .failure(let error) = result else { return counts.countPublication(succeeded: true) }
+            guard case .failure(let error) = result else {
+                span?.end()
+                return counts.countPublication(succeeded: true)
+            }
+            span?.end(error)
             counts.countPublication(succeeded: false)
             logger.error(
                 "a publication was not delivered",
                 metadata: [LoggingKeys.topic: "\(topic)", LoggingKeys.error: "\(error)"]
             )
         }
-        if !isTaken { self.counts.countPublication(succeeded: false) }
+        if !isTaken {
+            span?.end(BroadcastError(.queueFull, message: "too many bytes wait for Redis"))
+            self.counts.countPublication(succeeded: false)
+        }
         return isTaken
     }
 
@@ -243,18 +252,41 @@ public final class RedisBroadcaster: HistoryBroadcaster, ImmediateBroadcaster, P
     ) async throws(BroadcastError) -> IdempotentPublication {
         let shard = self.shard(of: topic)
         let hasHistory = self.configuration.history(topic) != nil
-        var isDone = false
-        defer { self.counts.countPublication(succeeded: isDone) }
-        let reply = try await self.asking { () async throws(RedisError) in
-            try await shard.commands.call(
-                "a publication to '\(topic)'",
-                byteCount: message.byteCount + 256,
-                isRepeatable: hasHistory && key != nil,
-                make: shard.topics.publish(message, to: topic, key: key)
-            )
+        let span = PublishSpan.begin(topic, system: "redis", byteCount: message.byteCount)
+        let origin = self.send(span?.context, to: topic, shard)
+        do {
+            let reply = try await self.asking { () async throws(RedisError) in
+                try await shard.commands.call(
+                    "a publication to '\(topic)'",
+                    byteCount: message.byteCount + 256,
+                    isRepeatable: hasHistory && key != nil,
+                    make: shard.topics.publish(message, to: topic, key: key, origin: origin)
+                )
+            }
+            self.counts.countPublication(succeeded: true)
+            span?.end()
+            return shard.topics.outcome(reply)
+        } catch {
+            self.counts.countPublication(succeeded: false)
+            span?.end(error)
+            throw error
         }
-        isDone = true
-        return shard.topics.outcome(reply)
+    }
+
+    /// Sends a publication's trace before it, if there is one; returns the number that the publication is to have.
+    ///
+    /// Lost traces cost a span, not a publication.
+    private func send(_ trace: TraceContext?, to topic: Topic, _ shard: RedisShard) -> UInt64? {
+        guard let trace else { return nil }
+        let number = UInt64.random(in: 1 ... .max)
+        _ = shard.commands.trySend(
+            "a trace",
+            byteCount: TraceContext.byteCountMax,
+            deadline: .now + self.configuration.waitTimeout,
+            make: shard.topics.publish(trace, number: number, to: topic),
+            { _ in }
+        )
+        return number
     }
 
     private func history(

@@ -48,6 +48,7 @@ actor RedisSubscriptions {
     private var waiters: [Topic: [CheckedContinuation<Bool, Never>]] = [:]
     private var catchUps: [Topic] = []
     private var catchUpsRunning = 0
+    private var traces = PendingTraces()
     private var probeHeardAt = ContinuousClock.now
     private var hasHeardProbe = false
     /// Topics that the link before had, and Redis has not confirmed on this one.
@@ -218,12 +219,16 @@ actor RedisSubscriptions {
         if let event = PublicationCodec.decodeEvent(payload, topic: topic) {
             return self.sinks.deliver(event)
         }
-        guard let publication = PublicationCodec.decode(payload, topic: topic) else {
+        if let (number, context) = PublicationCodec.decodeTrace(payload) {
+            return self.traces.note(context, number)
+        }
+        guard var publication = PublicationCodec.decode(payload, topic: topic) else {
             return self.configuration.logger.warning(
                 "somebody else publishes on our channels: choose another namespace",
                 metadata: [LoggingKeys.topic: "\(topic)"]
             )
         }
+        publication.trace = self.traces.take(PublicationCodec.origin(of: payload))
         guard let position = publication.position else { return self.sinks.deliver(publication) }
         guard self.entries[topic]?.isCatchingUp != true else { return self.hold(publication) }
         if self.deliverIfNext(publication, position) { return }
@@ -422,5 +427,28 @@ actor RedisSubscriptions {
         self.readiness.set(isReady, for: self.name)
         let state: BrokerLink.State = self.link == nil ? .down : isReady ? .up : .joining
         self.status.set(state, of: RedisStatus.names(ofShard: self.name).subscriptions, failure)
+    }
+}
+
+/// Traces whose publications have not arrived.
+///
+/// Each comes right before its publication, but others may come between, and what is lost on its way leaves one over.
+struct PendingTraces {
+    /// More are not kept: the oldest is let go.
+    static let countMax = 256
+    private var traces: [(number: UInt64, context: TraceContext)] = []
+
+    mutating func note(_ context: TraceContext?, _ number: UInt64) {
+        guard let context else { return }
+        if self.traces.count >= Self.countMax { self.traces.removeFirst() }
+        self.traces.append((number, context))
+    }
+
+    /// The trace of the publication with this number.
+    mutating func take(_ number: UInt64?) -> TraceContext? {
+        guard !self.traces.isEmpty, let number,
+            let index = self.traces.firstIndex(where: { $0.number == number })
+        else { return nil }
+        return self.traces.remove(at: index).context
     }
 }

@@ -147,7 +147,7 @@ private func texts(_ client: Client) -> [String] {
 }
 
 /// Delivers nothing but gaps.
-private final class GapBroadcaster: ImmediateBroadcaster {
+final class GapBroadcaster: ImmediateBroadcaster {
     private let sinks = Lock<[BroadcastSink]>([])
 
     var deliversEverything: Bool { true }

@@ -151,6 +151,8 @@ public final class InMemoryBroadcaster: ImmediateBroadcaster, HistoryBroadcaster
     private func publish(_ message: Message, _ topic: Topic, key: String?) -> IdempotentPublication {
         let limits = self.limits?(topic)
         let now = limits == nil ? nil : self.now()
+        let span = PublishSpan.begin(topic, system: "memory", byteCount: message.byteCount)
+        defer { span?.end() }
         return self.state.withLock { state in
             var publication = Publication(message, to: topic)
             if let limits, let now {
@@ -163,6 +165,7 @@ public final class InMemoryBroadcaster: ImmediateBroadcaster, HistoryBroadcaster
                 }
                 publication = Publication(message, to: topic, position: appended.position)
             }
+            publication.trace = span?.context
             state.publishedCount += 1
             state.deliveredCount += UInt64(state.sinks.count)
             for sink in state.sinks { sink.deliver(publication) }

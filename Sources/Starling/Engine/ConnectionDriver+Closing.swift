@@ -124,6 +124,8 @@ extension ConnectionDriver {
         unsafe slot.pointee.closing.connectionLost()
         unsafe slot.pointee.flags.insert(.ending)
         self.explainEnd(of: index)
+        unsafe slot.pointee.details?.upgradeSpan?.endWithoutResponse()
+        unsafe slot.pointee.details?.upgradeSpan = nil
         unsafe slot.pointee.outbound.removeAll()
         self.ending.append(UInt32(index))
     }

@@ -159,6 +159,11 @@ extension ConnectionDriver {
         on index: Int
     ) throws(HandshakeError) {
         let endpoint = self.endpoints[number]
+        self.details(of: index).upgradeSpan = unsafe .begin(
+            head.request,
+            path: path,
+            from: self.slots.pointer(index).pointee.address
+        )
         let handshake = try Handshake(head)
         guard endpoint.configuration.origins.allows(head.request) else {
             return self.refuse(index, .text("This origin may not connect.\n", status: .forbidden), .origin)
@@ -206,10 +211,15 @@ extension ConnectionDriver {
             remoteAddress: slot.pointee.address
         )
         let logger = self.server.logger
+        let span = details.upgradeSpan
         self.startDecision(index) {
             let decision: UpgradeDecision<any Sendable>
             do {
-                decision = try await authenticate(request)
+                if let span {
+                    decision = try await span.run { try await authenticate(request) }
+                } else {
+                    decision = try await authenticate(request)
+                }
             } catch {
                 logger.error("authenticate failed", metadata: [LoggingKeys.error: "\(error)"])
                 decision = .refuse(.internalServerError, body: "The server could not decide.\n")
@@ -365,6 +375,8 @@ extension ConnectionDriver {
             unsafe slot.pointee.flags.insert(.compressing)
         }
         unsafe slot.pointee.flags.insert(.opened)
+        details.upgradeSpan?.end(status: 101)
+        details.upgradeSpan = nil
         self.counts.opened &+= 1
         self.counts.openConnections &+= 1
         if let began = details.handshakeBeganAt {
@@ -456,6 +468,10 @@ extension ConnectionDriver {
         )
         unsafe self.slots.pointer(index).pointee.phase = .http
         self.noteReason("\(cause)", on: index)
+        if let span = unsafe self.slots.pointer(index).pointee.details?.upgradeSpan {
+            span.end(status: reply.status.code, refusal: cause)
+            self.details(of: index).upgradeSpan = nil
+        }
         self.appendBytes(reply.serialized(keepsConnection: false, isHeadRequest: false), to: index)
         self.finishAfterFlush(index, cause: cause.closeCause)
     }

@@ -129,12 +129,12 @@ extension ConnectionDriver {
         guard !self.publications.isEmpty else { return }
         let batch = self.publications
         self.publications = []
-        for (publication, endpoint) in batch { self.deliver(publication, self.endpoints[endpoint]) }
+        for (publication, endpoint) in batch { self.deliverTraced(publication, self.endpoints[endpoint]) }
     }
 
     /// Frames a publication once, compresses it once for each way that subscribers want it, and adds it to all of them
     /// by reference.
-    private func deliver(_ publication: Publication, _ endpoint: LoopEndpoint) {
+    func deliver(_ publication: Publication, _ endpoint: LoopEndpoint) {
         guard let entry = endpoint.topics.subscribers(of: publication.topic) else { return }
         guard
             let message = self.message(for: publication, endpoint, entry)

@@ -118,6 +118,8 @@ final class ConnectionDetails {
     var endReason = ""
     /// When the request came that is being decided; the moment of accepting for a connection's first.
     var handshakeBeganAt: LoopInstant?
+    /// Ends with the response.
+    var upgradeSpan: UpgradeSpan?
     /// The newest ping's payload while the peer takes no bytes.
     var pendingPong: [UInt8]?
     /// Whose `ping()` waits for a pong.

@@ -53,6 +53,8 @@ enum RefusalCause: UInt8, CaseIterable, Sendable, CustomStringConvertible {
 /// One counter for each member of a closed set.
 struct CountsByCause<Cause> {
     private(set) var values: [UInt64]
+    /// All of them together.
+    private(set) var total: UInt64 = 0
     private let number: @Sendable (Cause) -> Int
 
     init(count: Int, _ number: @escaping @Sendable (Cause) -> Int) {
@@ -62,7 +64,11 @@ struct CountsByCause<Cause> {
 
     subscript(cause: Cause) -> UInt64 {
         get { self.values[self.number(cause)] }
-        set { self.values[self.number(cause)] = newValue }
+        set {
+            let number = self.number(cause)
+            self.total = self.total &+ newValue &- self.values[number]
+            self.values[number] = newValue
+        }
     }
 }
 
@@ -163,7 +169,7 @@ final class LoopStatistics: Sendable {
         store(.outboundBytes, counts.outboundBytes)
         store(.ticks, counts.ticks)
         // Connections end, or are not let in, rarely: look at the causes only when one was.
-        let ended = counts.accepted &- UInt64(gauges.connections) &+ counts.refusals[.serverFull]
+        let ended = counts.closes.total &+ counts.refusals.total
         if ended != self.lastEnded.value.load(ordering: .relaxed) {
             self.lastEnded.value.store(ended, ordering: .relaxed)
             for (box, value) in zip(self.closes, counts.closes.values) {
