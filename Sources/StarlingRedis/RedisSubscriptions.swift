@@ -1,5 +1,5 @@
 internal import Logging
-internal import Starling
+package import Starling
 
 /// The subscribe link of one shard, and what arrives on it.
 ///
@@ -433,19 +433,21 @@ actor RedisSubscriptions {
 /// Traces whose publications have not arrived.
 ///
 /// Each comes right before its publication, but others may come between, and what is lost on its way leaves one over.
-struct PendingTraces {
+package struct PendingTraces {
     /// More are not kept: the oldest is let go.
-    static let countMax = 256
+    package static let countMax = 256
     private var traces: [(number: UInt64, context: TraceContext)] = []
 
-    mutating func note(_ context: TraceContext?, _ number: UInt64) {
+    package init() {}
+
+    package mutating func note(_ context: TraceContext?, _ number: UInt64) {
         guard let context else { return }
         if self.traces.count >= Self.countMax { self.traces.removeFirst() }
         self.traces.append((number, context))
     }
 
     /// The trace of the publication with this number.
-    mutating func take(_ number: UInt64?) -> TraceContext? {
+    package mutating func take(_ number: UInt64?) -> TraceContext? {
         guard !self.traces.isEmpty, let number,
             let index = self.traces.firstIndex(where: { $0.number == number })
         else { return nil }

@@ -35,7 +35,7 @@ const plots = {
   },
   closes: {
     title: "Closed per second",
-    form: (value) => count(value),
+    form: count,
     lines: [
       ["closed", (now, before, seconds) => (sum(now.closes) - sum(before.closes)) / seconds],
       ["refused", (now, before, seconds) => (sum(now.refusals) - sum(before.refusals)) / seconds],
@@ -227,7 +227,8 @@ let next = "";
 
 async function poll() {
   const query = isShowing ? `?connections=50&from=${encodeURIComponent(page)}` : "";
-  const response = await fetch(`${base}/snapshot${query}`, { cache: "no-store", signal: AbortSignal.timeout(5000) });
+  // From the origin on, for the page's own address may have a name and a password in it.
+  const response = await fetch(new URL(`${base}/snapshot${query}`, location.origin), { cache: "no-store", signal: AbortSignal.timeout(5000) });
   if (!response.ok) throw new Error(`the server answers with ${response.status}`);
   const now = await response.json();
   now.at = performance.now();
