@@ -56,19 +56,23 @@ async def look(browser, server, token, **options):
 
 @contextlib.asynccontextmanager
 async def crowd(server, count=6):
-    """Members who chat without a pause, in a room whose name is markup."""
+    """Members who chat all the time, in a room whose name is markup."""
     members = [await Member.joined(server, ROOM, f"<i>{number}</i>") for number in range(count)]
 
+    # Told to end, not cancelled: a cancellation can be lost where something is waited for with a limit.
+    is_over = asyncio.Event()
+
     async def chat(member):
-        while True:
+        while not is_over.is_set():
             await member.say("a sentence of some length, again and again")
+            # Well below the rate at which the chat sends a member away.
+            await asyncio.sleep(0.01)
 
     tasks = [asyncio.create_task(chat(member)) for member in members]
     try:
         yield members
     finally:
-        for task in tasks:
-            task.cancel()
+        is_over.set()
         await asyncio.gather(*tasks, return_exceptions=True)
         for member in members:
             await member.leave()
@@ -141,6 +145,8 @@ async def _(browser, server, token, output):
         await tab.click("#show")
         await tab.until("document.querySelector('#connections tbody')?.rows.length >= 2")
         await tab.until("document.documentElement.scrollWidth <= innerWidth", "nothing is wider than the screen")
+        await tab.until("document.querySelector('[data-plot=connections] polyline').getAttribute('points')?.split(' ').length >= 5", "points", seconds=20)
+        expect(await tab.text("[data-plot=connections] strong") == "2", "both are still there")
         await tab.value("scrollTo(0, 0)")
         await tab.screenshot(output / "status-phone.png")
         expect_no_complaints(tab)

@@ -110,7 +110,7 @@ import Tracing
         ) { WebSocketRoute("/", endpoint) }
     }
 
-    @Test("A publication on one node is the parent of its delivery on the other", arguments: ["plain", "history:traced"])
+    @Test("A publication on one node is the parent of its delivery on the other", arguments: ["traced", "history:traced"])
     func acrossNodes(name: String) async throws {
         let tracer = Self.tracer
         let redis = try await RedisProcess()

@@ -25,7 +25,7 @@ public struct PublishSpan: Sendable {
     public static func begin(_ topic: Topic, system: StaticString, byteCount: Int) -> PublishSpan? {
         #if Tracing
         // What nodes tell each other is no publication of the application's.
-        guard !(InstrumentationSystem.instrument is NoOpInstrument), !topic.isReserved else { return nil }
+        guard InstrumentationSystem.isTracing, !topic.isReserved else { return nil }
         return PublishSpan(topic, "\(system)", byteCount)
         #else
         return nil
@@ -57,6 +57,14 @@ public struct PublishSpan: Sendable {
 }
 
 #if Tracing
+extension InstrumentationSystem {
+    /// Whether anybody traces, the task-local tracer included.
+    static var isTracing: Bool {
+        let instrument = Self.instrument
+        return !(instrument is NoOpInstrument || instrument is NoOpTracer)
+    }
+}
+
 extension InstrumentationContext {
     /// The context as fields.
     var carried: TraceContext? {

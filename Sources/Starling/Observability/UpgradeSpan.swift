@@ -15,10 +15,13 @@ struct UpgradeSpan: Sendable {
     /// without a tracer.
     static func begin(_ request: HTTPRequest, path: Substring, from address: RemoteAddress) -> UpgradeSpan? {
         #if Tracing
-        let instrument = InstrumentationSystem.instrument
-        guard !(instrument is NoOpInstrument) else { return nil }
+        guard InstrumentationSystem.isTracing else { return nil }
         var context = InstrumentationContext.topLevel
-        instrument.extract(request.headerFields, into: &context, using: HeaderFieldExtractor())
+        InstrumentationSystem.instrument.extract(
+            request.headerFields,
+            into: &context,
+            using: HeaderFieldExtractor()
+        )
         let span = startSpan("websocket upgrade", context: context, ofKind: .server)
         span.attributes["url.path"] = String(path)
         if !address.host.isEmpty { span.attributes["client.address"] = address.host }
