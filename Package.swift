@@ -273,7 +273,8 @@ let package = Package(
 
         .testTarget(
             name: "StarlingRedisTests",
-            dependencies: ["Starling", "StarlingNative", "StarlingRedis", "StarlingTesting"] + tracingForTests,
+            dependencies: ["Starling", "StarlingNative", "StarlingRedis", "StarlingTesting"]
+                + tracingForTests,
             swiftSettings: settings
         ),
 

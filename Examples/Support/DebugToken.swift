@@ -17,7 +17,8 @@ struct DebugToken {
         switch parts[0].lowercased() {
         case "bearer": return self.matches(Array(parts[1].utf8))
         case "basic":
-            guard let pair = Self.decodeBase64(parts[1]), let colon = pair.firstIndex(of: UInt8(ascii: ":")) else {
+            guard let pair = Self.decodeBase64(parts[1]), let colon = pair.firstIndex(of: UInt8(ascii: ":"))
+            else {
                 return false
             }
             return self.matches(Array(pair[(colon + 1)...]))

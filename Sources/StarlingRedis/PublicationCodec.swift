@@ -79,7 +79,8 @@ package enum PublicationCodec {
         }
         var fields: [String: String] = [:]
         while !rest.isEmpty {
-            guard fields.count < TraceContext.fieldCountMax, let name = takeText(), let value = takeText() else {
+            guard fields.count < TraceContext.fieldCountMax, let name = takeText(), let value = takeText()
+            else {
                 return (number, nil)
             }
             fields[name] = value

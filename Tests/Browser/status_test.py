@@ -4,14 +4,12 @@ import asyncio
 import base64
 import contextlib
 import json
-import os
-import pathlib
 import sys
 import urllib.error
 import urllib.request
 
-from browser import Browser
-from support import Checks, Member, Server, arguments, expect
+from browser import run_checks
+from support import Member, arguments, expect
 
 CHECKS = []
 PATH = "/debug/starling"
@@ -83,7 +81,7 @@ def expect_no_complaints(tab):
 
 
 @check("without the password, or with a wrong one, there is nothing to see")
-async def _(browser, server, token, output):
+async def _(browser, server, output, token):
     for part in ("", "/snapshot", "/status.js", "/status.css"):
         for wrong in (None, "", "wrong", token + "x", token[:-1]):
             status, body = await fetch(server, PATH + part, wrong)
@@ -92,7 +90,7 @@ async def _(browser, server, token, output):
 
 
 @check("under load the plots move, and the tables name topics, links and causes")
-async def _(browser, server, token, output):
+async def _(browser, server, output, token):
     async with crowd(server) as members:
         tab = await look(browser, server, token)
         for plot in ("messages", "bytes", "connections"):
@@ -119,7 +117,7 @@ async def _(browser, server, token, output):
 
 
 @check("connections are shown page by page, and what users write is text")
-async def _(browser, server, token, output):
+async def _(browser, server, output, token):
     async with crowd(server, 3):
         tab = await look(browser, server, token)
         await tab.click("#show")
@@ -139,7 +137,7 @@ async def _(browser, server, token, output):
 
 
 @check("a phone: nothing but the tables' own frames is wider than the screen")
-async def _(browser, server, token, output):
+async def _(browser, server, output, token):
     async with crowd(server, 2):
         tab = await look(browser, server, token, size=(390, 844, True))
         await tab.click("#show")
@@ -154,7 +152,7 @@ async def _(browser, server, token, output):
 
 
 @check("a server that is gone is said to be, and one that comes back is shown again")
-async def _(browser, server, token, output):
+async def _(browser, server, output, token):
     tab = await look(browser, server, token)
     await server.kill()
     await tab.until("!document.querySelector('#trouble').hidden", "it says so")
@@ -167,24 +165,5 @@ async def _(browser, server, token, output):
     await tab.close()
 
 
-async def main():
-    options = arguments("--token", "--output")
-    output = pathlib.Path(options.output)
-    output.mkdir(parents=True, exist_ok=True)
-    server = Server(options.server)
-    checks = Checks(server)
-    try:
-        await server.start()
-        async with Browser() as browser:
-            for name, function in CHECKS:
-                async with checks.check(f"status: {name}"):
-                    await function(browser, server, options.token, output)
-    except Exception:
-        return 1
-    finally:
-        await server.kill()
-    print(f"{checks.count} checks of the status page passed; screenshots are in {os.path.relpath(output)}")
-    return 0
-
-
-sys.exit(asyncio.run(main()))
+OPTIONS = arguments("--token", "--output")
+sys.exit(asyncio.run(run_checks("status page", CHECKS, OPTIONS, OPTIONS.token)))

@@ -8,7 +8,9 @@ import Testing
 @Suite struct PublicationCodecTests {
     @Test("A trace is read as it was written, and nothing else is taken for one")
     func traces() throws {
-        let context = try #require(TraceContext(["traceparent": "00-0af7-b7ad-01", "tracestate": "a=ü", "empty": ""]))
+        let context = try #require(
+            TraceContext(["traceparent": "00-0af7-b7ad-01", "tracestate": "a=ü", "empty": ""])
+        )
         let bytes = PublicationCodec.trace(context, number: 0x0102_0304_0506_0708)
         let (number, read) = try #require(PublicationCodec.decodeTrace(bytes))
         #expect(number == 0x0102_0304_0506_0708)
@@ -65,7 +67,9 @@ import Testing
             for number in 0..<5 { try await broadcaster.publish(.text("\(number)"), to: "plain") }
             #expect(broadcaster.tryPublish("6", to: "plain"))
             try await nodes[0].wait("all six") { $0.arrived("plain").count == 6 }
-            try await nodes[0].wait("its links") { $0.broadcaster.status.links.allSatisfy { $0.state == .up } }
+            try await nodes[0].wait("its links") {
+                $0.broadcaster.status.links.allSatisfy { $0.state == .up }
+            }
             let status = broadcaster.status
             #expect(status.name == "redis")
             #expect(status.isReady)
@@ -99,7 +103,9 @@ import Tracing
     }()
 
     /// A node of a cluster: a server with a WebSocket that is subscribed to a topic.
-    private static func serve(_ broadcaster: RedisBroadcaster, _ topic: Topic, _ arrived: Arrivals) -> WebSocketServer<NativeTransport> {
+    private static func serve(_ broadcaster: RedisBroadcaster, _ topic: Topic, _ arrived: Arrivals)
+        -> WebSocketServer<NativeTransport>
+    {
         let endpoint = WebSocketEndpoint(broadcaster: broadcaster) { socket in
             try await socket.subscribe(to: topic)
             arrived.subscribed()
@@ -110,7 +116,10 @@ import Tracing
         ) { WebSocketRoute("/", endpoint) }
     }
 
-    @Test("A publication on one node is the parent of its delivery on the other", arguments: ["traced", "history:traced"])
+    @Test(
+        "A publication on one node is the parent of its delivery on the other",
+        arguments: ["traced", "history:traced"]
+    )
     func acrossNodes(name: String) async throws {
         let tracer = Self.tracer
         let redis = try await RedisProcess()

@@ -28,8 +28,10 @@ struct ConnectionAllocationTests {
         #expect(count <= Self.asyncEchoMax)
     }
 
-    /// What a publication to the topic of its own connection asks for: the copy that is published, its places in the
-    /// mailbox and in the tick's list, and the frame. No more with the trait `Tracing`, as long as there is no tracer.
+    /// What a publication to the topic of its own connection asks for.
+    ///
+    /// The copy that is published, its places in the mailbox and in the tick's list, and the frame. No more with the trait
+    /// `Tracing`, as long as there is no tracer.
     static let publicationMax = 6.0
 
     @Test("A publication by a synchronous handler allocates no more where nobody traces")

@@ -22,7 +22,9 @@ import Testing
         }
     }
 
-    private static func endpoint(_ change: (inout EndpointConfiguration) -> Void = { _ in }) -> WebSocketEndpoint {
+    private static func endpoint(_ change: (inout EndpointConfiguration) -> Void = { _ in })
+        -> WebSocketEndpoint
+    {
         var configuration = EndpointConfiguration()
         change(&configuration)
         return WebSocketEndpoint(configuration: configuration, handler: RoomHandler())
@@ -163,9 +165,11 @@ import Testing
             // Those that never were a WebSocket have no code.
             let never: [CloseCause] = [.handshakeTimeout, .authenticationTimeout, .refused, .responded]
             #expect((end[LoggingKeys.closeCode] == nil) == never.contains(cause), "\(cause)")
-            #expect(recorder.entries.allSatisfy { entry in
-                entry.metadata.keys.allSatisfy(LoggingKeys.all.contains)
-            })
+            #expect(
+                recorder.entries.allSatisfy { entry in
+                    entry.metadata.keys.allSatisfy(LoggingKeys.all.contains)
+                }
+            )
         }
     }
 

@@ -63,8 +63,10 @@ import Testing
             contentsOf: root.appending(path: "Sources/Starling/Server/ServerConfiguration.swift"),
             encoding: .utf8
         )
-        let keys = source.split(separator: "\n").filter { $0.contains("public static let") && $0.contains("= \"") }
-            .compactMap { $0.split(separator: "\"").dropFirst().first.map(String.init) }
+        let keys = source.split(separator: "\n").filter {
+            $0.contains("public static let") && $0.contains("= \"")
+        }
+        .compactMap { $0.split(separator: "\"").dropFirst().first.map(String.init) }
         #expect(Set(keys) == Set(LoggingKeys.all))
     }
 

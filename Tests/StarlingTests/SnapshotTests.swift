@@ -229,7 +229,9 @@ import Testing
         return (String(text[..<end.lowerBound]), String(text[end.upperBound...]))
     }
 
-    @Test("The status page and its snapshot are shown to whom the application lets see them, and to nobody else")
+    @Test(
+        "The status page and its snapshot are shown to whom the application lets see them, and to nobody else"
+    )
     func route() async throws {
         let server = Self.server(
             DebugRoute("/debug/starling") { $0.headerFields[.authorization] == "Bearer right" }

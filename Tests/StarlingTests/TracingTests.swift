@@ -47,7 +47,9 @@ import Tracing
         let tracer = InMemoryTracer()
         try await withTracer(tracer) {
             let broadcaster = InMemoryBroadcaster()
-            let nodes = (0..<2).map { _ in EmbeddedTransport { WebSocketRoute("/", Self.endpoint(broadcaster)) } }
+            let nodes = (0..<2).map { _ in
+                EmbeddedTransport { WebSocketRoute("/", Self.endpoint(broadcaster)) }
+            }
             let clients = try nodes.map { try Client($0) }
             for client in clients { #expect(client.takeStatus() == 101) }
             tracer.clearAll()
@@ -85,9 +87,13 @@ import Tracing
             client.send(.text, Array("hello".utf8))
             try await broadcaster.publish("a question", to: "$starling:everybody")
             #expect(
-                tracer.finishedSpans.map(\.operationName) == ["websocket upgrade", "publish room", "deliver room"]
+                tracer.finishedSpans.map(\.operationName) == [
+                    "websocket upgrade", "publish room", "deliver room",
+                ]
             )
-            #expect(tracer.finishedSpans[2].spanContext.traceID == tracer.finishedSpans[1].spanContext.traceID)
+            #expect(
+                tracer.finishedSpans[2].spanContext.traceID == tracer.finishedSpans[1].spanContext.traceID
+            )
             #expect(tracer.finishedSpans[1].spanContext.parentSpanID == nil, "not the upgrade's")
         }
     }

@@ -62,7 +62,8 @@ public struct CloseCause: Hashable, Sendable, CustomStringConvertible {
         case .applicationClosed, .handlerFailed: "application"
         case .none, .connectionLost: "network"
         case .protocolViolation, .limitExceeded, .slowConsumer, .pingTimeout, .idleTimeout, .lifetimeReached,
-            .closeTimeout, .writeTimeout, .handshakeTimeout, .authenticationTimeout, .serverDraining, .refused,
+            .closeTimeout, .writeTimeout, .handshakeTimeout, .authenticationTimeout, .serverDraining,
+            .refused,
             .responded, .memoryExhausted, .publicationsLost, .tlsFailed:
             "server"
         }

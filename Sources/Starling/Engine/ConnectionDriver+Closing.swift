@@ -211,7 +211,8 @@ extension ConnectionDriver {
         }
         if let details = unsafe slot.pointee.details {
             // What a peer says counts where it was the one to close.
-            let reason = details.endReason.isEmpty && cause == .peerClosed ? details.closeReason : details.endReason
+            let reason =
+                details.endReason.isEmpty && cause == .peerClosed ? details.closeReason : details.endReason
             if !reason.isEmpty { metadata[LoggingKeys.reason] = "\(reason)" }
         }
         self.server.logger.debug("connection closed", metadata: metadata)

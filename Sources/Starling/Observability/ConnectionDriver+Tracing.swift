@@ -6,7 +6,8 @@ extension ConnectionDriver {
     /// Delivers a publication within a span of its own, if a span of its publication came with it.
     func deliverTraced(_ publication: Publication, _ endpoint: LoopEndpoint) {
         #if Tracing
-        guard let trace = publication.trace, let entry = endpoint.topics.subscribers(of: publication.topic) else {
+        guard let trace = publication.trace, let entry = endpoint.topics.subscribers(of: publication.topic)
+        else {
             return self.deliver(publication, endpoint)
         }
         let name = publication.topic.name

@@ -54,7 +54,8 @@ enum StatusPage {
         // A path is the application's, but may hold what means something in markup.
         let base = path.utf8.reduce(into: "") { text, byte in
             switch byte {
-            case UInt8(ascii: "\""), UInt8(ascii: "<"), UInt8(ascii: ">"), UInt8(ascii: "&"): text += "&#\(byte);"
+            case UInt8(ascii: "\""), UInt8(ascii: "<"), UInt8(ascii: ">"), UInt8(ascii: "&"):
+                text += "&#\(byte);"
             default: text.unicodeScalars.append(Unicode.Scalar(byte))
             }
         }
@@ -67,7 +68,9 @@ enum StatusPage {
         let request = UpgradeRequest(head: request)
         var options = ServerSnapshot.Options()
         if let count = request[query: "topics"].flatMap({ Int($0) }) { options.topicCountMax = count }
-        if let count = request[query: "connections"].flatMap({ Int($0) }) { options.connectionCountMax = count }
+        if let count = request[query: "connections"].flatMap({ Int($0) }) {
+            options.connectionCountMax = count
+        }
         options.connectionsFrom = request[query: "from"]
         return options
     }

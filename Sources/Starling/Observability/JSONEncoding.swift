@@ -125,7 +125,10 @@ private struct JSONTreeEncoder: Encoder {
         guard number.isFinite else {
             throw EncodingError.invalidValue(
                 number,
-                EncodingError.Context(codingPath: codingPath, debugDescription: "JSON has finite numbers alone")
+                EncodingError.Context(
+                    codingPath: codingPath,
+                    debugDescription: "JSON has finite numbers alone"
+                )
             )
         }
         return "\(number)"

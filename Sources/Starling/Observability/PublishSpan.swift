@@ -21,6 +21,7 @@ public struct PublishSpan: Sendable {
     ///   - topic: Where to.
     ///   - system: What carries it: `redis`, for example.
     ///   - byteCount: Bytes of the message.
+    /// - Returns: The span, to be ended, or nil.
     @inline(__always)
     public static func begin(_ topic: Topic, system: StaticString, byteCount: Int) -> PublishSpan? {
         #if Tracing

@@ -90,7 +90,8 @@ public enum LoggingKeys {
 
     /// All of them.
     package static let all = [
-        connection, closeCode, cause, closedBy, reason, status, remoteAddress, localAddress, topic, server, delay,
+        connection, closeCode, cause, closedBy, reason, status, remoteAddress, localAddress, topic, server,
+        delay,
         error, ageSeconds, bytesReceived, bytesSent, bufferedBytes,
     ]
 }

@@ -40,7 +40,9 @@ struct ServerMetrics {
 
     private func makeHandler(_ key: Key, _ family: MetricFamily) -> Handler {
         var dimensions = self.dimensions
-        if let member = key.member, let dimension = family.dimension { dimensions.append((dimension, member)) }
+        if let member = key.member, let dimension = family.dimension {
+            dimensions.append((dimension, member))
+        }
         switch family.kind {
         case .gauge: return .gauge(Gauge(label: key.name, dimensions: dimensions))
         case .counter, .histogram:
