@@ -55,7 +55,7 @@ import Tracing
             tracer.clearAll()
 
             try await withSpan("work") { _ in
-                try await broadcaster.publish("hello", to: "room")
+                _ = try await broadcaster.publish("hello", to: "room")
             }
             for node in nodes { node.advance(by: .milliseconds(1)) }
             for client in clients { #expect(client.takeFrames().count == 1) }
@@ -99,12 +99,12 @@ import Tracing
     }
 
     @Test("An upgrade's parent is in the request's fields, and authenticate runs within the upgrade")
-    func upgrade() async throws {
+    func upgrade() throws {
         let tracer = InMemoryTracer()
-        try await withTracer(tracer) {
+        try withTracer(tracer) {
             let endpoint = WebSocketEndpoint(
                 authenticate: { request -> UpgradeDecision<Void> in
-                    await withSpan("look up") { _ in
+                    withSpan("look up") { _ in
                         request[query: "user"] == "ada" ? .accept() : .refuse(.forbidden)
                     }
                 },
@@ -141,9 +141,9 @@ import Tracing
     }
 
     @Test("An upgrade whose client goes before the decision ends its span")
-    func abandonedUpgrade() async throws {
+    func abandonedUpgrade() throws {
         let tracer = InMemoryTracer()
-        try await withTracer(tracer) {
+        try withTracer(tracer) {
             let (gate, opener) = AsyncStream.makeStream(of: Void.self)
             defer { opener.finish() }
             let endpoint = WebSocketEndpoint(
