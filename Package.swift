@@ -264,6 +264,16 @@ let package = Package(
         ),
 
         .testTarget(
+            name: "StarlingTopicsTests",
+            dependencies: [
+                "Starling", "StarlingCore", "StarlingNative", "StarlingTopics",
+                .product(name: "HTTPTypes", package: "swift-http-types"),
+                .product(name: "Logging", package: "swift-log"),
+            ],
+            swiftSettings: settings
+        ),
+
+        .testTarget(
             name: "StarlingRedisTests",
             dependencies: ["Starling", "StarlingNative", "StarlingRedis", "StarlingTesting"],
             swiftSettings: settings

@@ -15,7 +15,9 @@ package struct RetryHint: CustomStringConvertible {
     package init?(in reason: String) {
         guard let words = reason.firstRange(of: "retry in ") else { return nil }
         let digits = reason[words.upperBound...].prefix { ("0"..."9").contains($0) }
-        guard reason[digits.endIndex...].hasPrefix(" ms"), let milliseconds = Int64(digits) else { return nil }
+        guard reason[digits.endIndex...].hasPrefix(" ms"), let milliseconds = Int64(digits) else {
+            return nil
+        }
         self.delay = min(.milliseconds(milliseconds), Self.delayMax)
     }
 

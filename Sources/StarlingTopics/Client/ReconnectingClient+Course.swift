@@ -37,7 +37,9 @@ extension ReconnectingClient {
         let (result, writer, retries) = self.contents.withLock { contents in
             let (result, effects) = body(&contents)
             let retries = contents.carryOut(effects)
-            guard !contents.outbox.isEmpty else { return (result, nil as CheckedContinuation<Void, Never>?, retries) }
+            guard !contents.outbox.isEmpty else {
+                return (result, nil as CheckedContinuation<Void, Never>?, retries)
+            }
             defer { contents.writer = nil }
             return (result, contents.writer, retries)
         }
@@ -206,21 +208,27 @@ extension ReconnectingClient {
 
     /// Ends everything that waits.
     func finish(_ reason: CloseReason) {
-        let error: TopicError? =
-            switch reason {
-            case .byApplication: nil
-            case .refused(let error): TopicError(.closed, underlying: error)
-            case .ended, .otherProtocol: TopicError(.closed, underlying: ReconnectingClientError(reason))
-            }
-        self.change { contents in
+        let continuations = self.change { contents in
             contents.state = .closed(reason: reason)
-            for continuation in contents.stateContinuations.values {
-                continuation.yield(contents.state)
-                continuation.finish()
-            }
-            contents.stateContinuations = [:]
-            for feed in contents.feeds.values.joined() { feed.finish(error) }
-            return ((), contents.core.close())
+            for feed in contents.feeds.values.joined() { feed.finish(reason.error) }
+            defer { contents.stateContinuations = [:] }
+            return (Array(contents.stateContinuations.values), contents.core.close())
+        }
+        // Not under the lock, which the end of an iteration takes.
+        for continuation in continuations {
+            continuation.yield(.closed(reason: reason))
+            continuation.finish()
+        }
+    }
+}
+
+extension ReconnectingClient.CloseReason {
+    /// What iterations end with; nil if they just end.
+    var error: TopicError? {
+        switch self {
+        case .byApplication: nil
+        case .refused(let error): TopicError(.closed, underlying: error)
+        case .ended, .otherProtocol: TopicError(.closed, underlying: ReconnectingClientError(self))
         }
     }
 }
@@ -313,7 +321,8 @@ extension ConnectError {
     ///
     /// A date is not looked at: it would trust the server's clock and ours.
     fileprivate var retryAfter: Duration? {
-        guard let seconds = (self.response?.headerFields[.retryAfter]).flatMap({ Int64($0) }), seconds >= 0 else {
+        guard let seconds = (self.response?.headerFields[.retryAfter]).flatMap({ Int64($0) }), seconds >= 0
+        else {
             return nil
         }
         return min(.seconds(seconds), RetryHint.delayMax)

@@ -163,7 +163,9 @@ public final class ReconnectingClient: Service {
         to topic: TypedTopic<Event>
     ) async throws -> TopicPosition? {
         let data = try JSONText(encoding: event)
-        let key = (0..<2).map { _ in String(UInt64.random(in: .min ... .max), radix: 16) }.joined(separator: "-")
+        let key = (0..<2).map { _ in String(UInt64.random(in: .min ... .max), radix: 16) }.joined(
+            separator: "-"
+        )
         let answer = try await self.ask(within: self.configuration.publicationTimeout) {
             $0.publish(data, to: topic.topic, key: key)
         }
@@ -239,12 +241,14 @@ public final class ReconnectingClient: Service {
         let feed = TopicFeed(topic, countMax: self.configuration.bufferedUpdatesMax) { [weak self] feed in
             self?.hasCaughtUp(feed)
         }
-        let isClosed: Bool = self.change { contents in
-            if case .closed = contents.state { return (true, []) }
+        self.change { contents in
+            if case .closed(let reason) = contents.state {
+                feed.finish(reason.error)
+                return ((), [])
+            }
             contents.feeds[topic, default: []].append(feed)
-            return (false, contents.core.subscribe(to: topic, from: position))
+            return ((), contents.core.subscribe(to: topic, from: position))
         }
-        if isClosed { feed.finish(self.closingError) }
         return TopicIteration(feed, self)
     }
 
@@ -277,13 +281,13 @@ public final class ReconnectingClient: Service {
     ) async throws(TopicError) -> TopicClientCore.Answer {
         let promise = Promise<TopicClientCore.Answer>()
         let outcome: Asking = self.change { contents in
-            if case .closed = contents.state { return (.closed, []) }
+            if case .closed(let reason) = contents.state { return (.closed(reason), []) }
             guard let asked = question(&contents.core) else { return (.tooMany, []) }
             contents.promises[asked.id] = promise
             return (.asked(asked.id), asked.effects)
         }
         switch outcome {
-        case .closed: throw self.closingError
+        case .closed(let reason): throw reason.error ?? TopicError(.closed)
         case .tooMany: throw TopicError(.queueFull)
         case .asked(let id):
             let timer = Task {
@@ -303,14 +307,7 @@ public final class ReconnectingClient: Service {
     private enum Asking {
         case asked(UInt64)
         case tooMany
-        case closed
-    }
-
-    private var closingError: TopicError {
-        switch self.state {
-        case .closed(.refused(let error)): TopicError(.closed, underlying: error)
-        case .closed, .connecting, .connected, .waiting: TopicError(.closed)
-        }
+        case closed(CloseReason)
     }
 }
 

@@ -4,7 +4,9 @@ internal import StarlingCore
 
 /// Everything about a ``ReconnectingClient`` that has a default.
 public struct ReconnectingConfiguration: Sendable {
-    /// Each connection: TLS, proxy, deadlines, pings, limits. Its subprotocols are set by the client.
+    /// Each connection: TLS, proxy, deadlines, pings, limits.
+    ///
+    /// Its subprotocols are set by the client.
     public var connection = ClientConfiguration()
     /// Asked before each attempt for more header fields: a token that expires, for example.
     ///

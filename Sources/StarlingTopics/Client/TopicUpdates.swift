@@ -145,7 +145,7 @@ final class TopicFeed: Sendable {
     private let hasCaughtUp: @Sendable (TopicFeed) -> Void
     private let state = Lock(State())
 
-    /// - Parameter hasCaughtUp: Called on the iterating task when it has seen all there is after ``append(_:)`` was false.
+    /// Makes a feed; `hasCaughtUp` is called on the iterating task when it has seen all there is after ``append(_:)`` was false.
     init(_ topic: Topic, countMax: Int, hasCaughtUp: @escaping @Sendable (TopicFeed) -> Void) {
         self.topic = topic
         self.countMax = countMax

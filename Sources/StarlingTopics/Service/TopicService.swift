@@ -79,7 +79,9 @@ public struct TopicServiceConfiguration: Sendable {
 
 /// A client of a ``TopicService``: its connection, and what `authenticate` accepted it with.
 public struct TopicClient<UserData: Sendable>: Sendable {
-    /// The connection. What the application sends on it itself must be in the protocol.
+    /// The connection.
+    ///
+    /// What the application sends on it itself must be in the protocol.
     public let socket: WebSocket
     /// What `authenticate` accepted the connection with.
     public let userData: UserData

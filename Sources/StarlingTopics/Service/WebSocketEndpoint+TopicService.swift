@@ -26,7 +26,8 @@ extension WebSocketEndpoint {
             authenticate: authenticate
         ) { socket, userData in
             guard socket.subprotocol == TopicProtocol.name else { return try await plain(socket, userData) }
-            try await TopicSession(TopicClient(socket: socket, userData: userData), service, broadcaster).run()
+            try await TopicSession(TopicClient(socket: socket, userData: userData), service, broadcaster)
+                .run()
         }
     }
 
