@@ -4,7 +4,7 @@ import StarlingTesting
 import Testing
 
 /// A connection that subscribes from the position in its query and is told where it stands.
-private func follower(_ broadcaster: InMemoryBroadcaster, outbound: OutboundConfiguration? = nil)
+private func follower(_ broadcaster: any Broadcaster, outbound: OutboundConfiguration? = nil)
     -> WebSocketEndpoint
 {
     var configuration = EndpointConfiguration()
@@ -114,6 +114,34 @@ private func texts(_ client: Client) -> [String] {
         #expect(isInOrder)
     }
 
+    @Test(
+        "What was read from the history and comes live only then is not sent twice; presence and later ones are"
+    )
+    func lateDelivery() async throws {
+        for start in [0, 2, nil] as [UInt64?] {
+            let broadcaster = LateBroadcaster()
+            let server = EmbeddedTransport { WebSocketRoute("/", follower(broadcaster)) }
+            var epoch: UInt64 = 0
+            for number in 1...4 {
+                epoch = try await broadcaster.publish(.text("\(number)"), to: "history:room")?.epoch ?? 0
+            }
+            let client = try Client(server)
+            #expect(client.takeStatus() == 101)
+            client.send(.text, Array((start.map { "\(epoch) \($0)" } ?? "now").utf8))
+            await server.waiting {}
+            let first = start ?? 4
+            let replayed = ((first + 1)..<5).map { "\($0)=\($0)" }
+            #expect(texts(client) == ["from \(first) recovered true"] + replayed)
+            // Two more, and only now what the history had long ago.
+            for number in 5...6 { try await broadcaster.publish(.text("\(number)"), to: "history:room") }
+            for _ in 0..<6 {
+                broadcaster.deliverNext()
+                server.advance(by: .milliseconds(1))
+            }
+            #expect(texts(client) == ["5=5", "6=6"])
+        }
+    }
+
     @Test("A gap is told to those who can be told, and ends the connection of the others")
     func tellsOfGaps() throws {
         for tells in [true, false] {
@@ -144,6 +172,63 @@ private func texts(_ client: Client) -> [String] {
             }
         }
     }
+}
+
+/// Keeps publications at once, and delivers them when it is told to: as a broker whose two links are not equally quick.
+private final class LateBroadcaster: HistoryBroadcaster {
+    private let kept = HistoryTests.broadcaster()
+    private let sinks = Lock<[BroadcastSink]>([])
+    private let late = Lock<ArraySlice<Publication>>([])
+
+    init() {
+        let late = self.late
+        self.kept.attach(
+            BroadcastSink(
+                delivered: { publication in late.withLock { $0.append(publication) } },
+                gap: { _, _ in }
+            )
+        )
+    }
+
+    func deliverNext() {
+        guard let publication = self.late.withLock({ $0.popFirst() }) else { return }
+        self.sinks.withLock { sinks in for sink in sinks { sink.deliver(publication) } }
+    }
+
+    func attach(_ sink: BroadcastSink) { self.sinks.withLock { $0.append(sink) } }
+    func subscribe(to topics: Set<Topic>) async throws(BroadcastError) {}
+    func unsubscribe(from topics: Set<Topic>) async throws(BroadcastError) {}
+    func run() async throws(BroadcastError) {}
+
+    @discardableResult
+    func publish(_ message: Message, to topic: Topic) async throws(BroadcastError) -> StreamPosition? {
+        try await self.kept.publish(message, to: topic)
+    }
+
+    func publish(
+        _ message: Message,
+        to topic: Topic,
+        idempotencyKey: String
+    ) async throws(BroadcastError) -> IdempotentPublication {
+        try await self.kept.publish(message, to: topic, idempotencyKey: idempotencyKey)
+    }
+
+    func history(
+        of topic: Topic,
+        after position: StreamPosition,
+        countMax: Int
+    ) async throws(BroadcastError) -> TopicHistory {
+        try await self.kept.history(of: topic, after: position, countMax: countMax)
+    }
+
+    func history(of topic: Topic, newest count: Int) async throws(BroadcastError) -> TopicHistory {
+        try await self.kept.history(of: topic, newest: count)
+    }
+}
+
+extension LateBroadcaster: ImmediateBroadcaster {
+    var deliversEverything: Bool { true }
+    func tryPublish(_ message: Message, to topic: Topic) -> Bool { self.kept.tryPublish(message, to: topic) }
 }
 
 /// Delivers nothing but gaps.

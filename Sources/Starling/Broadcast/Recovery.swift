@@ -10,11 +10,45 @@ final class Recovery {
     private var presenceByteCount = 0
     /// Whether presence events were let go, which cannot be made good.
     private(set) var isLost = false
+    /// Up to where the subscriber was brought, once that is done.
+    ///
+    /// A history is read at another time than live publications arrive: what it had may still be on its way here.
+    private var floor: StreamPosition?
 
     /// Bytes of live publications that may wait for one subscriber, and of presence events.
     static let byteCountMax = 256 << 10
 
-    func append(_ publication: Publication) {
+    /// What is to be done with a live publication.
+    enum Verdict {
+        /// It waits here.
+        case held
+        /// The subscriber has it from the history.
+        case known
+        /// It is the subscriber's, and so is all that follows.
+        case current
+    }
+
+    /// Looks at a live publication, or the notice of a gap.
+    func receive(_ publication: Publication) -> Verdict {
+        guard let floor = self.floor else {
+            self.append(publication)
+            return .held
+        }
+        // Presence has no place in a history: it is passed on, and says nothing about what follows.
+        guard let position = publication.position else { return .current }
+        return position.epoch == floor.epoch && position.offset <= floor.offset ? .known : .current
+    }
+
+    /// The subscriber has everything up to a position, and is served like any other from the next publication on.
+    func finish(at position: StreamPosition) {
+        self.floor = position
+        self.pending = []
+    }
+
+    /// Whether the history is still being read.
+    var isReading: Bool { self.floor == nil }
+
+    private func append(_ publication: Publication) {
         switch publication.notice {
         case .gap: return self.letGo()
         case .presence(let event):

@@ -80,7 +80,7 @@ extension ConnectionDriver {
         guard let index = self.index(of: id),
             let endpoint = unsafe self.slots.pointer(index).pointee.endpoint,
             let entry = endpoint.topics.subscribers(of: topic),
-            let recovery = entry.recovering[UInt32(index)]
+            let recovery = entry.recovering[UInt32(index)], recovery.isReading
         else { return .ended }
         if recovery.isLost {
             self.closeForGap(index)
@@ -94,7 +94,11 @@ extension ConnectionDriver {
             case .finish(let publications): waiting = publications
             }
         }
-        entry.recovering[UInt32(index)] = nil
+        if let reached = waiting.last(where: { $0.position != nil })?.position ?? cursor, newest != nil {
+            recovery.finish(at: reached)
+        } else {
+            entry.recovering[UInt32(index)] = nil
+        }
         let format = unsafe self.slots.pointer(index).pointee.format
         for publication in waiting {
             guard let message = endpoint.format(publication, format) else { continue }
@@ -160,8 +164,7 @@ extension ConnectionDriver {
             let slot = unsafe self.slots.pointer(index)
             guard unsafe slot.pointee.closing.isOpen else { continue }
             guard unsafe isOnlyFormat || slot.pointee.format == format else { continue }
-            if !entry.recovering.isEmpty, let recovery = entry.recovering[subscriber] {
-                recovery.append(publication)
+            guard entry.recovering.isEmpty || self.isCurrent(publication, for: subscriber, entry) else {
                 continue
             }
             self.counts.messagesSent &+= 1
@@ -236,13 +239,21 @@ extension ConnectionDriver {
         // A copy: closing takes subscribers out of the list.
         for subscriber in Array(entry.subscribers)
         where unsafe self.slots.pointer(Int(subscriber)).pointee.format == format {
-            if let recovery = entry.recovering[subscriber] {
-                recovery.append(publication)
-            } else {
-                self.closeForGap(Int(subscriber))
-            }
+            if self.isCurrent(publication, for: subscriber, entry) { self.closeForGap(Int(subscriber)) }
         }
         return nil
+    }
+
+    /// Whether a subscriber gets a live publication now: not while it is brought up to date, and not what it has from the
+    /// history already.
+    private func isCurrent(_ publication: Publication, for subscriber: UInt32, _ entry: TopicEntry) -> Bool {
+        guard let recovery = entry.recovering[subscriber] else { return true }
+        switch recovery.receive(publication) {
+        case .held, .known: return false
+        case .current:
+            if publication.position != nil { entry.recovering[subscriber] = nil }
+            return true
+        }
     }
 
     private func closeForGap(_ index: Int) {

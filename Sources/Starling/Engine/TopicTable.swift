@@ -5,7 +5,7 @@ final class TopicEntry {
     let number: UInt32
     /// The subscribers' slots, in no order.
     var subscribers: [UInt32] = []
-    /// Those of them that are being brought up to date, and get nothing live until they are.
+    /// Those of them that are being brought up to date, and get nothing live until they are, or that have just been.
     var recovering: [UInt32: Recovery] = [:]
     /// The formats that subscribers have or had.
     var formats: [UInt8] = []
