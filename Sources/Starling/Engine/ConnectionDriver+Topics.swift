@@ -48,6 +48,7 @@ extension ConnectionDriver {
         let isSubscribed = endpoint.topics.isSubscribed(index, to: topic, in: self.slots)
         guard isSubscribed || self.subscribe(index, to: topic) else { return .tooMany }
         guard let entry = endpoint.topics.subscribers(of: topic) else { return .closed }
+        entry.forget(UInt32(index))
         entry.recovering[UInt32(index)] = Recovery()
         return .began(endpoint.hub)
     }
@@ -92,6 +93,7 @@ extension ConnectionDriver {
             case .readOn: return .readOn
             case .finish(let publications): waiting = publications
             }
+            entry.broughtUp(UInt32(index), to: cursor)
         }
         entry.recovering[UInt32(index)] = nil
         for publication in waiting {
@@ -136,6 +138,7 @@ extension ConnectionDriver {
     /// by reference.
     private func deliver(_ publication: Publication, _ endpoint: LoopEndpoint) {
         guard let entry = endpoint.topics.subscribers(of: publication.topic) else { return }
+        if let position = publication.position { entry.lastPosition = position }
         guard
             let message = self.message(for: publication, endpoint, entry)
         else { return }
@@ -153,6 +156,7 @@ extension ConnectionDriver {
                 recovery.append(publication)
                 continue
             }
+            if !entry.ahead.isEmpty, entry.hasHad(publication, subscriber) { continue }
             var segment: OutboundSegment?
             if unsafe slot.pointee.flags.contains(.compressing),
                 let deflate = unsafe slot.pointee.details?.deflate
@@ -223,7 +227,7 @@ extension ConnectionDriver {
         for subscriber in Array(entry.subscribers) {
             if let recovery = entry.recovering[subscriber] {
                 recovery.append(publication)
-            } else {
+            } else if !entry.hasHad(publication, subscriber) {
                 self.closeForGap(Int(subscriber))
             }
         }
