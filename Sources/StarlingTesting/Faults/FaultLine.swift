@@ -1,9 +1,9 @@
 /// One direction of a link at work: takes bytes, and says which arrive when.
 ///
 /// A value without a clock; `now` is in nanoseconds since the connection was made.
-struct FaultLine {
+package struct FaultLine {
     /// What arrives.
-    enum Arrival: Equatable {
+    package enum Arrival: Equatable, Sendable {
         case bytes([UInt8])
         /// The sender has ended the direction.
         case end
@@ -32,7 +32,7 @@ struct FaultLine {
     private var takenByteCount = 0
     private var inTransitByteCount = 0
 
-    init(_ plan: FaultPlan.Direction, _ random: SeededGenerator) {
+    package init(_ plan: FaultPlan.Direction, _ random: SeededGenerator) {
         precondition(plan.pieceByteCountMax ?? 1 > 0, "a piece has a byte at least")
         precondition(plan.bytesPerSecondMax ?? 1 > 0, "a reader that takes nothing is a half-open link")
         precondition(plan.inTransitByteCountMax > 0, "a link without room carries nothing")
@@ -44,15 +44,15 @@ struct FaultLine {
     }
 
     /// Bytes that ``send(_:at:)`` may be given now.
-    var room: Int {
+    package var room: Int {
         max(0, self.plan.inTransitByteCountMax - self.inTransitByteCount)
     }
 
     /// Whether nothing is on its way.
-    var isEmpty: Bool { self.pieces.isEmpty }
+    package var isEmpty: Bool { self.pieces.isEmpty }
 
     /// Takes bytes onto their way.
-    mutating func send(_ bytes: [UInt8], at now: UInt64) {
+    package mutating func send(_ bytes: [UInt8], at now: UInt64) {
         self.observe(now)
         var rest = bytes[...]
         while !rest.isEmpty {
@@ -80,7 +80,7 @@ struct FaultLine {
     }
 
     /// Ends the direction behind what was sent.
-    mutating func end(at now: UInt64) {
+    package mutating func end(at now: UInt64) {
         self.observe(now)
         guard self.state == .intact else { return }
         self.lastDue = max(self.lastDue, now + self.random.nanoseconds(self.plan.delay))
@@ -88,7 +88,7 @@ struct FaultLine {
     }
 
     /// The next thing that has arrived, piece by piece.
-    mutating func receive(at now: UInt64) -> Arrival? {
+    package mutating func receive(at now: UInt64) -> Arrival? {
         self.observe(now)
         if self.state == .broken { return .reset }
         if let piece = self.pieces.first, piece.due <= now {
@@ -100,7 +100,7 @@ struct FaultLine {
     }
 
     /// When ``receive(at:)`` has something; nil if nothing is to be waited for.
-    var nextArrival: UInt64? {
+    package var nextArrival: UInt64? {
         if self.state == .broken { return 0 }
         var next = self.pieces.first?.due
         if case .silent(let resetAt?) = self.state { next = min(next ?? resetAt, resetAt) }
