@@ -56,8 +56,10 @@ public struct FaultPlan: Sendable, Hashable {
     public enum Breakage: Sendable, Hashable {
         /// The connection breaks for both ends at once; what was on its way is lost.
         case reset(Moment)
-        /// Nothing arrives any more, and nobody is told: the other end's machine has lost its power. The sender may go on until
-        /// ``Direction/inTransitByteCountMax`` bytes wait.
+        /// Nothing arrives any more, and nobody is told: the other end's machine has lost its power.
+        ///
+        /// The sender may go on until ``Direction/inTransitByteCountMax`` bytes wait. On an ``InMemoryNetwork`` the server does not
+        /// hear either that the client gives the stream up; over other connectors it does.
         case halfOpen(Moment)
         /// Nothing arrives any more, and after `resetAfter` the connection breaks, as TCP gives up when nothing is confirmed.
         case drop(Moment, resetAfter: Duration)

@@ -75,7 +75,7 @@ final class FaultyStream: ByteStream {
     }
 
     deinit {
-        self.state.withLock { $0.timer?.task.cancel() }
+        self.close()
     }
 
     func read() async throws(TransportError) -> [UInt8]? {
@@ -165,13 +165,14 @@ final class FaultyStream: ByteStream {
     }
 
     func close() {
-        let waiters = self.state.withLock { state in
+        let (waiters, isSilent) = self.state.withLock { state in
             state.isClosed = true
             state.timer?.task.cancel()
             defer { state.waiters = [] }
-            return state.waiters
+            return (state.waiters, state.sent.isSilent && !state.isReset)
         }
-        self.base.close()
+        // A silent link does not carry the end either.
+        if isSilent, let stream = self.base as? InMemoryStream { stream.vanish() } else { self.base.close() }
         for waiter in waiters { waiter.resume() }
     }
 

@@ -61,6 +61,11 @@ public final class InMemoryStream: ByteStream {
         self.link.reset()
     }
 
+    /// Ends the connection for this end alone: the server is not told, and sends into the void.
+    func vanish() {
+        self.link.vanish()
+    }
+
     private func wait(_ begin: (CheckedContinuation<Void, Never>) -> Void) async {
         await withTaskCancellationHandler {
             await withCheckedContinuation { begin($0) }
@@ -108,6 +113,8 @@ final class InMemoryLink: Sendable {
         var toClient = Buffer()
         var isReset = false
         var isClosedByClient = false
+        /// Closed by a client of which the server hears nothing any more.
+        var isVanished = false
         var isClosedByServer = false
         var reader: CheckedContinuation<Void, Never>?
         var writer: CheckedContinuation<Void, Never>?
@@ -211,6 +218,16 @@ final class InMemoryLink: Sendable {
         self.notify(self)
     }
 
+    func vanish() {
+        let waiters = self.state.withLock { state in
+            state.isClosedByClient = true
+            state.isVanished = true
+            state.toClient = Buffer()
+            return state.takeWaiters()
+        }
+        for waiter in waiters { waiter.resume() }
+    }
+
     func reset() {
         let waiters = self.state.withLock { state in
             state.isReset = true
@@ -247,7 +264,7 @@ final class InMemoryLink: Sendable {
     func writeByServer(_ bytes: RawSpan) -> WriteResult {
         let (result, reader): (WriteResult, CheckedContinuation<Void, Never>?) = self.state.withLock {
             state in
-            guard !state.isReset, !state.isClosedByClient, !state.isClosedByServer, !state.toClient.isEnded
+            guard !state.isReset, !state.isClosedByClient || state.isVanished, !state.isClosedByServer, !state.toClient.isEnded
             else { return (.failed, nil) }
             let count = min(bytes.byteCount, self.capacity - state.toClient.count)
             // Copied within the call that lends them.
