@@ -245,6 +245,11 @@ let package = Package(
             ],
             swiftSettings: settings
         ),
+        .testTarget(
+            name: "StarlingTestingTests",
+            dependencies: ["Starling", "StarlingCore", "StarlingTesting"],
+            swiftSettings: settings
+        ),
         .executableTarget(
             name: "ConformanceClient",
             dependencies: [

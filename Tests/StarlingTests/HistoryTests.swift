@@ -115,31 +115,36 @@ private func texts(_ client: Client) -> [String] {
     }
 
     @Test(
-        "What was read from the history and comes live only then is not sent twice; presence and later ones are"
+        "What a broker's answer has overtaken does not come twice, nor does what is left of an epoch that is over"
     )
-    func lateDelivery() async throws {
-        for start in [0, 2, nil] as [UInt64?] {
-            let broadcaster = LateBroadcaster()
-            let server = EmbeddedTransport { WebSocketRoute("/", follower(broadcaster)) }
-            var epoch: UInt64 = 0
-            for number in 1...4 {
-                epoch = try await broadcaster.publish(.text("\(number)"), to: "history:room")?.epoch ?? 0
-            }
-            let client = try Client(server)
-            #expect(client.takeStatus() == 101)
-            client.send(.text, Array((start.map { "\(epoch) \($0)" } ?? "now").utf8))
-            await server.waiting {}
-            let first = start ?? 4
-            let replayed = ((first + 1)..<5).map { "\($0)=\($0)" }
-            #expect(texts(client) == ["from \(first) recovered true"] + replayed)
-            // Two more, and only now what the history had long ago.
-            for number in 5...6 { try await broadcaster.publish(.text("\(number)"), to: "history:room") }
-            for _ in 0..<6 {
-                broadcaster.deliverNext()
-                server.advance(by: .milliseconds(1))
-            }
-            #expect(texts(client) == ["5=5", "6=6"])
-        }
+    func overtakes() async throws {
+        let broadcaster = LaggingBroadcaster()
+        let server = EmbeddedTransport { WebSocketRoute("/", follower(broadcaster)) }
+        for _ in 1...3 { broadcaster.publish() }
+        let client = try Client(server)
+        #expect(client.takeStatus() == 101)
+        client.send(.text, Array("1 1".utf8))
+        await server.waiting {}
+        #expect(texts(client) == ["from 1 recovered true", "2=2", "3=3"])
+        // What comes live now has been had; the next one has not.
+        broadcaster.publish()
+        for _ in 1...4 { broadcaster.deliverNext() }
+        server.advance(by: .milliseconds(1))
+        #expect(texts(client) == ["4=4"])
+
+        // The fifth is on its way when the history is lost; then the live stream begins anew too, and says so.
+        broadcaster.publish()
+        broadcaster.loseHistory()
+        let late = try Client(server)
+        #expect(late.takeStatus() == 101)
+        late.send(.text, Array("1 4".utf8))
+        await server.waiting {}
+        #expect(texts(late) == ["from 0 recovered false"])
+        broadcaster.deliverNext()
+        broadcaster.publish()
+        broadcaster.deliverNext()
+        server.advance(by: .milliseconds(1))
+        #expect(texts(late) == ["1=1"])
     }
 
     @Test("A gap is told to those who can be told, and ends the connection of the others")
@@ -174,43 +179,41 @@ private func texts(_ client: Client) -> [String] {
     }
 }
 
-/// Keeps publications at once, and delivers them when it is told to: as a broker whose two links are not equally quick.
-private final class LateBroadcaster: HistoryBroadcaster {
-    private let kept = HistoryTests.broadcaster()
-    private let sinks = Lock<[BroadcastSink]>([])
-    private let late = Lock<ArraySlice<Publication>>([])
+/// A history that is ahead of what has been delivered, as far as the test says.
+private final class LaggingBroadcaster: HistoryBroadcaster, ImmediateBroadcaster {
+    private struct State {
+        var sinks: [BroadcastSink] = []
+        var epoch: UInt64 = 1
+        var history: [Publication] = []
+        var undelivered: [Publication] = []
 
-    init() {
-        let late = self.late
-        self.kept.attach(
-            BroadcastSink(
-                delivered: { publication in late.withLock { $0.append(publication) } },
-                gap: { _, _ in }
-            )
-        )
+        var newest: StreamPosition { StreamPosition(epoch: self.epoch, offset: UInt64(self.history.count)) }
+    }
+
+    private let state = Lock(State())
+    private let topic: Topic = "history:room"
+
+    func publish() {
+        self.state.withLock { state in
+            let position = StreamPosition(epoch: state.epoch, offset: state.newest.offset + 1)
+            let publication = Publication(.text("\(position.offset)"), to: self.topic, position: position)
+            state.history.append(publication)
+            state.undelivered.append(publication)
+        }
     }
 
     func deliverNext() {
-        guard let publication = self.late.withLock({ $0.popFirst() }) else { return }
-        self.sinks.withLock { sinks in for sink in sinks { sink.deliver(publication) } }
+        self.state.withLock { state in
+            let publication = state.undelivered.removeFirst()
+            for sink in state.sinks { sink.deliver(publication) }
+        }
     }
 
-    func attach(_ sink: BroadcastSink) { self.sinks.withLock { $0.append(sink) } }
-    func subscribe(to topics: Set<Topic>) async throws(BroadcastError) {}
-    func unsubscribe(from topics: Set<Topic>) async throws(BroadcastError) {}
-    func run() async throws(BroadcastError) {}
-
-    @discardableResult
-    func publish(_ message: Message, to topic: Topic) async throws(BroadcastError) -> StreamPosition? {
-        try await self.kept.publish(message, to: topic)
-    }
-
-    func publish(
-        _ message: Message,
-        to topic: Topic,
-        idempotencyKey: String
-    ) async throws(BroadcastError) -> IdempotentPublication {
-        try await self.kept.publish(message, to: topic, idempotencyKey: idempotencyKey)
+    func loseHistory() {
+        self.state.withLock { state in
+            state.epoch += 1
+            state.history = []
+        }
     }
 
     func history(
@@ -218,17 +221,36 @@ private final class LateBroadcaster: HistoryBroadcaster {
         after position: StreamPosition,
         countMax: Int
     ) async throws(BroadcastError) -> TopicHistory {
-        try await self.kept.history(of: topic, after: position, countMax: countMax)
+        self.state.withLock { state in
+            let isComplete = position.epoch == state.epoch
+            return TopicHistory(
+                publications: isComplete ? Array(state.history.dropFirst(Int(position.offset))) : [],
+                newest: state.newest,
+                isComplete: isComplete
+            )
+        }
     }
 
     func history(of topic: Topic, newest count: Int) async throws(BroadcastError) -> TopicHistory {
-        try await self.kept.history(of: topic, newest: count)
+        self.state.withLock { TopicHistory(publications: [], newest: $0.newest, isComplete: true) }
     }
-}
 
-extension LateBroadcaster: ImmediateBroadcaster {
     var deliversEverything: Bool { true }
-    func tryPublish(_ message: Message, to topic: Topic) -> Bool { self.kept.tryPublish(message, to: topic) }
+    func attach(_ sink: BroadcastSink) { self.state.withLock { $0.sinks.append(sink) } }
+    func tryPublish(_ message: Message, to topic: Topic) -> Bool { false }
+    func subscribe(to topics: Set<Topic>) async throws(BroadcastError) {}
+    func unsubscribe(from topics: Set<Topic>) async throws(BroadcastError) {}
+    func publish(_ message: Message, to topic: Topic) async throws(BroadcastError) -> StreamPosition? {
+        throw BroadcastError(.refused, message: "the test publishes")
+    }
+    func publish(
+        _ message: Message,
+        to topic: Topic,
+        idempotencyKey: String
+    ) async throws(BroadcastError) -> IdempotentPublication {
+        throw BroadcastError(.refused, message: "the test publishes")
+    }
+    func run() async throws(BroadcastError) {}
 }
 
 /// Delivers nothing but gaps.

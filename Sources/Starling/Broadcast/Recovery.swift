@@ -8,47 +8,15 @@ final class Recovery {
     /// Whether live publications were let go, so that ``pending`` says nothing about what came before it.
     private var hasOverflown = false
     private var presenceByteCount = 0
+    /// How many of ``pending`` were there before the history was read last.
+    private var pendingBeforeRead = 0
     /// Whether presence events were let go, which cannot be made good.
     private(set) var isLost = false
-    /// Up to where the subscriber was brought, once that is done.
-    ///
-    /// A history is read at another time than live publications arrive: what it had may still be on its way here.
-    private var floor: StreamPosition?
 
     /// Bytes of live publications that may wait for one subscriber, and of presence events.
     static let byteCountMax = 256 << 10
 
-    /// What is to be done with a live publication.
-    enum Verdict {
-        /// It waits here.
-        case held
-        /// The subscriber has it from the history.
-        case known
-        /// It is the subscriber's, and so is all that follows.
-        case current
-    }
-
-    /// Looks at a live publication, or the notice of a gap.
-    func receive(_ publication: Publication) -> Verdict {
-        guard let floor = self.floor else {
-            self.append(publication)
-            return .held
-        }
-        // Presence has no place in a history: it is passed on, and says nothing about what follows.
-        guard let position = publication.position else { return .current }
-        return position.epoch == floor.epoch && position.offset <= floor.offset ? .known : .current
-    }
-
-    /// The subscriber has everything up to a position, and is served like any other from the next publication on.
-    func finish(at position: StreamPosition) {
-        self.floor = position
-        self.pending = []
-    }
-
-    /// Whether the history is still being read.
-    var isReading: Bool { self.floor == nil }
-
-    private func append(_ publication: Publication) {
+    func append(_ publication: Publication) {
         switch publication.notice {
         case .gap: return self.letGo()
         case .presence(let event):
@@ -66,11 +34,20 @@ final class Recovery {
     private func letGo() {
         self.pending.removeAll { if case .presence = $0.notice { false } else { true } }
         self.byteCount = 0
+        self.pendingBeforeRead = 0
         self.hasOverflown = true
     }
 
     /// What to do when everything up to `cursor` has been sent, and `newest` was the newest in the history at the time.
     func next(after cursor: StreamPosition, newest: StreamPosition) -> Step {
+        // The history is in another epoch than what had come live before it was asked: that epoch is over.
+        if self.pendingBeforeRead > 0, newest.epoch == cursor.epoch {
+            let current = self.pending.prefix(self.pendingBeforeRead).filter { publication in
+                publication.position.map { $0.epoch == cursor.epoch } ?? true
+            }
+            self.pending.replaceSubrange(..<self.pendingBeforeRead, with: current)
+        }
+        self.pendingBeforeRead = self.pending.count
         if let first = self.pending.lazy.compactMap(\.position).first {
             let isConnected = first.epoch == cursor.epoch && first.offset <= cursor.offset + 1
             guard isConnected else { return .readOn }

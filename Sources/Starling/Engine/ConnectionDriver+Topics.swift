@@ -48,6 +48,7 @@ extension ConnectionDriver {
         let isSubscribed = endpoint.topics.isSubscribed(index, to: topic, in: self.slots)
         guard isSubscribed || self.subscribe(index, to: topic) else { return .tooMany }
         guard let entry = endpoint.topics.subscribers(of: topic) else { return .closed }
+        entry.forget(UInt32(index))
         entry.recovering[UInt32(index)] = Recovery()
         return .began(endpoint.hub)
     }
@@ -80,7 +81,7 @@ extension ConnectionDriver {
         guard let index = self.index(of: id),
             let endpoint = unsafe self.slots.pointer(index).pointee.endpoint,
             let entry = endpoint.topics.subscribers(of: topic),
-            let recovery = entry.recovering[UInt32(index)], recovery.isReading
+            let recovery = entry.recovering[UInt32(index)]
         else { return .ended }
         if recovery.isLost {
             self.closeForGap(index)
@@ -93,12 +94,9 @@ extension ConnectionDriver {
             case .readOn: return .readOn
             case .finish(let publications): waiting = publications
             }
+            entry.broughtUp(UInt32(index), to: cursor)
         }
-        if let reached = waiting.last(where: { $0.position != nil })?.position ?? cursor, newest != nil {
-            recovery.finish(at: reached)
-        } else {
-            entry.recovering[UInt32(index)] = nil
-        }
+        entry.recovering[UInt32(index)] = nil
         let format = unsafe self.slots.pointer(index).pointee.format
         for publication in waiting {
             guard let message = endpoint.format(publication, format) else { continue }
@@ -141,6 +139,7 @@ extension ConnectionDriver {
 
     private func deliver(_ publication: Publication, _ endpoint: LoopEndpoint) {
         guard let entry = endpoint.topics.subscribers(of: publication.topic) else { return }
+        if let position = publication.position { entry.lastPosition = position }
         self.counts.publicationsDelivered &+= 1
         for format in entry.formats { self.deliver(publication, endpoint, entry, format) }
     }
@@ -164,9 +163,11 @@ extension ConnectionDriver {
             let slot = unsafe self.slots.pointer(index)
             guard unsafe slot.pointee.closing.isOpen else { continue }
             guard unsafe isOnlyFormat || slot.pointee.format == format else { continue }
-            guard entry.recovering.isEmpty || self.isCurrent(publication, for: subscriber, entry) else {
+            if !entry.recovering.isEmpty, let recovery = entry.recovering[subscriber] {
+                recovery.append(publication)
                 continue
             }
+            if !entry.ahead.isEmpty, entry.hasHad(publication, subscriber) { continue }
             self.counts.messagesSent &+= 1
             var segment: OutboundSegment?
             if unsafe slot.pointee.flags.contains(.compressing),
@@ -239,21 +240,13 @@ extension ConnectionDriver {
         // A copy: closing takes subscribers out of the list.
         for subscriber in Array(entry.subscribers)
         where unsafe self.slots.pointer(Int(subscriber)).pointee.format == format {
-            if self.isCurrent(publication, for: subscriber, entry) { self.closeForGap(Int(subscriber)) }
+            if let recovery = entry.recovering[subscriber] {
+                recovery.append(publication)
+            } else if !entry.hasHad(publication, subscriber) {
+                self.closeForGap(Int(subscriber))
+            }
         }
         return nil
-    }
-
-    /// Whether a subscriber gets a live publication now: not while it is brought up to date, and not what it has from the
-    /// history already.
-    private func isCurrent(_ publication: Publication, for subscriber: UInt32, _ entry: TopicEntry) -> Bool {
-        guard let recovery = entry.recovering[subscriber] else { return true }
-        switch recovery.receive(publication) {
-        case .held, .known: return false
-        case .current:
-            if publication.position != nil { entry.recovering[subscriber] = nil }
-            return true
-        }
     }
 
     private func closeForGap(_ index: Int) {
