@@ -288,7 +288,8 @@ let package = Package(
         .target(
             name: "FuzzTargets",
             dependencies: [
-                "StarlingCore", "StarlingDeflate", .product(name: "HTTPTypes", package: "swift-http-types"),
+                "Starling", "StarlingCore", "StarlingDeflate", "StarlingTopics",
+                .product(name: "HTTPTypes", package: "swift-http-types"),
             ],
             path: "Tests/Fuzz/Targets",
             swiftSettings: settings
