@@ -189,7 +189,7 @@ let package = Package(
         .target(
             name: "Snippets",
             dependencies: [
-                "Starling", "StarlingCore", "StarlingNative", "StarlingRedis",
+                "Starling", "StarlingCore", "StarlingNative", "StarlingRedis", "StarlingTopics",
                 .product(name: "HTTPTypes", package: "swift-http-types"),
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
