@@ -67,7 +67,7 @@ for module in $modules; do
     rm -rf "$archive" && mkdir -p "$output/archives"
     "$(tool docc)" convert "$output/catalogs/$module.docc" --output-path "$archive" --warnings-as-errors \
         --additional-symbol-graph-dir "$output/symbols/$module" \
-        --fallback-display-name "$module" --fallback-bundle-identifier "starling.$module" \
+        --fallback-display-name "$module" --fallback-bundle-identifier "starling.$module" --fallback-default-module-kind Module \
         --enable-experimental-external-link-support ${dependencies[@]+"${dependencies[@]}"} | sed "/^$/d"
     archives+=("$archive")
     dependencies+=(--dependency "$archive")
