@@ -66,12 +66,12 @@ class LinkTests(unittest.TestCase):
         self.assertEqual(list(links.unknown_paths("see `Documentation/Nothing.md`")), ["1: there is no 'Documentation/Nothing.md'"])
 
     def test_links_become_those_of_the_catalogs(self) -> None:
-        self.page.write_text("[a](Other.md#figures) [b](Other.md) [c](https://example.com) [d](#e) [f](build.sh)\n# E\n")
+        self.page.write_text("[a](Other.md#figures) [b](Other.md) [c](https://example.com) [d](#e) [f](build.sh) `[g](h.md)`\n# E\n")
         other = self.page.parent / "Other.md"
         here, there = catalogs.Page("Starling", "Page"), catalogs.Page("Starling", "Other")
         self.assertEqual(
             catalogs.translated(self.page, here, {self.page: here, other: there}),
-            "[a](doc:Other#Figures) [b](doc:Other) [c](https://example.com) [d](doc:Page#E) f\n# E\n",
+            "[a](doc:Other#Figures) [b](doc:Other) [c](https://example.com) [d](doc:Page#E) f `[g](h.md)`\n# E\n",
         )
         there = catalogs.Page("StarlingRedis", "Other")
         self.assertIn(

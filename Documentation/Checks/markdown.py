@@ -76,7 +76,11 @@ def replace_links(text: str, replace) -> str:
     """The text with `replace(label, target)` in the place of each link in its prose."""
     lines = text.splitlines()
     for number, line in prose(text):
-        lines[number - 1] = re.sub(
-            r"(?<!!)\[([^\[\]]*)\]\(([^)\s]+)\)", lambda link: replace(link[1], link[2]), line
-        )
+        code = [span.span() for span in _CODE.finditer(line)]
+
+        def replaced(link: re.Match) -> str:
+            is_code = any(start < link.start() < end for start, end in code)
+            return link[0] if is_code else replace(link[1], link[2])
+
+        lines[number - 1] = re.sub(r"(?<!!)\[([^\[\]]*)\]\(([^)\s]+)\)", replaced, line)
     return "\n".join(lines) + "\n"
