@@ -185,6 +185,20 @@ let package = Package(
             swiftSettings: settings
         ),
 
+        // The Swift code of the documentation. `Documentation/build.sh` sees that text and code are the same.
+        .target(
+            name: "Snippets",
+            dependencies: [
+                "Starling", "StarlingCore", "StarlingNative", "StarlingRedis", "StarlingTopics",
+                .product(name: "HTTPTypes", package: "swift-http-types"),
+                .product(name: "Logging", package: "swift-log"),
+                .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
+                .product(name: "UnixSignals", package: "swift-service-lifecycle"),
+            ],
+            path: "Documentation/Snippets",
+            swiftSettings: settings
+        ),
+
         // What our own tests have in common.
         .target(name: "CAllocationCounter", path: "Tests/Support/AllocationCounter"),
         .target(
