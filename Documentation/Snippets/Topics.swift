@@ -28,7 +28,7 @@ func makeService(_ users: any Users) -> TopicService<User> {
         guard topic.name.hasPrefix("room:") else { throw TopicRefusal(.forbidden, "there are rooms only") }
         return .present(as: PresenceMember(id: client.userData.id, info: client.userData.name))
     } publish: { client, publication in
-        guard case .said(let text, _) = try publication.event(of: TypedTopic<Chat.Event>.self) else {
+        guard case .said(let text, _) = try publication.data.decode(Chat.Event.self) else {
             throw TopicRefusal(.invalidData, "clients say things")
         }
         return try JSONText(encoding: Chat.Event.said(text, by: client.userData.name))
