@@ -253,6 +253,8 @@ struct TopicSession<UserData: Sendable>: Sendable {
             return TopicRefusal(.forbidden, "the topic is reserved")
         case let error as WebSocketError where error.code == .broadcasting:
             return TopicRefusal(.unavailable, "the topic cannot be had now")
+        // An answer that was too late, or whose client is gone: nobody's failure.
+        case is CancellationError: return TopicRefusal(.timeout, "it was cancelled")
         default:
             self.service.configuration.logger.error(
                 "a topic service failed",
