@@ -117,6 +117,8 @@ let package = Package(
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
             ],
+            exclude: ["JavaScript/starling.js", "JavaScript/starling.d.ts"],
+            resources: [.embedInCode("JavaScript/starling.min.js")],
             swiftSettings: settings
         ),
 
@@ -252,6 +254,17 @@ let package = Package(
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ],
             path: "Tests/Conformance/Client",
+            swiftSettings: settings
+        ),
+        .executableTarget(
+            name: "TopicServer",
+            dependencies: [
+                "Starling", "StarlingCore", "StarlingNative", "StarlingRedis", "StarlingTopics",
+                "ExampleSupport",
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
+                .product(name: "HTTPTypes", package: "swift-http-types"),
+            ],
+            path: "Tests/JavaScript/Server",
             swiftSettings: settings
         ),
         .testTarget(
