@@ -257,6 +257,16 @@ let package = Package(
             swiftSettings: settings
         ),
         .executableTarget(
+            name: "ClientChecks",
+            dependencies: [
+                "Starling", "StarlingCore", "StarlingNative",
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
+                .product(name: "HTTPTypes", package: "swift-http-types"),
+            ],
+            path: "Tests/Clients/Checks",
+            swiftSettings: settings
+        ),
+        .executableTarget(
             name: "TopicServer",
             dependencies: [
                 "Starling", "StarlingCore", "StarlingNative", "StarlingRedis", "StarlingTopics",
