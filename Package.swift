@@ -163,7 +163,7 @@ let package = Package(
         .executableTarget(
             name: "Chat",
             dependencies: [
-                "Starling", "StarlingCore", "StarlingNative", "StarlingRedis", "ExampleSupport",
+                "Starling", "StarlingCore", "StarlingNative", "StarlingRedis", "StarlingTopics", "ExampleSupport",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "HTTPTypes", package: "swift-http-types"),
             ],

@@ -43,7 +43,7 @@ export interface TopicOptions<Event> {
 export interface Topic<Event> extends AsyncIterable<Event> {
   readonly name: string;
   /** As `StarlingClient.publish`. */
-  publish(event: Event): Promise<string | undefined>;
+  publish(event: Event, options?: PublishOptions): Promise<string | undefined>;
   /** Who is present. */
   members(): Promise<Member[]>;
   /** What is published, without the updates that are no events. Ends when the client is closed; throws if it was not a clean end. */
@@ -52,6 +52,11 @@ export interface Topic<Event> extends AsyncIterable<Event> {
   updates(): AsyncIterableIterator<Update<Event>>;
   /** Ends `onupdate` and all iterations of this object. */
   close(): void;
+}
+
+export interface PublishOptions {
+  /** 1 to 64 bytes, by which the server knows what was published already. Random by default: a page that publishes again after it was reloaded keeps its own. */
+  key?: string;
 }
 
 /** What has a default. All times are in milliseconds. */
@@ -95,7 +100,7 @@ export class StarlingClient extends EventTarget {
    * Resolves with its position, if the topic has a history. Rejects with the codes of the server's errors, `queue-full`,
    * `dropped` or `closed`.
    */
-  publish(topic: string, event: unknown): Promise<string | undefined>;
+  publish(topic: string, event: unknown, options?: PublishOptions): Promise<string | undefined>;
   /**
    * Asks the application. A request is sent once: if the connection is lost meanwhile, nobody knows whether it was done.
    *

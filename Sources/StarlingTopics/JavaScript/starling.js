@@ -394,7 +394,7 @@ export class StarlingClient extends EventTarget {
       }
       return {
         name,
-        publish: (data) => client.publish(name, data),
+        publish: (...data) => client.publish(name, ...data),
         members: () => client.members(name),
         updates: () => iterate((update) => update),
         [Symbol.asyncIterator]: () => iterate((update) => update.event),
@@ -406,7 +406,7 @@ export class StarlingClient extends EventTarget {
 
     Object.assign(client, {
       topic: makeTopic,
-      publish: async (topic, data = null) => (await ask("publish", { topic, data, key: randomKey() })).position ?? undefined,
+      publish: async (topic, data = null, { key = randomKey() } = {}) => (await ask("publish", { topic, data, key })).position ?? undefined,
       request: async (name, data = null, { timeout = 10_000 } = {}) => (await ask("request", { name, data, timeout }, timeout)).data,
       async members(topic) {
         const members = [];
