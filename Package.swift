@@ -187,6 +187,20 @@ let package = Package(
             swiftSettings: settings
         ),
 
+        // The Swift code of the documentation. `Documentation/build.sh` sees that text and code are the same.
+        .target(
+            name: "Snippets",
+            dependencies: [
+                "Starling", "StarlingCore", "StarlingNative", "StarlingRedis", "StarlingTopics",
+                .product(name: "HTTPTypes", package: "swift-http-types"),
+                .product(name: "Logging", package: "swift-log"),
+                .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
+                .product(name: "UnixSignals", package: "swift-service-lifecycle"),
+            ],
+            path: "Documentation/Snippets",
+            swiftSettings: settings
+        ),
+
         // What our own tests have in common.
         .target(name: "CAllocationCounter", path: "Tests/Support/AllocationCounter"),
         .target(
@@ -245,6 +259,11 @@ let package = Package(
                 .product(name: "CoreMetrics", package: "swift-metrics"),
                 .product(name: "HTTPTypes", package: "swift-http-types"),
             ],
+            swiftSettings: settings
+        ),
+        .testTarget(
+            name: "StarlingTestingTests",
+            dependencies: ["Starling", "StarlingCore", "StarlingTesting"],
             swiftSettings: settings
         ),
         .executableTarget(
@@ -306,7 +325,8 @@ let package = Package(
         .target(
             name: "FuzzTargets",
             dependencies: [
-                "StarlingCore", "StarlingDeflate", .product(name: "HTTPTypes", package: "swift-http-types"),
+                "Starling", "StarlingCore", "StarlingDeflate", "StarlingTopics",
+                .product(name: "HTTPTypes", package: "swift-http-types"),
             ],
             path: "Tests/Fuzz/Targets",
             swiftSettings: settings

@@ -360,7 +360,9 @@ extension ConnectionDriver {
     /// A fifth of an interval to all of it: connections that were made together are not pinged together.
     private func spread(_ interval: LoopInterval) -> LoopInterval {
         guard interval.hundredths > 5 else { return interval }
-        return LoopInterval(hundredths: .random(in: interval.hundredths / 5...interval.hundredths))
+        return LoopInterval(
+            hundredths: self.server.surroundings.random(interval.hundredths / 5...interval.hundredths)
+        )
     }
 
     private func dropDetailsIfPossible(_ index: Int) {

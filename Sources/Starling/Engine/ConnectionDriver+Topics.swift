@@ -48,6 +48,7 @@ extension ConnectionDriver {
         let isSubscribed = endpoint.topics.isSubscribed(index, to: topic, in: self.slots)
         guard isSubscribed || self.subscribe(index, to: topic) else { return .tooMany }
         guard let entry = endpoint.topics.subscribers(of: topic) else { return .closed }
+        entry.forget(UInt32(index))
         entry.recovering[UInt32(index)] = Recovery()
         return .began(endpoint.hub)
     }
@@ -93,6 +94,7 @@ extension ConnectionDriver {
             case .readOn: return .readOn
             case .finish(let publications): waiting = publications
             }
+            entry.broughtUp(UInt32(index), to: cursor)
         }
         entry.recovering[UInt32(index)] = nil
         let format = unsafe self.slots.pointer(index).pointee.format
@@ -137,6 +139,7 @@ extension ConnectionDriver {
 
     private func deliver(_ publication: Publication, _ endpoint: LoopEndpoint) {
         guard let entry = endpoint.topics.subscribers(of: publication.topic) else { return }
+        if let position = publication.position { entry.lastPosition = position }
         self.counts.publicationsDelivered &+= 1
         for format in entry.formats { self.deliver(publication, endpoint, entry, format) }
     }
@@ -164,6 +167,7 @@ extension ConnectionDriver {
                 recovery.append(publication)
                 continue
             }
+            if !entry.ahead.isEmpty, entry.hasHad(publication, subscriber) { continue }
             self.counts.messagesSent &+= 1
             var segment: OutboundSegment?
             if unsafe slot.pointee.flags.contains(.compressing),
@@ -238,7 +242,7 @@ extension ConnectionDriver {
         where unsafe self.slots.pointer(Int(subscriber)).pointee.format == format {
             if let recovery = entry.recovering[subscriber] {
                 recovery.append(publication)
-            } else {
+            } else if !entry.hasHad(publication, subscriber) {
                 self.closeForGap(Int(subscriber))
             }
         }

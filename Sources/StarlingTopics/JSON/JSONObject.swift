@@ -78,10 +78,10 @@ struct JSONObject {
 }
 
 /// Why a message is none of the subprotocol's.
-struct InvalidMessage: Error {
-    let text: String
+package struct InvalidMessage: Error {
+    package let text: String
     /// The message's `id`, if that much could be read.
-    var id: UInt64?
+    package let id: UInt64?
 
     init(_ text: String, id: UInt64? = nil) {
         self.text = text

@@ -1,7 +1,7 @@
-internal import Starling
+package import Starling
 
 /// What a client says.
-enum ClientMessage: Sendable, Hashable {
+package enum ClientMessage: Sendable, Hashable {
     case subscribe(id: UInt64, topic: Topic, position: TopicPosition?)
     case unsubscribe(id: UInt64, topic: Topic)
     case publish(id: UInt64?, topic: Topic, data: JSONText, key: String?)
@@ -10,7 +10,7 @@ enum ClientMessage: Sendable, Hashable {
 
     // MARK: - Read by servers
 
-    init(parsing message: Message) throws(InvalidMessage) {
+    package init(parsing message: Message) throws(InvalidMessage) {
         let object = try JSONObject(parsing: message.byteArray)
         let id = try? object.optionalInteger("id", from: 1)
         do {
@@ -69,7 +69,7 @@ enum ClientMessage: Sendable, Hashable {
 
     // MARK: - Written by clients
 
-    var message: Message {
+    package var message: Message {
         switch self {
         case .subscribe(let id, let topic, let position):
             var writer = JSONWriter("subscribe")

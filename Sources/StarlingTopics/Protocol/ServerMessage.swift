@@ -1,7 +1,7 @@
-internal import Starling
+package import Starling
 
 /// What a server says.
-enum ServerMessage: Sendable, Hashable {
+package enum ServerMessage: Sendable, Hashable {
     case subscribed(id: UInt64, topic: Topic, position: TopicPosition?, isRecovered: Bool)
     case unsubscribed(id: UInt64, topic: Topic)
     case published(id: UInt64, position: TopicPosition?)
@@ -18,7 +18,7 @@ enum ServerMessage: Sendable, Hashable {
 
     // MARK: - Written by servers
 
-    var message: Message {
+    package var message: Message {
         switch self {
         case .subscribed(let id, let topic, let position, let isRecovered):
             var writer = JSONWriter("subscribed")
@@ -85,7 +85,7 @@ enum ServerMessage: Sendable, Hashable {
 
     // MARK: - Read by clients
 
-    init(parsing message: Message) throws(InvalidMessage) {
+    package init(parsing message: Message) throws(InvalidMessage) {
         let object = try JSONObject(parsing: message.byteArray)
         func id() throws(InvalidMessage) -> UInt64 {
             guard let id = try object.optionalInteger("id", from: 1) else {

@@ -6,7 +6,7 @@ internal import FoundationEssentials
 internal import Foundation
 #endif
 
-/// The subprotocol `starling.v1.json`: `Documentation/TopicProtocol.md` says what it is.
+/// The subprotocol `starling.v1.json`: <doc:StarlingV1JSON> says what it is.
 public enum TopicProtocol {
     /// Its name in `Sec-WebSocket-Protocol`.
     public static let name = "starling.v1.json"
