@@ -117,6 +117,8 @@ let package = Package(
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
             ],
+            exclude: ["JavaScript/starling.js", "JavaScript/starling.d.ts"],
+            resources: [.embedInCode("JavaScript/starling.min.js")],
             swiftSettings: settings
         ),
 
@@ -161,7 +163,7 @@ let package = Package(
         .executableTarget(
             name: "Chat",
             dependencies: [
-                "Starling", "StarlingCore", "StarlingNative", "StarlingRedis", "ExampleSupport",
+                "Starling", "StarlingCore", "StarlingNative", "StarlingRedis", "StarlingTopics", "ExampleSupport",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "HTTPTypes", package: "swift-http-types"),
             ],
@@ -271,6 +273,27 @@ let package = Package(
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ],
             path: "Tests/Conformance/Client",
+            swiftSettings: settings
+        ),
+        .executableTarget(
+            name: "ClientChecks",
+            dependencies: [
+                "Starling", "StarlingCore", "StarlingNative",
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
+                .product(name: "HTTPTypes", package: "swift-http-types"),
+            ],
+            path: "Tests/Clients/Checks",
+            swiftSettings: settings
+        ),
+        .executableTarget(
+            name: "TopicServer",
+            dependencies: [
+                "Starling", "StarlingCore", "StarlingNative", "StarlingRedis", "StarlingTopics",
+                "ExampleSupport",
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
+                .product(name: "HTTPTypes", package: "swift-http-types"),
+            ],
+            path: "Tests/JavaScript/Server",
             swiftSettings: settings
         ),
         .testTarget(

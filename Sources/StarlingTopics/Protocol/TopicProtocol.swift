@@ -1,4 +1,4 @@
-internal import Starling
+public import Starling
 
 #if canImport(FoundationEssentials)
 internal import FoundationEssentials
@@ -55,7 +55,8 @@ public struct TopicPosition: Sendable, Hashable, Codable, RawRepresentable {
         self.rawValue = rawValue
     }
 
-    init(_ position: StreamPosition) {
+    /// Writes a position down for clients: the newest of a history that they are given otherwise, for example.
+    public init(_ position: StreamPosition) {
         self.rawValue = "\(String(position.epoch, radix: 16)).\(position.offset)"
     }
 
