@@ -47,6 +47,7 @@ let package = Package(
         .library(name: "StarlingNative", targets: ["StarlingNative"]),
         .library(name: "StarlingRedis", targets: ["StarlingRedis"]),
         .library(name: "StarlingTesting", targets: ["StarlingTesting"]),
+        .library(name: "StarlingTopics", targets: ["StarlingTopics"]),
     ],
     traits: [
         .trait(name: "Tracing", description: "Spans for upgrades, publications and their delivery.")
@@ -126,6 +127,20 @@ let package = Package(
             swiftSettings: settings
         ),
 
+        // Typed topics over the wire: the subprotocol starling.v1.json, and a client that comes back.
+        .target(
+            name: "StarlingTopics",
+            dependencies: [
+                "Starling", "StarlingCore",
+                .product(name: "HTTPTypes", package: "swift-http-types"),
+                .product(name: "Logging", package: "swift-log"),
+                .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
+            ],
+            exclude: ["JavaScript/starling.js", "JavaScript/starling.d.ts"],
+            resources: [.embedInCode("JavaScript/starling.min.js")],
+            swiftSettings: settings
+        ),
+
         // What tests are written with: ours and a user's.
         .target(
             name: "StarlingTesting",
@@ -168,7 +183,7 @@ let package = Package(
         .executableTarget(
             name: "Chat",
             dependencies: [
-                "Starling", "StarlingCore", "StarlingNative", "StarlingRedis", "ExampleSupport",
+                "Starling", "StarlingCore", "StarlingNative", "StarlingRedis", "StarlingTopics", "ExampleSupport",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "HTTPTypes", package: "swift-http-types"),
             ],
@@ -189,6 +204,20 @@ let package = Package(
         .testTarget(
             name: "ExampleTests",
             dependencies: ["FileBroadcaster", "Starling", "StarlingTesting"],
+            swiftSettings: settings
+        ),
+
+        // The Swift code of the documentation. `Documentation/build.sh` sees that text and code are the same.
+        .target(
+            name: "Snippets",
+            dependencies: [
+                "Starling", "StarlingCore", "StarlingNative", "StarlingRedis", "StarlingTopics",
+                .product(name: "HTTPTypes", package: "swift-http-types"),
+                .product(name: "Logging", package: "swift-log"),
+                .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
+                .product(name: "UnixSignals", package: "swift-service-lifecycle"),
+            ],
+            path: "Documentation/Snippets",
             swiftSettings: settings
         ),
 
@@ -253,6 +282,11 @@ let package = Package(
             ] + tracingForTests,
             swiftSettings: settings
         ),
+        .testTarget(
+            name: "StarlingTestingTests",
+            dependencies: ["Starling", "StarlingCore", "StarlingTesting"],
+            swiftSettings: settings
+        ),
         .executableTarget(
             name: "ConformanceClient",
             dependencies: [
@@ -262,11 +296,42 @@ let package = Package(
             path: "Tests/Conformance/Client",
             swiftSettings: settings
         ),
+        .executableTarget(
+            name: "ClientChecks",
+            dependencies: [
+                "Starling", "StarlingCore", "StarlingNative",
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
+                .product(name: "HTTPTypes", package: "swift-http-types"),
+            ],
+            path: "Tests/Clients/Checks",
+            swiftSettings: settings
+        ),
+        .executableTarget(
+            name: "TopicServer",
+            dependencies: [
+                "Starling", "StarlingCore", "StarlingNative", "StarlingRedis", "StarlingTopics",
+                "ExampleSupport",
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
+                .product(name: "HTTPTypes", package: "swift-http-types"),
+            ],
+            path: "Tests/JavaScript/Server",
+            swiftSettings: settings
+        ),
         .testTarget(
             name: "StarlingNativeTests",
             dependencies: [
                 "Starling", "StarlingCore", "StarlingNative",
                 .product(name: "HTTPTypes", package: "swift-http-types"),
+            ],
+            swiftSettings: settings
+        ),
+
+        .testTarget(
+            name: "StarlingTopicsTests",
+            dependencies: [
+                "Starling", "StarlingCore", "StarlingNative", "StarlingTopics",
+                .product(name: "HTTPTypes", package: "swift-http-types"),
+                .product(name: "Logging", package: "swift-log"),
             ],
             swiftSettings: settings
         ),
@@ -282,7 +347,8 @@ let package = Package(
         .target(
             name: "FuzzTargets",
             dependencies: [
-                "StarlingCore", "StarlingDeflate", .product(name: "HTTPTypes", package: "swift-http-types"),
+                "Starling", "StarlingCore", "StarlingDeflate", "StarlingTopics",
+                .product(name: "HTTPTypes", package: "swift-http-types"),
             ],
             path: "Tests/Fuzz/Targets",
             swiftSettings: settings

@@ -31,6 +31,7 @@ case "${1:-}" in
         # What the hot path allocates shows only when it is optimised.
         run_tests --configuration release --filter AllocationTests
         ./Tests/Clients/run.sh
+        ./Tests/JavaScript/run.sh
         ./Tests/Browser/run.sh
         ./Tests/Cluster/run.sh
         ;;

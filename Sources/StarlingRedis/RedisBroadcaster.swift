@@ -5,7 +5,10 @@ public import Starling
 ///
 /// ```swift
 /// let broadcaster = try RedisBroadcaster(url: "redis://127.0.0.1", connector: NativeConnector())
-/// let chat = WebSocketEndpoint(broadcaster: broadcaster) { socket in … }
+/// let chat = WebSocketEndpoint(broadcaster: broadcaster) { socket in
+///     try await socket.subscribe(to: "news")
+///     for try await message in socket { try await broadcaster.publish(message, to: "news") }
+/// }
 /// ```
 ///
 /// Without a history a publication reaches every node that is connected, at most once. With one, what a node missed is
@@ -13,7 +16,7 @@ public import Starling
 /// of a topic is Redis', the same on all nodes, the publisher's own included.
 ///
 /// Two links per server: one for commands, one that is subscribed. Both are made anew with growing pauses when they
-/// break. `Documentation/Redis.md` says which keys and channels there are.
+/// break. <doc:Redis> says which keys and channels there are.
 public final class RedisBroadcaster: HistoryBroadcaster, ImmediateBroadcaster, PresenceBroadcaster,
     InspectableBroadcaster
 {
@@ -118,7 +121,7 @@ public final class RedisBroadcaster: HistoryBroadcaster, ImmediateBroadcaster, P
 
     /// Subscribes on the servers that the topics belong to; returns when Redis has confirmed all.
     ///
-    /// - Throws: ``BroadcastError/Code/unavailable`` after ``RedisConfiguration/waitTimeout``. The topics are subscribed as
+    /// - Throws: ``/Starling/BroadcastError/Code/unavailable`` after ``RedisConfiguration/waitTimeout``. The topics are subscribed as
     ///   soon as there is a link, all the same.
     public func subscribe(to topics: Set<Topic>) async throws(BroadcastError) {
         let failures = await withTaskGroup(of: RedisError?.self) { group in
@@ -176,9 +179,9 @@ public final class RedisBroadcaster: HistoryBroadcaster, ImmediateBroadcaster, P
 
     /// Publishes, and returns when Redis has the publication.
     ///
-    /// - Throws: ``BroadcastError/Code/unavailable`` if there is no link for ``RedisConfiguration/waitTimeout``, or if it
-    ///   breaks before Redis answers: then the publication may have been made. ``BroadcastError/Code/queueFull``, and
-    ///   ``BroadcastError/Code/refused`` with Redis' reason.
+    /// - Throws: ``/Starling/BroadcastError/Code/unavailable`` if there is no link for ``RedisConfiguration/waitTimeout``, or if it
+    ///   breaks before Redis answers: then the publication may have been made. ``/Starling/BroadcastError/Code/queueFull``, and
+    ///   ``/Starling/BroadcastError/Code/refused`` with Redis' reason.
     @discardableResult
     public func publish(_ message: Message, to topic: Topic) async throws(BroadcastError) -> StreamPosition? {
         try await self.publish(message, topic, key: nil).position

@@ -3,7 +3,7 @@ internal import Synchronization
 
 /// A server without sockets, threads or time: the test hands in bytes, moves the clock, and looks at what comes out.
 ///
-/// It drives the same ``ConnectionDriver`` as the real transports. Everything, tasks of async handlers included, runs
+/// It drives the same ``/Starling/ConnectionDriver`` as the real transports. Everything, tasks of async handlers included, runs
 /// on the test's own thread, inside the calls of this type; nothing happens between them.
 ///
 /// ```swift
@@ -142,73 +142,4 @@ public final class EmbeddedTransport {
 
 private final class Completion: Sendable {
     let flag = Atomic<Bool>(false)
-}
-
-/// Connections as arrays of bytes.
-private final class EmbeddedIO: ConnectionIO {
-    private struct Stream {
-        var output: [UInt8] = []
-        var capacity: Int?
-        var isReading = true
-        var isEnded = false
-        var isClosed = false
-    }
-
-    private var streams: [Int: Stream] = [:]
-
-    var openConnections: [Int] {
-        self.streams.filter { !$0.value.isClosed }.map(\.key)
-    }
-
-    func open(_ connection: Int) {
-        self.streams[connection] = Stream()
-    }
-
-    func write(_ bytes: RawSpan, to connection: Int) -> WriteResult {
-        guard var stream = self.streams[connection], !stream.isClosed else { return .failed }
-        let count = min(bytes.byteCount, stream.capacity ?? .max)
-        // The view is read within the call that lends it.
-        unsafe bytes.withUnsafeBytes { unsafe stream.output.append(contentsOf: $0.prefix(count)) }
-        if let capacity = stream.capacity { stream.capacity = capacity - count }
-        self.streams[connection] = stream
-        return .wrote(count)
-    }
-
-    func writeTogether(_ head: RawSpan, _ body: RawSpan, to connection: Int) -> WriteResult? {
-        switch self.write(head, to: connection) {
-        case .wrote(head.byteCount):
-            switch self.write(body, to: connection) {
-            case .wrote(let count): .wrote(head.byteCount + count)
-            case .failed: .failed
-            }
-        case let result: result
-        }
-    }
-
-    func setReading(_ isOn: Bool, on connection: Int) {
-        self.streams[connection]?.isReading = isOn
-    }
-
-    func shutdownWriting(_ connection: Int) {
-        self.streams[connection]?.isEnded = true
-    }
-
-    func close(_ connection: Int) {
-        self.streams[connection]?.isClosed = true
-    }
-
-    func stopListening() {}
-
-    func setCapacity(_ byteCount: Int?, of connection: Int) {
-        self.streams[connection]?.capacity = byteCount
-    }
-
-    func takeOutput(of connection: Int) -> [UInt8] {
-        defer { self.streams[connection]?.output = [] }
-        return self.streams[connection]?.output ?? []
-    }
-
-    func isEnded(_ connection: Int) -> Bool { self.streams[connection]?.isEnded ?? false }
-    func isClosed(_ connection: Int) -> Bool { self.streams[connection]?.isClosed ?? false }
-    func isReading(_ connection: Int) -> Bool { self.streams[connection]?.isReading ?? false }
 }

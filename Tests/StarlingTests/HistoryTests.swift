@@ -4,7 +4,7 @@ import StarlingTesting
 import Testing
 
 /// A connection that subscribes from the position in its query and is told where it stands.
-private func follower(_ broadcaster: InMemoryBroadcaster, outbound: OutboundConfiguration? = nil)
+private func follower(_ broadcaster: any Broadcaster, outbound: OutboundConfiguration? = nil)
     -> WebSocketEndpoint
 {
     var configuration = EndpointConfiguration()
@@ -114,6 +114,39 @@ private func texts(_ client: Client) -> [String] {
         #expect(isInOrder)
     }
 
+    @Test(
+        "What a broker's answer has overtaken does not come twice, nor does what is left of an epoch that is over"
+    )
+    func overtakes() async throws {
+        let broadcaster = LaggingBroadcaster()
+        let server = EmbeddedTransport { WebSocketRoute("/", follower(broadcaster)) }
+        for _ in 1...3 { broadcaster.publish() }
+        let client = try Client(server)
+        #expect(client.takeStatus() == 101)
+        client.send(.text, Array("1 1".utf8))
+        await server.waiting {}
+        #expect(texts(client) == ["from 1 recovered true", "2=2", "3=3"])
+        // What comes live now has been had; the next one has not.
+        broadcaster.publish()
+        for _ in 1...4 { broadcaster.deliverNext() }
+        server.advance(by: .milliseconds(1))
+        #expect(texts(client) == ["4=4"])
+
+        // The fifth is on its way when the history is lost; then the live stream begins anew too, and says so.
+        broadcaster.publish()
+        broadcaster.loseHistory()
+        let late = try Client(server)
+        #expect(late.takeStatus() == 101)
+        late.send(.text, Array("1 4".utf8))
+        await server.waiting {}
+        #expect(texts(late) == ["from 0 recovered false"])
+        broadcaster.deliverNext()
+        broadcaster.publish()
+        broadcaster.deliverNext()
+        server.advance(by: .milliseconds(1))
+        #expect(texts(late) == ["1=1"])
+    }
+
     @Test("A gap is told to those who can be told, and ends the connection of the others")
     func tellsOfGaps() throws {
         for tells in [true, false] {
@@ -144,6 +177,80 @@ private func texts(_ client: Client) -> [String] {
             }
         }
     }
+}
+
+/// A history that is ahead of what has been delivered, as far as the test says.
+private final class LaggingBroadcaster: HistoryBroadcaster, ImmediateBroadcaster {
+    private struct State {
+        var sinks: [BroadcastSink] = []
+        var epoch: UInt64 = 1
+        var history: [Publication] = []
+        var undelivered: [Publication] = []
+
+        var newest: StreamPosition { StreamPosition(epoch: self.epoch, offset: UInt64(self.history.count)) }
+    }
+
+    private let state = Lock(State())
+    private let topic: Topic = "history:room"
+
+    func publish() {
+        self.state.withLock { state in
+            let position = StreamPosition(epoch: state.epoch, offset: state.newest.offset + 1)
+            let publication = Publication(.text("\(position.offset)"), to: self.topic, position: position)
+            state.history.append(publication)
+            state.undelivered.append(publication)
+        }
+    }
+
+    func deliverNext() {
+        self.state.withLock { state in
+            let publication = state.undelivered.removeFirst()
+            for sink in state.sinks { sink.deliver(publication) }
+        }
+    }
+
+    func loseHistory() {
+        self.state.withLock { state in
+            state.epoch += 1
+            state.history = []
+        }
+    }
+
+    func history(
+        of topic: Topic,
+        after position: StreamPosition,
+        countMax: Int
+    ) async throws(BroadcastError) -> TopicHistory {
+        self.state.withLock { state in
+            let isComplete = position.epoch == state.epoch
+            return TopicHistory(
+                publications: isComplete ? Array(state.history.dropFirst(Int(position.offset))) : [],
+                newest: state.newest,
+                isComplete: isComplete
+            )
+        }
+    }
+
+    func history(of topic: Topic, newest count: Int) async throws(BroadcastError) -> TopicHistory {
+        self.state.withLock { TopicHistory(publications: [], newest: $0.newest, isComplete: true) }
+    }
+
+    var deliversEverything: Bool { true }
+    func attach(_ sink: BroadcastSink) { self.state.withLock { $0.sinks.append(sink) } }
+    func tryPublish(_ message: Message, to topic: Topic) -> Bool { false }
+    func subscribe(to topics: Set<Topic>) async throws(BroadcastError) {}
+    func unsubscribe(from topics: Set<Topic>) async throws(BroadcastError) {}
+    func publish(_ message: Message, to topic: Topic) async throws(BroadcastError) -> StreamPosition? {
+        throw BroadcastError(.refused, message: "the test publishes")
+    }
+    func publish(
+        _ message: Message,
+        to topic: Topic,
+        idempotencyKey: String
+    ) async throws(BroadcastError) -> IdempotentPublication {
+        throw BroadcastError(.refused, message: "the test publishes")
+    }
+    func run() async throws(BroadcastError) {}
 }
 
 /// Delivers nothing but gaps.

@@ -24,6 +24,7 @@ final class BroadcastHub: Sendable {
     private let interest: SharedInterest
     private let immediate: (any ImmediateBroadcaster)?
     private let endpoint: Int
+    private let surroundings: Surroundings
     private let needsInterest: Bool
     /// The broadcaster, if it keeps histories.
     let history: (any HistoryBroadcaster)?
@@ -34,12 +35,13 @@ final class BroadcastHub: Sendable {
     /// How long the broadcaster is left alone after it failed to subscribe.
     private static let retryDelay = Duration.seconds(1)
 
-    init(_ broadcaster: any Broadcaster, endpoint: Int) {
+    init(_ broadcaster: any Broadcaster, endpoint: Int, _ surroundings: Surroundings) {
         self.broadcaster = broadcaster
         self.interest = .of(broadcaster)
         self.immediate = broadcaster as? any ImmediateBroadcaster
         self.needsInterest = self.immediate?.deliversEverything != true
         self.endpoint = endpoint
+        self.surroundings = surroundings
         self.history = broadcaster as? any HistoryBroadcaster
     }
 
@@ -137,7 +139,7 @@ final class BroadcastHub: Sendable {
                     failure = error
                 }
                 self.finishSubscribing(to: added, failure)
-                if failure != nil { try? await Task.sleep(for: Self.retryDelay) }
+                if failure != nil { try? await self.surroundings.sleep(Self.retryDelay) }
             }
             // A failure to unsubscribe costs traffic for nobody, not correctness; the broadcaster logs it.
             if !removed.isEmpty { try? await self.interest.unsubscribe(self, from: removed) }
@@ -201,7 +203,9 @@ final class BroadcastHub: Sendable {
                 // Their subscribers are still there; the next round tries again.
                 state.changed.formUnion(topics)
             }
-            return topics.flatMap { state.waiters.removeValue(forKey: $0) ?? [] }
+            // In one order, so that a simulation always takes the same course.
+            let awaited = topics.filter { state.waiters[$0] != nil }.sorted { $0.name < $1.name }
+            return awaited.flatMap { state.waiters.removeValue(forKey: $0) ?? [] }
         }
         for waiter in waiters { waiter.resume(returning: failure) }
     }

@@ -8,6 +8,8 @@ final class Recovery {
     /// Whether live publications were let go, so that ``pending`` says nothing about what came before it.
     private var hasOverflown = false
     private var presenceByteCount = 0
+    /// How many of ``pending`` were there before the history was read last.
+    private var pendingBeforeRead = 0
     /// Whether presence events were let go, which cannot be made good.
     private(set) var isLost = false
 
@@ -32,11 +34,20 @@ final class Recovery {
     private func letGo() {
         self.pending.removeAll { if case .presence = $0.notice { false } else { true } }
         self.byteCount = 0
+        self.pendingBeforeRead = 0
         self.hasOverflown = true
     }
 
     /// What to do when everything up to `cursor` has been sent, and `newest` was the newest in the history at the time.
     func next(after cursor: StreamPosition, newest: StreamPosition) -> Step {
+        // The history is in another epoch than what had come live before it was asked: that epoch is over.
+        if self.pendingBeforeRead > 0, newest.epoch == cursor.epoch {
+            let current = self.pending.prefix(self.pendingBeforeRead).filter { publication in
+                publication.position.map { $0.epoch == cursor.epoch } ?? true
+            }
+            self.pending.replaceSubrange(..<self.pendingBeforeRead, with: current)
+        }
+        self.pendingBeforeRead = self.pending.count
         if let first = self.pending.lazy.compactMap(\.position).first {
             let isConnected = first.epoch == cursor.epoch && first.offset <= cursor.offset + 1
             guard isConnected else { return .readOn }

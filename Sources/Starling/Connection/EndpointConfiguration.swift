@@ -19,7 +19,14 @@ public struct EndpointConfiguration: Sendable {
     /// Topics that one connection may subscribe to; a further one fails.
     public var subscriptionsMax = 1024
     /// What subscribers are sent for a publication, and for a gap.
+    ///
+    /// Connections that agreed on one of ``subprotocols`` are sent what that says instead.
     public var publicationFormat = PublicationFormat()
+    /// The subprotocols that the endpoint speaks, its favourite first; 255 at most.
+    ///
+    /// The first of them that a client offers is agreed on, unless `authenticate` names another; a client that offers none
+    /// of them is let in without one.
+    public var subprotocols: [Subprotocol] = []
     /// Which pages may connect.
     public var origins = OriginPolicy.sameHost
     /// permessage-deflate, or nil to decline it.
@@ -55,7 +62,7 @@ public struct ConnectionTimeouts: Sendable, Hashable {
     public var authenticationTimeout: Duration = .seconds(10)
     /// A compression window of a connection's own that is not used for so long is released, and made anew when needed.
     ///
-    /// Up to 256 KiB each. Only where ``DeflateConfiguration/preferences`` ask for context takeover is there one.
+    /// Up to 256 KiB each. Only where ``/StarlingDeflate/DeflateConfiguration/preferences`` ask for context takeover is there one.
     public var compressionWindowTimeout: Duration? = .seconds(30)
     /// A connection of this age is closed with 1001, so that clients spread over new nodes.
     ///

@@ -320,6 +320,9 @@ extension ConnectionDriver {
             self.users[user, default: []].append(UInt32(index))
             self.server.configuration.cluster?.came(user)
         }
+        let subprotocol =
+            subprotocol
+            ?? endpoint.configuration.subprotocols.first { handshake.subprotocols.contains($0.name) }?.name
         var extensions: String?
         if let configuration = endpoint.deflate {
             do throws(PermessageDeflate.NegotiationError) {
@@ -358,6 +361,7 @@ extension ConnectionDriver {
         }
         details.handshake = nil
         details.subprotocol = subprotocol
+        unsafe slot.pointee.format = endpoint.formatNumber(ofSubprotocol: subprotocol)
         details.userData = userData
         self.becomeOpen(index, endpoint)
     }
@@ -395,7 +399,9 @@ extension ConnectionDriver {
     /// A fifth of an interval to all of it: connections that were made together are not pinged together.
     private func spread(_ interval: LoopInterval) -> LoopInterval {
         guard interval.hundredths > 5 else { return interval }
-        return LoopInterval(hundredths: .random(in: interval.hundredths / 5...interval.hundredths))
+        return LoopInterval(
+            hundredths: self.server.surroundings.random(interval.hundredths / 5...interval.hundredths)
+        )
     }
 
     private func dropDetailsIfPossible(_ index: Int) {

@@ -9,10 +9,51 @@ final class TopicEntry {
     var recovering: [UInt32: Recovery] = [:]
     /// Its place in ``TopicTable/list``.
     var position = 0
+    /// The formats that subscribers have or had.
+    var formats: [UInt8] = []
+    /// The position of the newest live publication on this loop.
+    var lastPosition: StreamPosition?
+    /// Those that have been brought further by the history than the live publications are.
+    private(set) var ahead: [UInt32: Ahead] = [:]
+
+    /// What a subscriber has had from the history.
+    struct Ahead {
+        let cursor: StreamPosition
+        /// The epoch of the live publications then, if it was another one: what still comes of it is older.
+        let pastEpoch: UInt64?
+    }
 
     init(topic: Topic, number: UInt32) {
         self.topic = topic
         self.number = number
+    }
+
+    /// A subscriber has had everything up to `cursor`.
+    ///
+    /// A broker's answer may overtake what is on its way to the node: such publications come live, and must not come twice.
+    func broughtUp(_ subscriber: UInt32, to cursor: StreamPosition) {
+        let last = self.lastPosition
+        if let last, last.epoch == cursor.epoch, last.offset >= cursor.offset { return }
+        let pastEpoch = last.flatMap { $0.epoch == cursor.epoch ? nil : $0.epoch }
+        self.ahead[subscriber] = Ahead(cursor: cursor, pastEpoch: pastEpoch)
+    }
+
+    /// Whether a subscriber has had a live publication, or is told of a gap that is none for it; asked in their order.
+    func hasHad(_ publication: Publication, _ subscriber: UInt32) -> Bool {
+        guard let position = publication.position, let ahead = self.ahead[subscriber] else { return false }
+        if position.epoch == ahead.cursor.epoch {
+            if position.offset <= ahead.cursor.offset { return true }
+        } else if position.epoch == ahead.pastEpoch {
+            return true
+        }
+        self.ahead[subscriber] = nil
+        return false
+    }
+
+    /// A subscriber has gone, or begins anew.
+    func forget(_ subscriber: UInt32) {
+        if !self.recovering.isEmpty { self.recovering[subscriber] = nil }
+        if !self.ahead.isEmpty { self.ahead[subscriber] = nil }
     }
 }
 
@@ -62,6 +103,8 @@ struct TopicTable: ~Copyable {
         )
         entry.subscribers.append(UInt32(index))
         self.subscriptionCount += 1
+        let format = unsafe slot.pointee.format
+        if !entry.formats.contains(format) { entry.formats.append(format) }
         return entry.subscribers.count == 1
     }
 
@@ -77,7 +120,7 @@ struct TopicTable: ~Copyable {
     /// Takes a subscriber's place away, moves the last one there, and says whether the topic is now empty.
     mutating func remove(_ subscription: Subscription, in slots: borrowing Slots) -> Bool {
         let entry = subscription.entry
-        if !entry.recovering.isEmpty { entry.recovering[entry.subscribers[subscription.position]] = nil }
+        entry.forget(entry.subscribers[subscription.position])
         let moved = entry.subscribers.removeLast()
         self.subscriptionCount -= 1
         if subscription.position < entry.subscribers.count {

@@ -12,6 +12,7 @@ public final class ServerContext: Sendable {
     public let logger: Logger
     /// Which end of its connections this is; the context of a client has one endpoint and no transport.
     let role: Role
+    let surroundings: Surroundings
     let handshakeTimeout: LoopInterval
     let lingerTimeout: LoopInterval
 
@@ -32,7 +33,12 @@ public final class ServerContext: Sendable {
     private let state = Lock(State())
     private let startedAt = ContinuousClock.now
 
-    package init(configuration: ServerConfiguration, routes: [Route], role: Role = .server) {
+    package init(
+        configuration: ServerConfiguration,
+        routes: [Route],
+        role: Role = .server,
+        surroundings: Surroundings = Surroundings()
+    ) {
         var routes = routes
         if let path = configuration.readyPath {
             routes.insert(
@@ -50,6 +56,7 @@ public final class ServerContext: Sendable {
             routes.insert(Route(pattern: path, target: .http { _, _ in .text("ok\n") }), at: 0)
         }
         self.role = role
+        self.surroundings = surroundings
         self.configuration = configuration
         self.routes = routes
         self.admission = AdmissionControl(configuration)
@@ -60,7 +67,7 @@ public final class ServerContext: Sendable {
         var endpoints: [Endpoint] = []
         for (route, entry) in routes.enumerated() {
             guard case .webSocket(let endpoint) = entry.target else { continue }
-            let hub = BroadcastHub(endpoint.broadcaster, endpoint: endpoints.count)
+            let hub = BroadcastHub(endpoint.broadcaster, endpoint: endpoints.count, surroundings)
             hub.attach()
             endpoints.append(Endpoint(endpoint: endpoint, route: route, hub: hub))
         }
@@ -132,6 +139,13 @@ public final class ServerContext: Sendable {
 
     var hubs: [BroadcastHub] {
         self.endpoints.map(\.hub)
+    }
+
+    /// Brings subscriptions and queued publications to the broadcasters, until the task is cancelled.
+    package func runHubs() async {
+        await withDiscardingTaskGroup { group in
+            for hub in self.hubs { group.addTask { await hub.run() } }
+        }
     }
 
     /// Each once, however many endpoints share it.

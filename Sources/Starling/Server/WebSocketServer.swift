@@ -46,7 +46,7 @@ public struct WebSocketServer<ServerTransport: Transport>: Service {
         let context = self.context
         let transport = self.transport
         try await withThrowingTaskGroup(of: Void.self) { group in
-            for hub in context.hubs { group.addTask { await hub.run() } }
+            group.addTask { await context.runHubs() }
             for broadcaster in context.broadcasters {
                 group.addTask {
                     do throws(BroadcastError) {
