@@ -183,7 +183,8 @@ let package = Package(
         .executableTarget(
             name: "Chat",
             dependencies: [
-                "Starling", "StarlingCore", "StarlingNative", "StarlingRedis", "StarlingTopics", "ExampleSupport",
+                "Starling", "StarlingCore", "StarlingNative", "StarlingRedis", "StarlingTopics",
+                "ExampleSupport",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "HTTPTypes", package: "swift-http-types"),
             ],
