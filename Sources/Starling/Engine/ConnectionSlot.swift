@@ -47,6 +47,8 @@ internal import StarlingCore
         /// The peer closed or broke the protocol: its further bytes are not looked at, and the answer follows in this
         /// tick, behind what the application sends in reply to earlier messages.
         static let inputEnded = Flags(rawValue: 1 << 11)
+        /// The stream has ended behind the peer's close frame: once that is answered, there is nothing to wait for.
+        static let streamEnded = Flags(rawValue: 1 << 12)
     }
 
     var generation: UInt32 = 0
