@@ -110,7 +110,9 @@ let package = Package(
         // What tests are written with: ours and a user's.
         .target(
             name: "StarlingTesting",
-            dependencies: ["Starling", "StarlingCore"],
+            dependencies: [
+                "Starling", "StarlingCore", .product(name: "HTTPTypes", package: "swift-http-types"),
+            ],
             swiftSettings: settings
         ),
 
@@ -244,7 +246,7 @@ let package = Package(
         .testTarget(
             name: "StarlingNativeTests",
             dependencies: [
-                "Starling", "StarlingCore", "StarlingNative",
+                "Starling", "StarlingCore", "StarlingNative", "StarlingTesting", "TestSupport",
                 .product(name: "HTTPTypes", package: "swift-http-types"),
             ],
             swiftSettings: settings
