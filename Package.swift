@@ -19,6 +19,8 @@ let settings: [SwiftSetting] =
     ] + (warningsAreErrors ? [.treatAllWarnings(as: .error)] : [])
     + (isFuzzing ? [.unsafeFlags(["-sanitize=fuzzer,address"])] : [])
 
+let nio = TargetDependencyCondition.when(traits: ["NIO"])
+
 let fuzzers: [Target] =
     isFuzzing
     ? [
@@ -40,14 +42,24 @@ let package = Package(
         .library(name: "StarlingDeflate", targets: ["StarlingDeflate"]),
         .library(name: "Starling", targets: ["Starling"]),
         .library(name: "StarlingNative", targets: ["StarlingNative"]),
+        .library(name: "StarlingNIO", targets: ["StarlingNIO"]),
         .library(name: "StarlingRedis", targets: ["StarlingRedis"]),
         .library(name: "StarlingTesting", targets: ["StarlingTesting"]),
+    ],
+    traits: [
+        .trait(
+            name: "NIO",
+            description: "StarlingNIO: who does not enable it resolves and builds no SwiftNIO."
+        )
     ],
     dependencies: [
         .package(url: "https://github.com/apple/swift-http-types", from: "1.8.0", traits: []),
         .package(url: "https://github.com/apple/swift-log", from: "1.16.0"),
         .package(url: "https://github.com/apple/swift-metrics", from: "2.13.0"),
         .package(url: "https://github.com/swift-server/swift-service-lifecycle", from: "2.13.0"),
+        // Behind the trait `NIO`.
+        .package(url: "https://github.com/apple/swift-nio", from: "2.101.0"),
+        .package(url: "https://github.com/apple/swift-nio-ssl", from: "2.37.0"),
         // Examples and benchmarks only: no library product reaches it, so that no user resolves it.
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.0"),
     ],
@@ -90,6 +102,22 @@ let package = Package(
             name: "StarlingNative",
             dependencies: [
                 "Starling", "CStarlingLinux", "COpenSSL", .product(name: "Logging", package: "swift-log"),
+            ],
+            swiftSettings: settings
+        ),
+
+        // The same on SwiftNIO. Without the trait it is empty, and its dependencies are not even resolved.
+        .target(
+            name: "StarlingNIO",
+            dependencies: [
+                "Starling", "StarlingCore",
+                .product(name: "Logging", package: "swift-log"),
+                .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
+                .product(name: "NIOCore", package: "swift-nio", condition: nio),
+                .product(name: "NIOPosix", package: "swift-nio", condition: nio),
+                .product(name: "NIOHTTP1", package: "swift-nio", condition: nio),
+                .product(name: "NIOTLS", package: "swift-nio", condition: nio),
+                .product(name: "NIOSSL", package: "swift-nio-ssl", condition: nio),
             ],
             swiftSettings: settings
         ),
@@ -248,6 +276,19 @@ let package = Package(
             dependencies: [
                 "Starling", "StarlingCore", "StarlingNative", "StarlingTesting", "TestSupport",
                 .product(name: "HTTPTypes", package: "swift-http-types"),
+            ],
+            swiftSettings: settings
+        ),
+
+        .testTarget(
+            name: "StarlingNIOTests",
+            dependencies: [
+                "Starling", "StarlingCore", "StarlingNIO", "StarlingTesting", "TestSupport",
+                .product(name: "HTTPTypes", package: "swift-http-types"),
+                .product(name: "NIOCore", package: "swift-nio", condition: nio),
+                .product(name: "NIOPosix", package: "swift-nio", condition: nio),
+                .product(name: "NIOHTTP1", package: "swift-nio", condition: nio),
+                .product(name: "NIOSSL", package: "swift-nio-ssl", condition: nio),
             ],
             swiftSettings: settings
         ),

@@ -45,7 +45,8 @@ extension ConnectionDriver {
         self.drain = drain
     }
 
-    private func drainConnection(_ index: Int) {
+    /// Sees one connection off, as a shutdown does.
+    func drainConnection(_ index: Int) {
         let slot = unsafe self.slots.pointer(index)
         switch unsafe slot.pointee.phase {
         case .open: self.close(index, .goingAway, reason: "the server shuts down", cause: .serverDraining)
