@@ -103,9 +103,13 @@ final class NIOConnection: ChannelDuplexHandler {
     }
 
     func userInboundEventTriggered(context: ChannelHandlerContext, event: Any) {
-        guard case .inputClosed? = event as? ChannelEvent else { return }
-        if self.isTurnedAway { return context.close(promise: nil) }
-        if !self.isOver { self.loop.report(.inputEnded, of: self) }
+        if event is ChannelShouldQuiesceEvent {
+            // The other server shuts down, and waits for all its channels.
+            if !self.isOver { self.loop.report(.closeAsked, of: self) }
+        } else if case .inputClosed? = event as? ChannelEvent {
+            if self.isTurnedAway { return context.close(promise: nil) }
+            if !self.isOver { self.loop.report(.inputEnded, of: self) }
+        }
     }
 
     func errorCaught(context: ChannelHandlerContext, error: any Error) {

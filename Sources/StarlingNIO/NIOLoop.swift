@@ -29,8 +29,9 @@ internal import StarlingCore
     private var unflushed: [NIOConnection] = []
     /// What happened while the driver was at work.
     private var deferred: [(connection: NIOConnection, event: NIOConnectionEvent)] = []
-    /// Those whose input has ended in this tick. They hear of it in the next one, so that what came before the end is
-    /// answered first.
+    /// Those whose input has ended in this tick.
+    ///
+    /// They hear of it in the next one, so that what came before the end is answered first.
     private var ended: [NIOConnection] = []
     private var isDriverAtWork = false
     private var isInTick = false

@@ -20,9 +20,11 @@ public import Starling
 /// }
 /// ```
 ///
-/// A `Service`: put it into the other server's `ServiceGroup`. At a graceful shutdown it says 1001 to its connections; the
-/// other server cannot close them before. There are no health and readiness pages, and ``Starling/HTTPRoute(_:_:)`` has no
-/// effect: HTTP is the other server's.
+/// A `Service`: put it into the other server's `ServiceGroup`. At a graceful shutdown it says 1001 to its connections, and so it
+/// does when the other server closes their channels, or asks them to go by NIO's `ServerQuiescingHelper`. A time limit of the
+/// other server's for idle channels must not hold for them: NIO's `IdleStateHandler` is taken out, others are not known.
+///
+/// There are no health and readiness pages, and ``Starling/HTTPRoute(_:_:)`` has no effect: HTTP is the other server's.
 public struct NIOWebSocketService: Service {
     /// Looks up, counts, sends to and closes the connections.
     public let registry: ConnectionRegistry
@@ -106,6 +108,7 @@ public struct NIOWebSocketService: Service {
     ///
     /// - Parameter result: The pipeline's result for a connection that Starling has taken over; nothing is left to be done
     ///   with it.
+    /// - Returns: The upgrader.
     public func typedUpgrader<UpgradeResult: Sendable>(
         _ result: @escaping @Sendable (any Channel) -> UpgradeResult
     ) -> some NIOTypedHTTPServerProtocolUpgrader<UpgradeResult> {

@@ -205,13 +205,20 @@ import Testing
             try await polite.expectNext(.close(4002))
             try await polite.expectEnd()
 
-            let closed = try await server.connect()
-            try await closed.upgrade("/echo")
-            while server.sockets.registry.count != 1 { try await Task.sleep(for: .milliseconds(2)) }
-            server.closeNewest()
-            try await closed.expectNext(.close(1001))
-            try await closed.stream.write(ConformancePeer.closeFrame(1001))
-            try await closed.expectEnd()
+            // Its `close`, and the word by which a server that shuts down asks its channels to go.
+            let ways: [@Sendable (any Channel) -> Void] = [
+                { $0.close(promise: nil) },
+                { $0.pipeline.fireUserInboundEventTriggered(ChannelShouldQuiesceEvent()) },
+            ]
+            for end in ways {
+                let closed = try await server.connect()
+                try await closed.upgrade("/echo")
+                while server.sockets.registry.count != 1 { try await Task.sleep(for: .milliseconds(2)) }
+                if let channel = server.channels.newest.withLock({ $0 }) { end(channel) }
+                try await closed.expectNext(.close(1001))
+                try await closed.stream.write(ConformancePeer.closeFrame(1001))
+                try await closed.expectEnd()
+            }
         }
     }
 
@@ -250,10 +257,6 @@ import Testing
                     options: self.options
                 )
             )
-        }
-
-        func closeNewest() {
-            self.channels.newest.withLock { $0 }?.close(promise: nil)
         }
     }
 
