@@ -148,6 +148,9 @@ let package = Package(
             name: "ExampleSupport",
             dependencies: [
                 "Starling", "StarlingCore", "StarlingNative",
+                .target(name: "StarlingNIO", condition: nio),
+                .product(name: "NIOPosix", package: "swift-nio", condition: nio),
+                .product(name: "NIOSSL", package: "swift-nio-ssl", condition: nio),
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
@@ -265,7 +268,7 @@ let package = Package(
         .executableTarget(
             name: "ConformanceClient",
             dependencies: [
-                "Starling", "StarlingNative",
+                "Starling", "StarlingNative", .target(name: "StarlingNIO", condition: nio),
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ],
             path: "Tests/Conformance/Client",

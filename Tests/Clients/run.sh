@@ -8,9 +8,9 @@ cd "$(dirname "$0")/../.."
 
 install_missing $build_packages openssl
 require_swift
-swift build -c release --product Echo
-swift build -c release --product EchoCallback
-echo_server="$(swift build -c release --show-bin-path)/Echo"
+swift build $swift_traits -c release --product Echo
+swift build $swift_traits -c release --product EchoCallback
+echo_server="$(swift build $swift_traits -c release --show-bin-path)/Echo"
 
 environment=.build-clients/python
 python_environment "$environment" Tests/Clients/requirements.txt
