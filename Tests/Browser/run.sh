@@ -23,8 +23,8 @@ install_program redis-server redis-server
 if [ -z "$server" ]; then
     install_missing $build_packages
     require_swift
-    swift build -c release --product Chat
-    server="$(swift build -c release --show-bin-path)/Chat --host 127.0.0.1 --port {port} --room-members {members}"
+    swift build $swift_traits -c release --product Chat
+    server="$(swift build $swift_traits -c release --show-bin-path)/Chat --host 127.0.0.1 --port {port} --room-members {members}"
     # The same over a Redis of our own.
     directory="$(mktemp -d)"
     redis-server --port 0 --unixsocket "$directory/redis.sock" --save "" --dir "$directory" >"$directory/log" &
