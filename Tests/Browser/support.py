@@ -81,9 +81,9 @@ class Member:
         self.welcome = None
 
     @classmethod
-    async def connect(cls, server):
+    async def connect(cls, server, query=""):
         return cls(await connect(
-            f"ws://127.0.0.1:{server.port}/chat", subprotocols=["starling.v1.json"], proxy=None, origin=server.origin, max_size=None
+            f"ws://127.0.0.1:{server.port}/chat{query}", subprotocols=["starling.v1.json"], proxy=None, origin=server.origin, max_size=None
         ))
 
     @classmethod
