@@ -103,7 +103,9 @@ struct ChatClient: AsyncParsableCommand {
         }
     }
 
-    /// What is typed. Reading blocks, and so has a thread of its own.
+    /// What is typed.
+    ///
+    /// Reading blocks, and so has a thread of its own.
     private static func lines() -> AsyncStream<String> {
         AsyncStream { continuation in
             Thread.detachNewThread {

@@ -8,7 +8,7 @@ import time
 
 from websockets.exceptions import InvalidStatus
 
-from support import ROOM_MEMBERS_MAX, Checks, Member, Server, arguments, expect
+from support import ROOM_MEMBERS_MAX, Member, Server, arguments, expect, run_on
 
 CHECKS = []
 
@@ -278,20 +278,4 @@ async def _(server):
     await ada.leave()
 
 
-async def main():
-    server = Server(arguments().server)
-    checks = Checks(server)
-    try:
-        await server.start()
-        for name, function in CHECKS:
-            async with checks.check(f"protocol: {name}"):
-                await function(server)
-    except Exception:
-        return 1
-    finally:
-        await server.kill()
-    print(f"{checks.count} checks of the protocol passed")
-    return 0
-
-
-sys.exit(asyncio.run(main()))
+sys.exit(asyncio.run(run_on(Server(arguments().server), "protocol", CHECKS)))

@@ -3,7 +3,7 @@
 import asyncio
 import sys
 
-from support import WAIT_SECONDS, Checks, Member, Server, arguments, expect
+from support import WAIT_SECONDS, Member, Server, arguments, expect, run_on
 
 
 class Terminal:
@@ -73,21 +73,6 @@ async def refused(server, program):
     expect(terminal.process.returncode != 0 and b"invalid-room" in output, output.decode())
 
 
-async def main():
-    options = arguments("--client")
-    server = Server(options.server)
-    checks = Checks(server)
-    try:
-        await server.start()
-        for name, function in (("chats, and comes back", chat), ("says why it cannot", refused)):
-            async with checks.check(f"terminal: {name}"):
-                await function(server, options.client)
-    except Exception:
-        return 1
-    finally:
-        await server.kill()
-    print(f"{checks.count} checks of the terminal passed")
-    return 0
-
-
-sys.exit(asyncio.run(main()))
+CHECKS = [("chats, and comes back", chat), ("says why it cannot", refused)]
+options = arguments("--client")
+sys.exit(asyncio.run(run_on(Server(options.server), "terminal", CHECKS, options.client)))
