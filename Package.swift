@@ -210,10 +210,25 @@ let package = Package(
             path: "Examples/EchoCallback",
             swiftSettings: settings
         ),
+        .target(
+            name: "ChatTopics",
+            dependencies: ["StarlingTopics"],
+            path: "Examples/ChatTopics",
+            swiftSettings: settings
+        ),
+        .executableTarget(
+            name: "ChatClient",
+            dependencies: [
+                "ChatTopics", "Starling", "StarlingNative", "StarlingTopics",
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
+            ],
+            path: "Examples/ChatClient",
+            swiftSettings: settings
+        ),
         .executableTarget(
             name: "Chat",
             dependencies: [
-                "Starling", "StarlingCore", "StarlingNative", "StarlingRedis", "StarlingTopics",
+                "Starling", "StarlingCore", "StarlingNative", "StarlingRedis", "StarlingTopics", "ChatTopics",
                 "ExampleSupport",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "HTTPTypes", package: "swift-http-types"),
