@@ -3,7 +3,7 @@ public import Starling
 /// A client's end of a connection on an ``InMemoryNetwork``.
 ///
 /// Beside what every stream does, it can end one direction alone, and break.
-public final class InMemoryStream: ByteStream {
+public final class InMemoryStream: HalfClosableStream {
     private let link: InMemoryLink
 
     init(_ link: InMemoryLink) {
