@@ -264,7 +264,8 @@ final class InMemoryLink: Sendable {
     func writeByServer(_ bytes: RawSpan) -> WriteResult {
         let (result, reader): (WriteResult, CheckedContinuation<Void, Never>?) = self.state.withLock {
             state in
-            guard !state.isReset, !state.isClosedByClient || state.isVanished, !state.isClosedByServer, !state.toClient.isEnded
+            guard !state.isReset, !state.isClosedByClient || state.isVanished, !state.isClosedByServer,
+                !state.toClient.isEnded
             else { return (.failed, nil) }
             let count = min(bytes.byteCount, self.capacity - state.toClient.count)
             // Copied within the call that lends them.
