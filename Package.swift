@@ -42,6 +42,7 @@ let package = Package(
         .library(name: "StarlingNative", targets: ["StarlingNative"]),
         .library(name: "StarlingRedis", targets: ["StarlingRedis"]),
         .library(name: "StarlingTesting", targets: ["StarlingTesting"]),
+        .library(name: "StarlingTopics", targets: ["StarlingTopics"]),
     ],
     dependencies: [
         .package(url: "https://github.com/apple/swift-http-types", from: "1.8.0", traits: []),
@@ -103,6 +104,18 @@ let package = Package(
             name: "StarlingRedis",
             dependencies: [
                 "Starling", "StarlingCore", "CHiredis", .product(name: "Logging", package: "swift-log"),
+            ],
+            swiftSettings: settings
+        ),
+
+        // Typed topics over the wire: the subprotocol starling.v1.json, and a client that comes back.
+        .target(
+            name: "StarlingTopics",
+            dependencies: [
+                "Starling", "StarlingCore",
+                .product(name: "HTTPTypes", package: "swift-http-types"),
+                .product(name: "Logging", package: "swift-log"),
+                .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
             ],
             swiftSettings: settings
         ),
@@ -259,6 +272,16 @@ let package = Package(
         ),
 
         .testTarget(
+            name: "StarlingTopicsTests",
+            dependencies: [
+                "Starling", "StarlingCore", "StarlingNative", "StarlingTopics",
+                .product(name: "HTTPTypes", package: "swift-http-types"),
+                .product(name: "Logging", package: "swift-log"),
+            ],
+            swiftSettings: settings
+        ),
+
+        .testTarget(
             name: "StarlingRedisTests",
             dependencies: ["Starling", "StarlingNative", "StarlingRedis", "StarlingTesting"],
             swiftSettings: settings
@@ -268,7 +291,8 @@ let package = Package(
         .target(
             name: "FuzzTargets",
             dependencies: [
-                "StarlingCore", "StarlingDeflate", .product(name: "HTTPTypes", package: "swift-http-types"),
+                "Starling", "StarlingCore", "StarlingDeflate", "StarlingTopics",
+                .product(name: "HTTPTypes", package: "swift-http-types"),
             ],
             path: "Tests/Fuzz/Targets",
             swiftSettings: settings

@@ -193,3 +193,30 @@ extensions("answer", "permessage-deflate; server_no_context_takeover; client_no_
 extensions("answer-small", "permessage-deflate; server_max_window_bits=9; client_max_window_bits=9", client=SMALL)
 extensions("answer-not-asked-for", "permessage-deflate; server_max_window_bits=12", client=SMALL)
 extensions("answer-other-extension", "permessage-bzip2")
+
+# MARK: Topics: a message of either end, or any JSON.
+
+
+def topics(name, text):
+    write("Topics", name, text.encode())
+
+
+topics("subscribe", '{"type":"subscribe","id":1,"topic":"room:swift","position":"5f1c.17"}')
+topics("unsubscribe", '{"type":"unsubscribe","id":2,"topic":"room:swift"}')
+topics("publish", '{"type":"publish","id":3,"topic":"a","data":{"said":"H\\u00e9\\ud83e\\udd9c"},"key":"5f0c1d9b"}')
+topics("request", '{"type":"request","id":4,"name":"rename","data":[1,-2.5e+3,true,null],"timeout":10000}')
+topics("members-of", '{"type":"members","id":5,"topic":"a","from":"7"}')
+topics("subscribed", '{"type":"subscribed","id":1,"topic":"a","position":"5f1c.17","recovered":true}')
+topics("published", '{"type":"published","id":3,"position":null}')
+topics("members", '{"type":"members","id":5,"topic":"a","members":[{"id":"ada","info":"Ada"},{"id":"b"}],"next":"c"}')
+topics("error", '{"type":"error","id":4,"code":"my-code","text":"a \\"text\\"\\n"}')
+topics("publication", ' {"type":"publication" , "topic":"a",\n"position":"5f1c.18","data":{"a":{"b":[{}]}}}\t')
+topics("publication-text", '{"type":"publication","topic":"a","text":"no JSON"}')
+topics("publication-bytes", '{"type":"publication","topic":"a","base64":"AQID"}')
+topics("gap", '{"type":"gap","topic":"a","position":"5f1c.90"}')
+topics("joined", '{"type":"joined","topic":"a","member":{"id":"ada","info":"{}"}}')
+topics("drain", '{"type":"drain","retry":2400}')
+topics("two-of-a-name", '{"type":"drain","type":"gap"}')
+topics("deep", "[" * 64 + "]" * 64)
+topics("too-deep", "[" * 65 + "]" * 65)
+topics("half-a-surrogate-pair", '{"type":"error","code":"\\ud83e","text":"\\udd9c\\ud83e"}')

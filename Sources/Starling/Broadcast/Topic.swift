@@ -20,7 +20,7 @@ public struct Topic: Hashable, Sendable, ExpressibleByStringInterpolation {
 
 extension Topic {
     /// Whether it belongs to ``ClusterRegistry``; connections may not subscribe or publish to it, whoever chose its name.
-    var isReserved: Bool { self.name.utf8.starts(with: "$starling:".utf8) }
+    package var isReserved: Bool { self.name.utf8.starts(with: "$starling:".utf8) }
 }
 
 extension Topic: CustomStringConvertible {

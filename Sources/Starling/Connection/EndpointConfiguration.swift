@@ -19,7 +19,14 @@ public struct EndpointConfiguration: Sendable {
     /// Topics that one connection may subscribe to; a further one fails.
     public var subscriptionsMax = 1024
     /// What subscribers are sent for a publication, and for a gap.
+    ///
+    /// Connections that agreed on one of ``subprotocols`` are sent what that says instead.
     public var publicationFormat = PublicationFormat()
+    /// The subprotocols that the endpoint speaks, its favourite first; 255 at most.
+    ///
+    /// The first of them that a client offers is agreed on, unless `authenticate` names another; a client that offers none
+    /// of them is let in without one.
+    public var subprotocols: [Subprotocol] = []
     /// Which pages may connect.
     public var origins = OriginPolicy.sameHost
     /// permessage-deflate, or nil to decline it.

@@ -45,10 +45,30 @@ extension ConnectionDriver {
         self.drain = drain
     }
 
+    /// Closes a WebSocket with the word to come back, each after a time of its own: all at once would be a storm.
+    private func sendAway(_ index: Int) {
+        let milliseconds = self.server.configuration.drainRetryDelayMax.wholeMilliseconds
+        let delay = Duration.milliseconds(Int64.random(in: 0...milliseconds))
+        let slot = unsafe self.slots.pointer(index)
+        let format = unsafe Int(slot.pointee.format)
+        if format > 0, let endpoint = unsafe slot.pointee.endpoint,
+            let message = endpoint.configuration.subprotocols[format - 1].drainMessage?(delay)
+        {
+            // If there is no room for it, the close frame says the same.
+            _ = self.send(message.kind, message.bytes, to: index)
+        }
+        self.close(
+            index,
+            .goingAway,
+            reason: "the server shuts down; \(RetryHint(delay))",
+            cause: .serverDraining
+        )
+    }
+
     private func drainConnection(_ index: Int) {
         let slot = unsafe self.slots.pointer(index)
         switch unsafe slot.pointee.phase {
-        case .open: self.close(index, .goingAway, reason: "the server shuts down", cause: .serverDraining)
+        case .open: self.sendAway(index)
         case .http where unsafe !slot.pointee.flags.contains(.finishAfterFlush):
             self.end(index, cause: .serverDraining)
         case .connecting: self.end(index, cause: .serverDraining)

@@ -288,6 +288,9 @@ extension ConnectionDriver {
             self.users[user, default: []].append(UInt32(index))
             self.server.configuration.cluster?.came(user)
         }
+        let subprotocol =
+            subprotocol
+            ?? endpoint.configuration.subprotocols.first { handshake.subprotocols.contains($0.name) }?.name
         var extensions: String?
         if let configuration = endpoint.deflate {
             do throws(PermessageDeflate.NegotiationError) {
@@ -326,6 +329,7 @@ extension ConnectionDriver {
         }
         details.handshake = nil
         details.subprotocol = subprotocol
+        unsafe slot.pointee.format = endpoint.formatNumber(ofSubprotocol: subprotocol)
         details.userData = userData
         self.becomeOpen(index, endpoint)
     }

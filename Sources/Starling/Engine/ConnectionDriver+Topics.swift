@@ -59,8 +59,9 @@ extension ConnectionDriver {
     func replay(_ publications: ArraySlice<Publication>, to id: ConnectionID) -> Int? {
         guard let index = self.index(of: id), let endpoint = unsafe self.slots.pointer(index).pointee.endpoint
         else { return nil }
+        let format = unsafe self.slots.pointer(index).pointee.format
         for (count, publication) in publications.enumerated() {
-            guard let message = endpoint.format(publication) else { continue }
+            guard let message = endpoint.format(publication, format) else { continue }
             switch self.send(message.kind, message.bytes, to: index) {
             case .sent: continue
             case .buffered: return count + 1
@@ -96,8 +97,9 @@ extension ConnectionDriver {
             entry.broughtUp(UInt32(index), to: cursor)
         }
         entry.recovering[UInt32(index)] = nil
+        let format = unsafe self.slots.pointer(index).pointee.format
         for publication in waiting {
-            guard let message = endpoint.format(publication) else { continue }
+            guard let message = endpoint.format(publication, format) else { continue }
             guard self.send(message.kind, message.bytes, to: index) != .dropped else { return .ended }
         }
         return .finished
@@ -107,7 +109,8 @@ extension ConnectionDriver {
     func reportGap(_ gap: TopicGap, to id: ConnectionID) -> Bool {
         guard let index = self.index(of: id), let endpoint = unsafe self.slots.pointer(index).pointee.endpoint
         else { return false }
-        guard let message = endpoint.configuration.publicationFormat.gap?(gap) else {
+        let format = unsafe self.slots.pointer(index).pointee.format
+        guard let message = endpoint.formats[Int(format)].gap?(gap) else {
             self.closeForGap(index)
             return false
         }
@@ -134,29 +137,38 @@ extension ConnectionDriver {
         for (publication, endpoint) in batch { self.deliver(publication, self.endpoints[endpoint]) }
     }
 
-    /// Frames a publication once, compresses it once for each way that subscribers want it, and adds it to all of them
-    /// by reference.
     private func deliver(_ publication: Publication, _ endpoint: LoopEndpoint) {
         guard let entry = endpoint.topics.subscribers(of: publication.topic) else { return }
         if let position = publication.position { entry.lastPosition = position }
-        guard
-            let message = self.message(for: publication, endpoint, entry)
-        else { return }
+        self.counts.publicationsDelivered &+= 1
+        for format in entry.formats { self.deliver(publication, endpoint, entry, format) }
+    }
+
+    /// Frames a publication once for the subscribers of a format, compresses it once for each way that they want it, and
+    /// adds it to all of them by reference.
+    private func deliver(
+        _ publication: Publication,
+        _ endpoint: LoopEndpoint,
+        _ entry: TopicEntry,
+        _ format: UInt8
+    ) {
+        guard let message = self.message(for: publication, endpoint, entry, format) else { return }
+        let isOnlyFormat = entry.formats.count == 1
         let opcode = message.kind.opcode
         let topic = entry.number
         var plain: OutboundSegment?
         var compressed: [(windowBits: Int, segment: OutboundSegment)] = []
-        self.counts.publicationsDelivered &+= 1
-        self.counts.messagesSent &+= UInt64(entry.subscribers.count)
         for subscriber in entry.subscribers {
             let index = Int(subscriber)
             let slot = unsafe self.slots.pointer(index)
             guard unsafe slot.pointee.closing.isOpen else { continue }
+            guard unsafe isOnlyFormat || slot.pointee.format == format else { continue }
             if !entry.recovering.isEmpty, let recovery = entry.recovering[subscriber] {
                 recovery.append(publication)
                 continue
             }
             if !entry.ahead.isEmpty, entry.hasHad(publication, subscriber) { continue }
+            self.counts.messagesSent &+= 1
             var segment: OutboundSegment?
             if unsafe slot.pointee.flags.contains(.compressing),
                 let deflate = unsafe slot.pointee.details?.deflate
@@ -206,11 +218,12 @@ extension ConnectionDriver {
     private func message(
         for publication: Publication,
         _ endpoint: LoopEndpoint,
-        _ entry: TopicEntry
+        _ entry: TopicEntry,
+        _ format: UInt8
     ) -> Message? {
         switch publication.notice {
-        case nil, .presence: endpoint.format(publication)
-        case .gap: self.gapMessage(for: publication, endpoint, entry)
+        case nil, .presence: endpoint.format(publication, format)
+        case .gap: self.gapMessage(for: publication, endpoint, entry, format)
         }
     }
 
@@ -218,13 +231,15 @@ extension ConnectionDriver {
     private func gapMessage(
         for publication: Publication,
         _ endpoint: LoopEndpoint,
-        _ entry: TopicEntry
+        _ entry: TopicEntry,
+        _ format: UInt8
     ) -> Message? {
         guard let newest = publication.position else { return nil }
         let gap = TopicGap(topic: publication.topic, newest: newest)
-        if let message = endpoint.configuration.publicationFormat.gap?(gap) { return message }
+        if let message = endpoint.formats[Int(format)].gap?(gap) { return message }
         // A copy: closing takes subscribers out of the list.
-        for subscriber in Array(entry.subscribers) {
+        for subscriber in Array(entry.subscribers)
+        where unsafe self.slots.pointer(Int(subscriber)).pointee.format == format {
             if let recovery = entry.recovering[subscriber] {
                 recovery.append(publication)
             } else if !entry.hasHad(publication, subscriber) {

@@ -54,6 +54,8 @@ internal import StarlingCore
     var flags: Flags = []
     var closing = ClosingHandshake()
     var cause = CloseCause.none
+    /// How publications are sent to it; see ``LoopEndpoint/formats``.
+    var format: UInt8 = 0
 
     var codec: FrameCodec
     var outbound = OutboundQueue()

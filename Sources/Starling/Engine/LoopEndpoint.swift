@@ -28,12 +28,21 @@ final class LoopEndpoint {
     let keepsPublicationsApart: Bool
     let limitsRates: Bool
 
+    /// What subscribers are sent, by the number of their format: 0 for those without a subprotocol of the endpoint's, and
+    /// one more than its index for the others.
+    let formats: [PublicationFormat]
+
+    /// The number of the format of connections that agreed on a subprotocol.
+    func formatNumber(ofSubprotocol name: String?) -> UInt8 {
+        let index = self.configuration.subprotocols.firstIndex { $0.name == name }
+        return index.map { UInt8($0 + 1) } ?? 0
+    }
+
     /// What subscribers are sent for a publication or a presence event; nil for nothing.
-    func format(_ publication: Publication) -> Message? {
-        if case .presence(let event) = publication.notice {
-            return self.configuration.publicationFormat.presence?(event)
-        }
-        return self.configuration.publicationFormat.publication?(publication) ?? publication.message
+    func format(_ publication: Publication, _ number: UInt8) -> Message? {
+        let format = self.formats[Int(number)]
+        if case .presence(let event) = publication.notice { return format.presence?(event) }
+        return format.publication?(publication) ?? publication.message
     }
 
     init(_ endpoint: WebSocketEndpoint, index: Int, path: String, hub: BroadcastHub, role: Role) {
@@ -41,6 +50,9 @@ final class LoopEndpoint {
         self.index = index
         self.path = path
         self.configuration = configuration
+        precondition(configuration.subprotocols.count <= 255, "an endpoint speaks at most 255 subprotocols")
+        self.formats =
+            [configuration.publicationFormat] + configuration.subprotocols.map(\.publicationFormat)
         self.outbound = configuration.outbound
         self.codecSettings = FrameCodec.Settings(role: role, limits: configuration.limits)
         self.callbacks = endpoint.makeCallbacks()

@@ -7,6 +7,8 @@ final class TopicEntry {
     var subscribers: [UInt32] = []
     /// Those of them that are being brought up to date, and get nothing live until they are.
     var recovering: [UInt32: Recovery] = [:]
+    /// The formats that subscribers have or had.
+    var formats: [UInt8] = []
     /// The position of the newest live publication on this loop.
     var lastPosition: StreamPosition?
     /// Those that have been brought further by the history than the live publications are.
@@ -92,6 +94,8 @@ struct TopicTable: ~Copyable {
             Subscription(entry: entry, position: entry.subscribers.count)
         )
         entry.subscribers.append(UInt32(index))
+        let format = unsafe slot.pointee.format
+        if !entry.formats.contains(format) { entry.formats.append(format) }
         return entry.subscribers.count == 1
     }
 

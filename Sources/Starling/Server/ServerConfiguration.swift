@@ -32,6 +32,9 @@ public struct ServerConfiguration: Sendable {
     public var lingerTimeout: Duration = .seconds(2)
     /// Graceful shutdown: connections are closed with 1001, evenly over this time.
     public var drainSpread: Duration = .seconds(5)
+    /// Graceful shutdown: each client is asked to come back after a random part of this time, in its close frame's reason
+    /// (`retry in 1200 ms`) and by its subprotocol.
+    public var drainRetryDelayMax: Duration = .seconds(2)
     /// Graceful shutdown: what is left after this time is cut, and its tasks are cancelled.
     public var drainTimeout: Duration = .seconds(10)
     /// A path that answers 200 as long as the server runs, or nil.

@@ -8,7 +8,7 @@ public struct FuzzTarget: Sendable {
     public let run: @Sendable ([UInt8]) throws -> Void
 
     /// All of them.
-    public static let all: [FuzzTarget] = [.frames, .handshake, .deflate, .extensions]
+    public static let all: [FuzzTarget] = [.frames, .handshake, .deflate, .extensions, .topics]
 }
 
 /// What did not hold.

@@ -1,7 +1,5 @@
-internal import Starling
-
 /// A value that comes later; one task waits for it.
-final class Promise<Value: Sendable>: Sendable {
+package final class Promise<Value: Sendable>: Sendable {
     private struct State {
         var value: Value?
         var waiter: CheckedContinuation<Value?, Never>?
@@ -9,8 +7,10 @@ final class Promise<Value: Sendable>: Sendable {
 
     private let state = Lock(State())
 
+    package init() {}
+
     /// Gives the value; what comes after the first is ignored.
-    func fulfil(_ value: Value) {
+    package func fulfil(_ value: Value) {
         let waiter = self.state.withLock { state -> CheckedContinuation<Value?, Never>? in
             guard state.value == nil else { return nil }
             state.value = value
@@ -21,7 +21,7 @@ final class Promise<Value: Sendable>: Sendable {
     }
 
     /// Suspends until the value is there; nil if the task is cancelled before.
-    func value() async -> Value? {
+    package func value() async -> Value? {
         await withTaskCancellationHandler {
             await withCheckedContinuation { continuation in
                 let (isDecided, value): (Bool, Value?) = self.state.withLock { state in

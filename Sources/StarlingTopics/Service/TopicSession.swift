@@ -1,0 +1,306 @@
+internal import Logging
+internal import Starling
+internal import StarlingCore
+
+/// A service at work on one connection.
+///
+/// Messages are done one after the other, but for requests, which run as child tasks; everything is on the connection's
+/// event loop.
+struct TopicSession<UserData: Sendable>: Sendable {
+    private let client: TopicClient<UserData>
+    private let service: TopicService<UserData>
+    private let broadcaster: any Broadcaster
+    private let requests: RequestsAtWork
+
+    init(
+        _ client: TopicClient<UserData>,
+        _ service: TopicService<UserData>,
+        _ broadcaster: any Broadcaster
+    ) {
+        self.client = client
+        self.service = service
+        self.broadcaster = broadcaster
+        self.requests = RequestsAtWork(countMax: service.configuration.requestsMax)
+    }
+
+    /// Serves until the connection ends; then its requests are cancelled, and its member leaves.
+    func run() async throws {
+        var members: [Topic: String] = [:]
+        let result: Result<Void, any Error>
+        do {
+            try await withThrowingDiscardingTaskGroup { group in
+                try await self.receiveAll(&group, &members)
+                group.cancelAll()
+            }
+            result = .success(())
+        } catch {
+            result = .failure(error)
+        }
+        let (left, broadcaster) = (members, self.broadcaster as? any PresenceBroadcaster)
+        if let broadcaster, !left.isEmpty {
+            // A task of its own: this one may be cancelled, and a broker's answer would not be waited for then.
+            await Task {
+                for (topic, member) in left { try? await broadcaster.leave(member, from: topic) }
+            }.value
+        }
+        try result.get()
+    }
+
+    private func receiveAll(
+        _ group: inout ThrowingDiscardingTaskGroup<any Error>,
+        _ members: inout [Topic: String]
+    ) async throws {
+        var invalidCount = 0
+        for try await message in self.client.socket {
+            guard message.kind == .text else {
+                return await self.client.socket.close(
+                    .unsupportedData,
+                    reason: "\(TopicProtocol.name) has text messages only"
+                )
+            }
+            do throws(InvalidMessage) {
+                try await self.receive(try ClientMessage(parsing: message), &group, &members)
+            } catch {
+                invalidCount += 1
+                guard invalidCount <= self.service.configuration.invalidMessagesMax else {
+                    return await self.client.socket.close(
+                        .policyViolation,
+                        reason: "too many invalid messages; the last: \(error.text)"
+                    )
+                }
+                await self.send(.error(id: error.id, TopicRefusal(.invalidMessage, error.text)))
+            }
+        }
+    }
+
+    private func receive(
+        _ message: ClientMessage,
+        _ group: inout ThrowingDiscardingTaskGroup<any Error>,
+        _ members: inout [Topic: String]
+    ) async throws(InvalidMessage) {
+        switch message {
+        case .subscribe(let id, let topic, let position):
+            do {
+                try await self.subscribe(id, topic, from: position?.streamPosition, &members)
+            } catch {
+                await self.refuse(id, error)
+            }
+        case .unsubscribe(let id, let topic):
+            await self.client.socket.unsubscribe(from: topic)
+            await self.leave(topic, &members)
+            await self.send(.unsubscribed(id: id, topic: topic))
+        case .publish(let id, let topic, let data, let key):
+            do {
+                let position = try await self.publish(ClientPublication(topic: topic, data: data), key)
+                if let id { await self.send(.published(id: id, position: position.map(TopicPosition.init))) }
+            } catch {
+                await self.refuse(id, error)
+            }
+        case .request(let id, let name, let data, let timeout):
+            try await self.begin(id, name, data, timeout, &group)
+        case .members(let id, let topic, let cursor):
+            do {
+                try await self.list(id, topic, cursor)
+            } catch {
+                await self.refuse(id, error)
+            }
+        }
+    }
+
+    // MARK: - Subscriptions
+
+    private func subscribe(
+        _ id: UInt64,
+        _ topic: Topic,
+        from position: StreamPosition?,
+        _ members: inout [Topic: String]
+    ) async throws {
+        let access = try await self.service.subscribe(self.client, topic)
+        if access.member != nil, !(self.broadcaster is any PresenceBroadcaster) {
+            throw TopicRefusal(.internal, "the broadcaster knows no presence")
+        }
+        try await self.client.socket.subscribe(to: topic, from: position) { subscription in
+            let position = subscription.position.map(TopicPosition.init)
+            return ServerMessage.subscribed(
+                id: id,
+                topic: topic,
+                position: position,
+                isRecovered: subscription.isRecovered
+            ).message
+        }
+        guard let member = access.member, members[topic] != member.id else { return }
+        await self.leave(topic, &members)
+        // Before it is asked: whether a broker that does not answer knows of it is not known.
+        members[topic] = member.id
+        do {
+            try await (self.broadcaster as? any PresenceBroadcaster)?.enter(member, topic)
+        } catch {
+            await self.client.socket.unsubscribe(from: topic)
+            await self.leave(topic, &members)
+            throw error
+        }
+    }
+
+    private func leave(_ topic: Topic, _ members: inout [Topic: String]) async {
+        guard let member = members.removeValue(forKey: topic) else { return }
+        // A broadcaster that cannot tell others now does so later, or the lease ends.
+        try? await (self.broadcaster as? any PresenceBroadcaster)?.leave(member, from: topic)
+    }
+
+    private func list(_ id: UInt64, _ topic: Topic, _ cursor: String?) async throws {
+        _ = try await self.service.subscribe(self.client, topic)
+        guard let presence = self.broadcaster as? any PresenceBroadcaster else {
+            throw TopicRefusal(.forbidden, "nobody is present in this topic")
+        }
+        let page = try await presence.members(
+            of: topic,
+            from: cursor.map(PresenceCursor.init),
+            countMax: self.service.configuration.membersPerPageMax
+        )
+        await self.send(.members(id: id, topic: topic, page.members, next: page.next?.value))
+    }
+
+    // MARK: - Publications
+
+    private func publish(_ publication: ClientPublication, _ key: String?) async throws -> StreamPosition? {
+        guard !publication.topic.isReserved else { throw TopicRefusal(.forbidden, "the topic is reserved") }
+        let message = try await self.service.publish(self.client, publication).message
+        guard let key, let history = self.broadcaster as? any HistoryBroadcaster else {
+            return try await self.broadcaster.publish(message, to: publication.topic)
+        }
+        return try await history.publish(message, to: publication.topic, idempotencyKey: key).position
+    }
+
+    // MARK: - Requests
+
+    private func begin(
+        _ id: UInt64,
+        _ name: String,
+        _ data: JSONText,
+        _ timeout: Duration?,
+        _ group: inout ThrowingDiscardingTaskGroup<any Error>
+    ) async throws(InvalidMessage) {
+        guard let answer = self.service.answers[name] else {
+            let refusal = TopicRefusal(.unknownRequest, "there is no request named '\(name.prefix(40))'")
+            return await self.send(.error(id: id, refusal))
+        }
+        switch self.requests.begin(id) {
+        case .began: break
+        case .isKnown: throw InvalidMessage("the id is in use", id: id)
+        case .tooMany:
+            let countMax = self.service.configuration.requestsMax
+            return await self.send(
+                .error(id: id, TopicRefusal(.tooManyRequests, "\(countMax) requests are being worked on"))
+            )
+        }
+        let longest = self.service.configuration.requestTimeout
+        let timeout = min(timeout ?? longest, longest)
+        group.addTask {
+            await self.work(id, data, timeout, answer)
+            self.requests.end(id)
+        }
+    }
+
+    private func work(
+        _ id: UInt64,
+        _ data: JSONText,
+        _ timeout: Duration,
+        _ answer: @escaping TopicService<UserData>.Answer
+    ) async {
+        let client = self.client
+        await withTaskGroup(of: ServerMessage?.self) { group in
+            group.addTask {
+                do {
+                    return .reply(id: id, data: try await answer(client, data))
+                } catch {
+                    return .error(id: id, self.refusal(for: error))
+                }
+            }
+            group.addTask {
+                do {
+                    try await Task.sleep(for: timeout)
+                } catch {
+                    return nil
+                }
+                return .error(id: id, TopicRefusal(.timeout, "there was no answer within \(timeout)"))
+            }
+            // The first counts. The answer that is late is cancelled, and keeps its place until it has returned.
+            if let message = await group.next() ?? nil { await self.send(message) }
+            group.cancelAll()
+        }
+    }
+
+    // MARK: - Answers
+
+    /// Suspends while the client reads slowly; nothing to do if it is gone, since the iteration ends then.
+    private func send(_ message: ServerMessage) async {
+        try? await self.client.socket.send(message.message)
+    }
+
+    private func refuse(_ id: UInt64?, _ error: any Error) async {
+        await self.send(.error(id: id, self.refusal(for: error)))
+    }
+
+    private func refusal(for error: any Error) -> TopicRefusal {
+        switch error {
+        case let refusal as TopicRefusal: return refusal
+        case let error as DecodingError: return TopicRefusal(.invalidData, Self.describe(error))
+        case let error as BroadcastError where error.code != .refused:
+            return TopicRefusal(.unavailable, error.message)
+        case let error as WebSocketError where error.code == .tooManySubscriptions:
+            return TopicRefusal(.tooManySubscriptions, "the connection has as many subscriptions as it may")
+        case let error as WebSocketError where error.code == .reservedTopic:
+            return TopicRefusal(.forbidden, "the topic is reserved")
+        case let error as WebSocketError where error.code == .broadcasting:
+            return TopicRefusal(.unavailable, "the topic cannot be had now")
+        default:
+            self.service.configuration.logger.error(
+                "a topic service failed",
+                metadata: [
+                    LoggingKeys.connection: "\(self.client.socket.id)", LoggingKeys.error: "\(error)",
+                ]
+            )
+            return TopicRefusal(.internal, "the server failed")
+        }
+    }
+
+    private static func describe(_ error: DecodingError) -> String {
+        let context: DecodingError.Context? =
+            switch error {
+            case .typeMismatch(_, let context), .valueNotFound(_, let context), .keyNotFound(_, let context),
+                .dataCorrupted(let context):
+                context
+            @unknown default: nil
+            }
+        guard let context else { return "the data cannot be decoded" }
+        let path = context.codingPath.map(\.stringValue).joined(separator: ".")
+        return path.isEmpty ? context.debugDescription : "\(path): \(context.debugDescription)"
+    }
+}
+
+/// The requests of one connection that are being worked on.
+private final class RequestsAtWork: Sendable {
+    enum Beginning {
+        case began, isKnown, tooMany
+    }
+
+    private let ids = Lock<Set<UInt64>>([])
+    private let countMax: Int
+
+    init(countMax: Int) {
+        self.countMax = countMax
+    }
+
+    func begin(_ id: UInt64) -> Beginning {
+        self.ids.withLock { ids in
+            guard !ids.contains(id) else { return .isKnown }
+            guard ids.count < self.countMax else { return .tooMany }
+            ids.insert(id)
+            return .began
+        }
+    }
+
+    func end(_ id: UInt64) {
+        self.ids.withLock { _ = $0.remove(id) }
+    }
+}
