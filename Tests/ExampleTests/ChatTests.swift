@@ -113,8 +113,8 @@ import Testing
     }
 
     @Test("Three nodes, five clients, and whatever may go wrong between them")
-    func cluster() throws {
-        let figures = try DeterministicCluster(dialect: ChatDialect()).check(seeds: 0..<50)
+    func cluster() async throws {
+        let figures = try await DeterministicCluster(dialect: ChatDialect()).check(seeds: 0..<50)
         #expect(figures.recoveries > 100)
         #expect(figures.presenceEvents > 100)
     }
