@@ -11,6 +11,7 @@ public protocol ClusterDialect: Sendable {
     ///   - broadcaster: The node's; to publish with, and to ask for members.
     ///   - configuration: Deadlines and limits that fit the simulation, to be completed with a format for publications, gaps and
     ///     presence events.
+    /// - Returns: The endpoint.
     func makeEndpoint(broadcaster: SimulatedBroadcaster, configuration: EndpointConfiguration)
         -> WebSocketEndpoint
 
