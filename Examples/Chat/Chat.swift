@@ -4,8 +4,9 @@ import Starling
 import StarlingCore
 import StarlingNative
 import StarlingRedis
+import StarlingTopics
 
-/// Rooms in which people chat: the page at `/`, and the WebSocket at `/chat` that PROTOCOL.md describes.
+/// Rooms in which people chat: the page at `/`, and the topics at `/chat` that PROTOCOL.md describes.
 @main
 struct Chat: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
@@ -31,16 +32,28 @@ struct Chat: AsyncParsableCommand {
         let rooms = Rooms(broadcaster: broadcaster, membersMax: roomMembers)
         var configuration = options.endpointConfiguration(messageBytesMax: 32 << 10)
         configuration.rates.messagesPerSecondMax = configuration.rates.messagesPerSecondMax ?? 500
-        configuration.publicationFormat.presence = Rooms.message(for:)
 
-        let endpoint = WebSocketEndpoint(broadcaster: broadcaster, configuration: configuration) { socket in
-            var visitor = Visitor(socket, rooms)
-            try await visitor.chat()
-        }
+        let endpoint = WebSocketEndpoint(
+            broadcaster: broadcaster,
+            configuration: configuration,
+            authenticate: { _ in .accept(Visitor(rooms)) },
+            service: Self.service
+        )
         try await options.serve {
             WebSocketRoute("/chat", endpoint)
+            TopicScriptRoute()
             Page.routes
         }
+    }
+
+    private static var service: TopicService<Visitor> {
+        var service = TopicService<Visitor> { client, topic in
+            try await client.userData.access(to: topic)
+        } publish: { client, publication in
+            try await client.userData.check(publication)
+        }
+        service.answer(ChatTopics.join) { client, wish in try await client.userData.join(wish) }
+        return service
     }
 
     private func makeBroadcaster() throws -> any ChatBroadcaster {

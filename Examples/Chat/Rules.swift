@@ -1,4 +1,5 @@
 import Foundation
+import StarlingTopics
 
 /// What names, keys and texts may be.
 enum Rules {
@@ -6,25 +7,27 @@ enum Rules {
     static let textLengthMax = 2000
 
     /// A room's name or a nickname without white space at its ends.
-    static func name(_ raw: String, orRefuse code: String, _ what: String) throws(Refusal) -> String {
+    static func name(_ raw: String, orRefuse code: TopicRefusal.Code, _ what: String) throws(TopicRefusal)
+        -> String
+    {
         let scalars = raw.unicodeScalars
         let isSpace = { (scalar: Unicode.Scalar) in scalar.properties.isWhitespace }
         guard let first = scalars.firstIndex(where: { !isSpace($0) }),
             let last = scalars.lastIndex(where: { !isSpace($0) })
-        else { throw Refusal(code, "\(what) has 1 to \(nameLengthMax) characters") }
+        else { throw TopicRefusal(code, "\(what) has 1 to \(nameLengthMax) characters") }
         let kept = scalars[first...last]
         guard kept.count <= nameLengthMax else {
-            throw Refusal(code, "\(what) has 1 to \(nameLengthMax) characters")
+            throw TopicRefusal(code, "\(what) has 1 to \(nameLengthMax) characters")
         }
         guard kept.allSatisfy(isAllowedInName) else {
-            throw Refusal(code, "\(what) has no line breaks and no invisible characters")
+            throw TopicRefusal(code, "\(what) has no line breaks and no invisible characters")
         }
         // One spelling for names that look the same (NFC), since other nodes compare bytes.
         return String(kept).precomposedStringWithCanonicalMapping
     }
 
     /// Eight or more characters that a client draws at random.
-    static func checkKey(_ key: String) throws(Refusal) {
+    static func checkKey(_ key: String) throws(TopicRefusal) {
         let isAllowed = { (byte: UInt8) in
             switch byte {
             case UInt8(ascii: "A")...UInt8(ascii: "Z"), UInt8(ascii: "a")...UInt8(ascii: "z"): true
@@ -33,7 +36,7 @@ enum Rules {
             }
         }
         guard (8...64).contains(key.utf8.count), key.utf8.allSatisfy(isAllowed) else {
-            throw Refusal(
+            throw TopicRefusal(
                 "invalid-key",
                 "a key has 8 to 64 letters, digits, hyphens and underscores of ASCII"
             )
@@ -41,16 +44,16 @@ enum Rules {
     }
 
     /// What is said.
-    static func checkText(_ text: String, _ key: String) throws(Refusal) {
+    static func checkText(_ text: String) throws(TopicRefusal) {
         let scalars = text.unicodeScalars
         guard scalars.count <= textLengthMax, !scalars.allSatisfy({ $0.properties.isWhitespace }) else {
-            throw Refusal("invalid-text", "a message has 1 to 2,000 characters", key: key)
+            throw TopicRefusal("invalid-text", "a message has 1 to 2,000 characters")
         }
         let isAllowed = { (scalar: Unicode.Scalar) in
             scalar == "\t" || scalar == "\n" || scalar.properties.generalCategory != .control
         }
         guard scalars.allSatisfy(isAllowed) else {
-            throw Refusal("invalid-text", "a message has no control characters", key: key)
+            throw TopicRefusal("invalid-text", "a message has no control characters")
         }
     }
 

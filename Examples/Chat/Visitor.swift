@@ -1,146 +1,105 @@
 import Starling
-import StarlingCore
+import StarlingTopics
 import Synchronization
 
-/// One connection's conversation with the server: what arrives is checked, and done or refused.
-struct Visitor {
-    private let socket: WebSocket
+/// Whom a connection belongs to: nobody, until it has asked to join a room; then one member.
+final class Visitor: Sendable {
+    private struct State {
+        /// The last join that was not refused; it may be on its way.
+        var joining: Task<(Place, Welcome), any Error>?
+        var typedAt: ContinuousClock.Instant?
+    }
+
     private let rooms: Rooms
     private let id: String
-    private var place: Place?
-    private var typedAt: ContinuousClock.Instant?
+    private let state = Mutex(State())
 
-    init(_ socket: WebSocket, _ rooms: Rooms) {
-        self.socket = socket
+    init(_ rooms: Rooms) {
         self.rooms = rooms
         self.id = rooms.makeID()
     }
 
-    /// Chats until the connection ends, and leaves the room then.
-    mutating func chat() async throws {
-        do {
-            try await converse()
-        } catch {
-            try await leave()
-            throw error
-        }
-        try await leave()
+    deinit {
+        rooms.release(id)
     }
 
-    private mutating func converse() async throws {
-        for try await message in socket {
-            guard let text = message.text else {
-                return await socket.close(.unsupportedData, reason: "the chat is in text messages")
-            }
-            do {
-                try await receive(ClientMessage(parsing: text))
-            } catch let refusal as Refusal {
-                try await socket.send(refusal.encoded())
-            } catch let error as BroadcastError {
-                return await comeBackLater(error)
-            } catch let error as WebSocketError where error.code == .broadcasting {
-                return await comeBackLater(error)
-            }
-        }
-    }
-
-    /// The broker is away: the client tries again, here or on another node, and says again what was not answered.
-    private func comeBackLater(_ error: any Error) async {
-        await socket.close(.tryAgainLater, reason: "the chat is not reachable at the moment")
-    }
-
-    private mutating func receive(_ message: ClientMessage) async throws {
-        switch message {
-        case .join(let room, let nickname): try await join(room, as: nickname)
-        case .say(let key, let text): try await say(text, key)
-        case .typing: try await type()
-        }
-    }
-
-    private mutating func join(_ name: String, as nickname: String) async throws {
-        let name = try Rules.name(name, orRefuse: "invalid-room", "a room’s name")
-        let nickname = try Rules.name(nickname, orRefuse: "invalid-nickname", "a nickname")
-        let old = place?.room
-        if old != name { try await rooms.checkSpace(in: name) }
-        try await leave()
-        if let old, old != name {
-            await socket.unsubscribe(from: Rooms.topic(old))
-            await socket.unsubscribe(from: Rooms.typingTopic(old))
-        }
-        typedAt = nil
-        let entering = Entering()
-        do {
-            try await beginToListen(to: name, as: nickname, entering)
-        } catch {
-            if let place = entering.place.withLock({ $0 }) { rooms.release(place.member, name) }
-            throw error
-        }
-        guard let place = entering.place.withLock({ $0 }) else { return }
-        self.place = place
-        try await rooms.enter(place.member, name)
-    }
-
-    /// Subscribes, with a welcome before what is published from then on.
-    private func beginToListen(
-        to name: String,
-        as nickname: String,
-        _ entering: Entering
-    ) async throws {
+    /// Finds a place in a room.
+    ///
+    /// A join that is refused changes nothing.
+    func join(_ wish: JoinWish) async throws -> Welcome {
+        let room = try Rules.name(wish.room, orRefuse: "invalid-room", "a room’s name")
+        let nickname = try Rules.name(wish.nickname, orRefuse: "invalid-nickname", "a nickname")
         let (rooms, id) = (rooms, id)
-        // What happens in the room while the welcome is put together follows it.
-        try await socket.subscribe(to: Rooms.topic(name), from: nil) { subscription throws(BroadcastError) in
-            let (member, welcome) = try await rooms.welcome(
-                id,
-                nickname: nickname,
-                to: name,
-                before: subscription.position
-            )
-            entering.place.withLock {
-                $0 = Place(room: name, member: member, position: subscription.position)
+        // Known before it is done: a client that comes back takes up its topics right behind its request.
+        let (before, joining) = state.withLock { state in
+            let before = state.joining
+            let joining = Task {
+                let old = try? await before?.value.0
+                if old?.room != room { try await rooms.checkSpace(in: room) }
+                return try await rooms.welcome(id, nickname: nickname, to: room)
             }
-            return welcome.encoded()
+            state.joining = joining
+            state.typedAt = nil
+            return (before, joining)
         }
-        try await socket.subscribe(to: Rooms.typingTopic(name))
+        do {
+            return try await joining.value.1
+        } catch {
+            state.withLock { state in
+                if state.joining == joining { state.joining = before }
+            }
+            throw error
+        }
     }
 
-    private mutating func leave() async throws {
-        guard let room = place?.room else { return }
-        place = nil
-        try await rooms.leave(room, id)
+    /// The topics of its room, and none else.
+    func access(to topic: Topic) async throws -> TopicAccess {
+        let place = try await place()
+        switch topic {
+        case ChatTopics.room(place.room).topic: return .present(as: place.presence)
+        case ChatTopics.typing(place.room).topic: return .allowed
+        default: throw Self.notJoined
+        }
     }
 
-    private func say(_ text: String, _ key: String) async throws {
-        try Rules.checkKey(key)
-        guard let place else { throw Refusal("not-joined", "join a room first", key: key) }
-        try Rules.checkText(text, key)
-        let known = try await rooms.say(
-            text,
-            key: key,
-            place.member,
-            in: place.room,
-            welcomedAt: place.position
-        )
-        if let known { try await socket.send(known) }
+    /// What is said gets an author and a time.
+    func check(_ publication: ClientPublication) async throws -> JSONText {
+        let place = try await place()
+        switch publication.topic {
+        case ChatTopics.room(place.room).topic:
+            let saying = try publication.data.decode(Saying.self)
+            try Rules.checkKey(saying.key)
+            try Rules.checkText(saying.text)
+            return try JSONText(encoding: rooms.said(saying, by: place.member))
+        case ChatTopics.typing(place.room).topic:
+            try checkTyping()
+            return try JSONText(encoding: Typing(member: place.member))
+        default: throw Self.notJoined
+        }
     }
 
-    private mutating func type() async throws {
-        guard let place else { throw Refusal("not-joined", "join a room first") }
-        let now = ContinuousClock.now
-        if let typedAt, now - typedAt < .seconds(1) { return }
-        typedAt = now
-        try await rooms.type(place.member, in: place.room)
+    /// At most once a second.
+    private func checkTyping() throws {
+        try state.withLock { state in
+            let now = ContinuousClock.now
+            if let typedAt = state.typedAt, now - typedAt < .seconds(1) {
+                throw TopicRefusal("too-often", "once a second is enough to say that somebody is writing")
+            }
+            state.typedAt = now
+        }
     }
+
+    private func place() async throws -> Place {
+        guard let joining = state.withLock({ $0.joining }) else { throw Self.notJoined }
+        return try await joining.value.0
+    }
+
+    private static let notJoined = TopicRefusal("not-joined", "join this room first")
 }
 
 /// Where a visitor is.
-private struct Place {
+struct Place {
     let room: String
     let member: Member
-    /// Of the last publication before the welcome; those after it are delivered.
-    let position: StreamPosition?
-}
-
-/// The place that a welcome was made for.
-private final class Entering: Sendable {
-    let place = Mutex<Place?>(nil)
+    let presence: PresenceMember
 }

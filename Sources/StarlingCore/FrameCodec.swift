@@ -11,7 +11,8 @@
 ///     case .message(let message): FrameCodec.encode(message.kind.opcode, message.bytes, into: &output)
 ///     case .ping(let payload): FrameCodec.encode(.pong, payload, into: &output)
 ///     case .pong: continue
-///     case .close, .needsMoreBytes: break decoding
+///     case .close: break decoding
+///     case .needsMoreBytes: break decoding
 ///     }
 /// }
 /// ```

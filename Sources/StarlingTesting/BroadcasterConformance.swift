@@ -3,12 +3,12 @@ public import Starling
 /// What every broadcaster must do, as checks that a test runs against one's own.
 ///
 /// ```swift
-/// try await BroadcasterConformance { try await MyBroadcaster(port: broker.port) }.run()
+/// let names = try await BroadcasterConformance { try FileBroadcaster(directory: directory) }.run()
 /// ```
 ///
 /// Each node is a broadcaster of its own with a sink that collects what arrives; all nodes must reach each other. The
 /// checks use topics with random names, so that a broker may be shared. Histories are checked if the broadcaster is a
-/// ``Starling/HistoryBroadcaster``; then it must keep at least 100 publications of topics whose names begin with
+/// ``/Starling/HistoryBroadcaster``; then it must keep at least 100 publications of topics whose names begin with
 /// `history:`, and none of others.
 public struct BroadcasterConformance: Sendable {
     private let makeNode: @Sendable () async throws -> any Broadcaster

@@ -3,7 +3,7 @@ internal import Synchronization
 
 /// A server without sockets, threads or time: the test hands in bytes, moves the clock, and looks at what comes out.
 ///
-/// It drives the same ``ConnectionDriver`` as the real transports. Everything, tasks of async handlers included, runs
+/// It drives the same ``/Starling/ConnectionDriver`` as the real transports. Everything, tasks of async handlers included, runs
 /// on the test's own thread, inside the calls of this type; nothing happens between them.
 ///
 /// ```swift

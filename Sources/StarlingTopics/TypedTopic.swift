@@ -24,7 +24,7 @@ public struct TypedTopic<Event: Codable & Sendable>: Sendable, Hashable {
 /// A request that a client makes of a server, with the types of what is asked and answered.
 ///
 /// ```swift
-/// static let rename = TypedRequest<NewName, Member>("rename")
+/// static let rename = TypedRequest<NewName, Bool>("rename")
 /// ```
 public struct TypedRequest<Question: Codable & Sendable, Answer: Codable & Sendable>: Sendable, Hashable {
     /// The request's name on the wire.

@@ -2,7 +2,9 @@
 
 import argparse
 import asyncio
+import collections
 import contextlib
+import itertools
 import json
 import os
 import secrets
@@ -70,15 +72,19 @@ class Server:
 
 
 class Member:
-    """One WebSocket that speaks the chat's protocol."""
+    """One WebSocket that speaks the chat's protocol. What it hears is told as {"type", "room", …}: message, joined, left, typing, error."""
 
     def __init__(self, socket):
         self.socket = socket
+        self.ids = itertools.count(1)
+        self.heard = collections.deque()
         self.welcome = None
 
     @classmethod
     async def connect(cls, server):
-        return cls(await connect(f"ws://127.0.0.1:{server.port}/chat", proxy=None, origin=server.origin, max_size=None))
+        return cls(await connect(
+            f"ws://127.0.0.1:{server.port}/chat", subprotocols=["starling.v1.json"], proxy=None, origin=server.origin, max_size=None
+        ))
 
     @classmethod
     async def joined(cls, server, room, nickname):
@@ -86,14 +92,49 @@ class Member:
         await member.join(room, nickname)
         return member
 
-    async def send(self, **message):
-        await self.socket.send(json.dumps(message))
+    async def ask(self, type, **fields):
+        id = next(self.ids)
+        await self.socket.send(json.dumps({"type": type, "id": id, **fields}))
+        return id
+
+    async def send(self, type, **fields):
+        """Asks for what the chat knows: to join, to say something, that one is typing; everything else as it is."""
+        room = self.welcome["room"] if self.welcome else "nowhere"
+        match type:
+            case "join":
+                return await self.ask("request", name="join", data=fields)
+            case "say":
+                # A key that breaks the chat's rule may break the subprotocol's, too, which is not what is asked here.
+                return await self.ask("publish", topic=f"room:{room}", data=fields, key=fields["key"][:64] or "empty")
+            case "typing":
+                return await self.ask("publish", topic=f"typing:{room}", data=None)
+            case _:
+                return await self.ask(type, **fields)
 
     async def receive_text(self):
         return await asyncio.wait_for(self.socket.recv(), WAIT_SECONDS)
 
+    async def answer(self, id):
+        """The answer with this id; what comes before it is heard later."""
+        async with asyncio.timeout(WAIT_SECONDS):
+            while (message := json.loads(await self.receive_text())).get("id") != id:
+                self.heard.append(message)
+        return message
+
     async def receive(self):
-        return json.loads(await self.receive_text())
+        """The next message that is no acknowledgement."""
+        while True:
+            message = self.heard.popleft() if self.heard else json.loads(await self.receive_text())
+            kind, _, room = message.get("topic", "").partition(":")
+            match message["type"]:
+                case "publication":
+                    expect((message.get("position") is not None) == (kind == "room"), message)
+                    return {"type": "message" if kind == "room" else "typing", "room": room, **message["data"]}
+                case "joined" | "left":
+                    there = message["member"]
+                    return {"type": message["type"], "room": room, "member": {"id": there["id"], "nickname": there["info"]}}
+                case "error":
+                    return message
 
     async def until(self, type, **fields):
         """The next message of that type with those fields; what comes before it is passed over."""
@@ -104,22 +145,45 @@ class Member:
                     return message
 
     async def join(self, room, nickname):
-        await self.send(type="join", room=room, nickname=nickname)
-        self.welcome = await self.until("welcome")
+        if self.welcome:
+            for topic in ("room", "typing"):
+                await self.answer(await self.ask("unsubscribe", topic=f"{topic}:{self.welcome['room']}"))
+        answer = await self.answer(await self.send("join", room=room, nickname=nickname))
+        expect(answer["type"] == "reply", answer)
+        welcome = answer["data"]
+        topic = f"room:{welcome['room']}"
+        # In one breath: the answers come in this order.
+        asked = [
+            await self.ask("subscribe", topic=topic, position=welcome["position"]),
+            await self.ask("subscribe", topic=f"typing:{welcome['room']}"),
+        ]
+        for id in asked:
+            answer = await self.answer(id)
+            expect(answer["type"] == "subscribed" and answer["recovered"], answer)
+        next, members = {}, []
+        while next is not None:
+            listed = await self.answer(await self.ask("members", topic=topic, **next))
+            members += [{"id": there["id"], "nickname": there["info"]} for there in listed["members"]]
+            next = {"from": listed["next"]} if listed.get("next") else None
+        # Ids of one node grow; who is present is listed in no order.
+        members.sort(key=lambda there: (len(there["id"]), there["id"]))
+        history = [{"type": "message", "room": welcome["room"], **said} for said in welcome["history"]]
+        self.welcome = welcome | {"members": members, "history": history}
         # Its own `joined` is the last thing that joining brings.
-        await self.until("joined", member=self.welcome["member"])
+        await self.until("joined", member=welcome["member"])
         return self.welcome
 
     async def say(self, text, key=None):
         """Says it, waits until it comes back, and returns that."""
         key = key or secrets.token_hex(16)
-        await self.send(type="say", key=key, text=text)
+        await self.send("say", key=key, text=text)
         return await self.until("message", key=key)
 
     async def refused(self, code, **message):
-        await self.send(**message)
+        id = await self.send(**message)
         answer = await self.receive()
         expect(answer["type"] == "error" and answer["code"] == code, f"{code} expected for {str(message)[:80]}: {answer}")
+        expect(answer["id"] == id, answer)
         expect(isinstance(answer["text"], str) and answer["text"], "an error has a text")
         return answer
 

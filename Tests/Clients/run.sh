@@ -1,15 +1,18 @@
 #!/bin/sh
-# Tests a running Echo with clients that are not ours: Python's websockets, raw sockets, openssl.
+# Tests a running Echo with clients that are not ours: Python's websockets, raw sockets, openssl; and our client with servers that
+# are not ours: Python's websockets, Node's ws, nginx.
 #
 #   ./Tests/Clients/run.sh
 set -eu
 cd "$(dirname "$0")/../.."
 . Examples/Support/setup.sh
 
-install_missing $build_packages openssl
+install_missing $build_packages openssl node-ws
+install_program nginx nginx-light
 require_swift
 swift build -c release --product Echo
 swift build -c release --product EchoCallback
+swift build -c release --product ClientChecks
 echo_server="$(swift build -c release --show-bin-path)/Echo"
 
 environment=.build-clients/python
@@ -20,6 +23,6 @@ mkdir -p "$certificates"
 ./Tests/certificates.sh "$certificates"
 
 export PYTHONDONTWRITEBYTECODE=1
-for suite in clients raw tls bad_day; do
+for suite in clients raw tls bad_day servers; do
     "$environment/bin/python" "Tests/Clients/${suite}_test.py" "$echo_server" "$certificates"
 done

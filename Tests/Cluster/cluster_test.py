@@ -38,9 +38,12 @@ class Client:
     async def run(self):
         while True:
             try:
-                async with connect(f"ws://127.0.0.1:{self.port}/chat", proxy=None, open_timeout=5) as self.socket:
+                async with connect(
+                    f"ws://127.0.0.1:{self.port}/chat", subprotocols=["starling.v1.json"], proxy=None, open_timeout=5
+                ) as self.socket:
                     self.connections += 1
-                    await self.socket.send(json.dumps({"type": "join", "room": self.room, "nickname": self.nickname}))
+                    self.id = 0
+                    self.joining = await self.ask("request", name="join", data={"room": self.room, "nickname": self.nickname})
                     async for text in self.socket:
                         await self.received(json.loads(text))
             except (OSError, ConnectionClosed, InvalidHandshake, TimeoutError):
@@ -48,20 +51,32 @@ class Client:
             self.joined.clear()
             await asyncio.sleep(secrets.randbelow(500) / 1000)
 
+    async def ask(self, type, **fields):
+        self.id += 1
+        await self.socket.send(json.dumps({"type": type, "id": self.id, **fields}))
+        return self.id
+
     async def received(self, message):
         match message["type"]:
-            case "welcome":
-                for said in message["history"]:
+            case "reply":
+                for said in message["data"]["history"]:
                     self.show(said)
+                await self.ask("subscribe", topic=f"room:{self.room}", position=message["data"]["position"])
                 for key, text in self.pending.items():
-                    await self.socket.send(json.dumps({"type": "say", "key": key, "text": text}))
+                    await self.publish(key, text)
                 self.joined.set()
-            case "message":
-                self.show(message)
+            case "publication":
+                self.show(message["data"])
             case "left":
-                self.left.append(message["member"]["nickname"])
+                self.left.append(message["member"]["info"])
+            case "error" if message["code"] == "unavailable":
+                # Redis is away: it comes back, to another node perhaps, and asks again.
+                await self.socket.close()
             case "error":
                 raise AssertionError(message)
+
+    async def publish(self, key, text):
+        await self.ask("publish", topic=f"room:{self.room}", data={"key": key, "text": text}, key=key)
 
     def show(self, message):
         self.pending.pop(message["key"], None)
@@ -72,7 +87,7 @@ class Client:
         self.pending[key] = text
         if self.joined.is_set():
             try:
-                await self.socket.send(json.dumps({"type": "say", "key": key, "text": text}))
+                await self.publish(key, text)
             except ConnectionClosed:
                 pass  # it is said again after coming back
 

@@ -186,14 +186,36 @@ import Testing
         var core = Self.core()
         _ = core.connected()
         _ = core.subscribe(to: "a", from: Self.position(7))
-        #expect(core.received(.error(id: 1, TopicRefusal(.unavailable, "no Redis"))) == [.retryLater("a")])
-        #expect(core.retry("a") == [Self.subscribe(2, Self.position(7))])
-        #expect(core.retry("a") == [])
+        #expect(core.received(.error(id: 1, TopicRefusal(.unavailable, "no Redis"))) == [.retryLater])
+        #expect(core.retry() == [Self.subscribe(2, Self.position(7))])
+        #expect(core.retry() == [])
         let refusal = TopicRefusal(.forbidden, "not you")
         #expect(core.received(.error(id: 2, refusal)) == [.fail("a", refusal)])
-        #expect(core.retry("a") == [])
+        #expect(core.retry() == [])
         _ = core.disconnected()
         #expect(core.connected() == [])
+    }
+
+    @Test("A publication that the broker could not take is sent again, and those behind it wait for it")
+    func unavailable() throws {
+        var core = Self.core()
+        _ = core.connected()
+        let first = try Self.publish(.null, "k1", in: &core)
+        let second = try Self.publish(.null, "k2", in: &core)
+        let refusal = TopicRefusal(.unavailable, "no Redis")
+        #expect(core.received(.error(id: first.id, refusal)) == [.retryLater])
+        #expect(core.received(.error(id: second.id, refusal)) == [])
+        #expect(try Self.publish(.null, "k3", in: &core).effects == [])
+        // A request does not need the broker.
+        #expect(try Self.request(in: &core).effects.count == 1)
+        let again = ["k1", "k2", "k3"].enumerated().map { index, key -> Effect in
+            let message = ClientMessage.publish(id: UInt64(index + 1), topic: "a", data: .null, key: key)
+            return .send(message.message)
+        }
+        #expect(core.retry() == again)
+        #expect(core.retry() == [])
+        // A request's refusal is its answer.
+        #expect(core.received(.error(id: 4, refusal)) == [.answer(4, .refused(refusal))])
     }
 
     @Test("The wait is random, its bound doubles, and both ends are kept")

@@ -1,12 +1,13 @@
 // The page of the chat: what it knows, what it hears, the link to the server, what it shows, what is typed.
-// PROTOCOL.md describes the messages. Users' text reaches the document as text nodes only.
+// PROTOCOL.md describes what is said; starling.js brings it there and back. Users' text reaches the document as text nodes only.
+
+import { StarlingClient } from "/starling.js";
 
 const nameLengthMax = 32;
 const textLengthMax = 2000;
 const pendingMax = 20;
 const shownMax = 500;
 const roomsMax = 10;
-const answerMilliseconds = 10_000;
 const typingMilliseconds = 4_000;
 const suggestions = ["lobby", "coffee", "swift", "birds"];
 
@@ -18,13 +19,15 @@ const length = (text) => [...text].length;
 const chat = {
   nickname: cleaned(stored("nickname") ?? ""), // the one wished for; the server may have given another
   room: roomOfAddress() || stored("room") || suggestions[0], // the one wished for
-  joined: null, // {member, room}, from `welcome` until the link is lost or another room is wished for
+  joined: null, // {member, room}, from the answer to `join` until the link is lost or another room is wished for
+  topics: [], // those of the room: what is said there and who comes and goes, who is writing
   shown: null, // the name of the room that is on the screen
   members: new Map(), // id → nickname
   typing: new Map(), // id → {nickname, timer}
-  pending: [], // {key, room, text, time, attempt, failure}: said, and not yet come back
-  joins: 0, // not yet answered on this link
-  held: [], // publications that came before their `welcome`
+  changes: null, // comings and goings since the list of members was asked for
+  pending: [], // {key, room, text, time, isSaid, failure}: typed, and not yet come back
+  joins: 0, // counts them: only the last one's answer matters
+  held: [], // what came before the answer to `join`
   seen: new Set(), // ids and keys of the messages that were shown
   unread: 0,
 };
@@ -54,95 +57,126 @@ function roomOfAddress() {
 
 // MARK: - What it hears
 
-const heard = {
-  welcome({ member, room, members, history }) {
-    chat.joins -= 1;
-    if (chat.joins > 0) return; // the user is already on the way to another room
-    const returned = room === chat.shown;
-    if (!returned) clearConversation(room);
-    chat.joined = { member, room };
-    chat.members = new Map(members.map(({ id, nickname }) => [id, nickname]));
-    clearTyping();
-    $("log").ariaBusy = "true"; // a screen reader need not read out the history
-    const continued = history.some((message) => chat.seen.has(message.id));
-    if (returned && history.length > 0 && chat.seen.size > 0 && !continued) showEvent("Some messages may be missing here");
-    history.forEach(showMessage);
-    link.welcomed();
-    for (const publication of chat.held.splice(0)) if (publication.room === room) published[publication.type](publication);
-    $("log").ariaBusy = "false";
-    chat.pending.filter((message) => message.room === chat.room && !message.failure).forEach(say);
-    if (!returned) {
-      chat.unread = 0;
-      scrollToEnd();
-    }
-    showAll();
-  },
-
-  error({ code, text, key }) {
-    const message = chat.pending.find((message) => message.key === key);
-    if (message) {
-      message.failure = text;
-      link.answered();
-      showPending();
-    } else if (["invalid-room", "invalid-nickname", "room-full"].includes(code)) {
-      chat.joins -= 1;
-      if (chat.joins > 0) return;
-      link.answered();
-      link.show("online");
-      askForName(text, code === "invalid-nickname" ? "nickname" : "first-room");
-    }
-  },
-};
-
-const published = {
-  message(message) {
-    stopTyping(message.member.id);
-    showMessage(message);
-  },
-
-  joined({ member: { id, nickname } }) {
-    if (chat.members.has(id)) return;
-    chat.members.set(id, nickname);
-    showPresence(nickname, "joined");
-    showMembers();
-  },
-
-  left({ member: { id, nickname } }) {
-    if (!chat.members.delete(id)) return;
-    stopTyping(id);
-    showPresence(nickname, "left");
-    showMembers();
-  },
-
-  typing({ member: { id, nickname } }) {
-    if (id === chat.joined.member.id) return;
-    stopTyping(id);
-    chat.typing.set(id, { nickname, timer: setTimeout(stopTyping, typingMilliseconds, id) });
-    showTyping();
-  },
-};
-
-function received(data) {
-  const message = JSON.parse(data);
-  if (Object.hasOwn(heard, message.type)) heard[message.type](message);
-  else if (!Object.hasOwn(published, message.type)) return;
-  else if (!chat.joined) chat.held.push(message);
-  else if (message.room === chat.joined.room) published[message.type](message);
+function welcomed({ member, room, history, position }) {
+  const returned = room === chat.shown;
+  if (!returned) clearConversation(room);
+  chat.joined = { member, room };
+  if (chat.topics.length === 0) {
+    chat.members.clear();
+    chat.topics = [
+      client.topic(`room:${room}`, { position, onupdate: received }),
+      client.topic(`typing:${room}`, { onupdate: ({ type, event }) => type === "event" && typing(event) }),
+    ];
+  }
+  chat.members.set(member.id, member.nickname);
+  clearTyping();
+  $("log").ariaBusy = "true"; // a screen reader need not read out the history
+  const continued = history.some((message) => chat.seen.has(message.id));
+  if (returned && history.length > 0 && chat.seen.size > 0 && !continued) showEvent("Some messages may be missing here");
+  history.forEach(showMessage);
+  show("online");
+  chat.held.splice(0).forEach(received);
+  $("log").ariaBusy = "false";
+  chat.pending.filter((message) => message.room === chat.room && !message.failure).forEach(say);
+  if (!returned) {
+    chat.unread = 0;
+    scrollToEnd();
+  }
+  showAll();
 }
 
+function refused({ code, message }) {
+  if (!["invalid-room", "invalid-nickname", "room-full"].includes(code)) return joinAgain();
+  show("online");
+  askForName(message, code === "invalid-nickname" ? "nickname" : "first-room");
+}
+
+function received(update) {
+  if (!chat.joined) return chat.held.push(update);
+  const { type, event, member } = update;
+  if (type === "event") {
+    stopTyping(event.member.id);
+    showMessage(event);
+  }
+  if (type === "subscribed") listMembers();
+  if (type === "gap") showEvent("Some messages may be missing here");
+  if (type === "ended" && update.error) joinAgain();
+  if (type === "joined" || type === "left") {
+    chat.changes?.push(() => change(type, member));
+    if (change(type, member)) showPresence(member.info, type);
+    showMembers();
+  }
+}
+
+// Who comes and goes; and whether that is news.
+function change(type, { id, info }) {
+  if (type === "left") {
+    stopTyping(id);
+    return chat.members.delete(id);
+  }
+  if (chat.members.has(id)) return false;
+  chat.members.set(id, info);
+  return true;
+}
+
+// Who is there now. What happens until the answer is there may be in it, or not yet.
+async function listMembers() {
+  const changes = [];
+  chat.changes = changes;
+  const list = await chat.topics[0]?.members().catch(() => null); // a link that is lost asks again
+  if (!list || chat.changes !== changes) return;
+  chat.changes = null;
+  chat.members = new Map(list.map(({ id, info }) => [id, info]));
+  for (const change of changes) change();
+  showMembers();
+}
+
+function typing({ member: { id, nickname } }) {
+  if (!chat.joined || id === chat.joined.member.id) return;
+  stopTyping(id);
+  chat.typing.set(id, { nickname, timer: setTimeout(stopTyping, typingMilliseconds, id) });
+  showTyping();
+}
+
+// Asks for a place in the room. After a lost link the topics are taken up again right behind this, from where they were.
 function join() {
   chat.joined = null;
-  chat.joins += 1;
   chat.held = [];
-  link.show("connecting");
-  link.send({ type: "join", room: chat.room, nickname: chat.nickname });
-  link.expectAnswer();
+  chat.joins += 1;
+  const { joins } = chat;
+  show("connecting");
+  client.request("join", { room: chat.room, nickname: chat.nickname }).then(
+    (welcome) => joins === chat.joins && welcomed(welcome),
+    (error) => joins === chat.joins && refused(error),
+  );
 }
 
+// Something in the server did not work, or took too long.
+function joinAgain() {
+  const { joins } = chat;
+  setTimeout(() => {
+    if (joins !== chat.joins || client.state.status !== "connected") return;
+    leave();
+    join();
+  }, 1000);
+}
+
+function leave() {
+  chat.changes = null;
+  for (const topic of chat.topics.splice(0)) topic.close();
+}
+
+// Says it once, however often it is sent: while the link is away it waits in the client.
 function say(message) {
-  message.attempt = link.attempt;
-  link.send({ type: "say", key: message.key, text: message.text });
-  link.expectAnswer();
+  if (message.isSaid) return;
+  message.isSaid = true;
+  const { key, text } = message;
+  client.publish(`room:${message.room}`, { key, text }, { key }).catch(({ code, message: text }) => {
+    message.isSaid = false;
+    if (code === "not-joined" || code === "closed") return; // it is said again on coming back to its room
+    message.failure = text;
+    showPending();
+  });
 }
 
 function stopTyping(id) {
@@ -156,97 +190,50 @@ function clearTyping() {
 
 // MARK: - The link
 
-// One WebSocket at a time. What ends it is always `lost`, which comes back after a random part of a time that doubles.
-const link = {
-  socket: null,
-  attempt: 0, // counts sockets
-  failures: 0, // in a row
-  welcomedAt: Infinity,
-  deadline: 0,
-  retryAt: 0,
-  retryTimer: 0,
+let client = null;
+let countdown = 0;
 
-  open() {
-    clearTimeout(this.retryTimer);
-    this.abandon();
-    this.attempt += 1;
-    this.show("connecting");
-    const socket = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/chat`);
-    socket.onopen = join;
-    socket.onmessage = (event) => received(event.data);
-    socket.onclose = () => this.lost();
-    this.socket = socket;
-    this.expectAnswer();
-  },
+function open() {
+  client = new StarlingClient("/chat");
+  client.addEventListener("state", linkChanged);
+  linkChanged();
+}
 
-  send(message) {
-    this.socket.send(JSON.stringify(message));
-  },
+function linkChanged() {
+  clearTimeout(countdown);
+  const { status } = client.state;
+  if (status === "connected") return join();
+  chat.joined = null;
+  chat.joins += 1;
+  clearTyping();
+  if (status === "connecting") return show("connecting");
+  show("waiting");
+  if (status === "waiting") return count();
+  chat.topics = [];
+  $("link-text").textContent = "Disconnected";
+}
 
-  welcomed() {
-    this.welcomedAt = performance.now();
-    this.answered();
-    this.show("online");
-  },
+function count() {
+  const milliseconds = client.state.until - Date.now();
+  $("link-text").textContent = `Reconnecting in ${Math.max(1, Math.ceil(milliseconds / 1000))} s`;
+  countdown = setTimeout(count, milliseconds % 1000 || 1000);
+}
 
-  // The browser does not tell a page about a link that is silently gone: an answer that does not come does.
-  expectAnswer() {
-    this.deadline ||= setTimeout(() => this.lost(), answerMilliseconds);
-  },
+function retry() {
+  if (client.state.status === "closed") open();
+  else client.retry();
+}
 
-  answered() {
-    clearTimeout(this.deadline);
-    this.deadline = 0;
-    const waits = (message) => message.attempt === this.attempt && !message.failure && message.room === chat.room;
-    if (chat.pending.some(waits)) this.expectAnswer();
-  },
-
-  lost() {
-    this.abandon();
-    // A link that held for a while was good; one that breaks at once must not bring the page back at once.
-    if (performance.now() - this.welcomedAt > 10_000) this.failures = 0;
-    this.welcomedAt = Infinity;
-    const milliseconds = Math.random() * Math.min(30_000, 1000 * 2 ** this.failures);
-    this.failures += 1;
-    this.retryAt = performance.now() + milliseconds;
-    this.show("waiting");
-    this.count();
-  },
-
-  count() {
-    const milliseconds = this.retryAt - performance.now();
-    if (milliseconds <= 0) return this.open();
-    $("link-text").textContent = `Reconnecting in ${Math.ceil(milliseconds / 1000)} s`;
-    this.retryTimer = setTimeout(() => this.count(), milliseconds % 1000 || 1000);
-  },
-
-  retryNow() {
-    if (document.body.dataset.link === "waiting") this.open();
-  },
-
-  abandon() {
-    clearTimeout(this.deadline);
-    this.deadline = 0;
-    chat.joined = null;
-    chat.joins = 0;
-    clearTyping();
-    if (!this.socket) return;
-    this.socket.onopen = this.socket.onmessage = this.socket.onclose = null;
-    this.socket.close();
-    this.socket = null;
-  },
-
-  show(state) {
-    const said = { connecting: "Connecting…", online: "Online", waiting: "Reconnecting" }[state];
-    const retry = $("retry");
-    if (document.activeElement === retry && state !== "waiting") $("text").focus();
-    document.body.dataset.link = state;
-    $("link-text").textContent = said;
-    $("link-status").textContent = said;
-    retry.hidden = state !== "waiting";
-    showPending();
-  },
-};
+function show(state) {
+  const said = { connecting: "Connecting…", online: "Online", waiting: "Reconnecting" }[state];
+  const button = $("retry");
+  if (document.activeElement === button && state !== "waiting") $("text").focus();
+  document.body.dataset.link = state;
+  $("link-text").textContent = said;
+  $("link-status").textContent = said;
+  button.hidden = state !== "waiting";
+  showPending();
+}
 
 // MARK: - What it shows
 
@@ -296,7 +283,6 @@ function showMessage({ id, key, member: { nickname }, text, time }) {
   const index = chat.pending.findIndex((message) => message.key === key);
   if (index >= 0) {
     chat.pending.splice(index, 1);
-    link.answered();
     showPending();
   }
   if (chat.seen.has(id) || chat.seen.has(key)) return;
@@ -531,7 +517,7 @@ $("text").oninput = () => {
   const now = performance.now();
   if (!chat.joined || $("text").value.trim() === "" || now - typingSaidAt < 2000) return;
   typingSaidAt = now;
-  link.send({ type: "typing" });
+  chat.topics[1].publish(null).catch(() => {}); // too often, or the link is lost
 };
 $("text").onkeydown = (event) => {
   if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
@@ -552,7 +538,8 @@ function enterRoom(room) {
   chat.members.clear();
   clearTyping();
   clearConversation(room);
-  if (link.socket?.readyState === WebSocket.OPEN) join();
+  leave();
+  if (client?.state.status === "connected") join();
   scrollToEnd();
   showAll();
 }
@@ -587,14 +574,16 @@ $("enter").onsubmit = (event) => {
     clearConversation(room);
   }
   if (`#${encodeURIComponent(room)}` !== location.hash) history.pushState(null, "", `#${encodeURIComponent(room)}`);
-  if (link.attempt === 0) link.open();
-  else if ((rejoins || room !== chat.joined.room) && link.socket?.readyState === WebSocket.OPEN) join();
+  const moves = rejoins || room !== chat.joined.room;
+  if (client && moves) leave();
+  if (!client) open();
+  else if (moves && client.state.status === "connected") join();
   showAll();
 };
 $("hello").onclose = () => $("text").focus();
 $("hello").oncancel = (event) => { if (!chat.joined) event.preventDefault(); };
 $("rename").onclick = () => askForName("", "nickname");
-$("retry").onclick = () => link.retryNow();
+$("retry").onclick = retry;
 $("menu").onclick = () => {
   openSide($("menu").ariaExpanded !== "true");
   $("rooms").querySelector("[aria-current]").focus();
@@ -617,10 +606,8 @@ addEventListener("keydown", (event) => {
   $("menu").focus();
 });
 addEventListener("hashchange", () => enterRoom(roomOfAddress() || suggestions[0]));
-addEventListener("online", () => link.retryNow());
 document.addEventListener("visibilitychange", () => {
   if (document.hidden) return;
-  link.retryNow();
   for (const made of document.querySelectorAll(".day")) made.textContent = dayName(Number(made.dataset.time));
   if (followsEnd) read();
   showUnread();
@@ -636,4 +623,4 @@ visualViewport?.addEventListener("resize", () => {
 if (!location.hash) history.replaceState(null, "", `#${encodeURIComponent(chat.room)}`);
 showAll();
 sizeComposer();
-if (chat.nickname) link.open(); else askForName("", "nickname");
+if (chat.nickname) open(); else askForName("", "nickname");

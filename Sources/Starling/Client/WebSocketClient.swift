@@ -13,7 +13,7 @@ internal import StarlingDeflate
 /// ```
 ///
 /// One connection per call, with the same ``WebSocket`` type as a server's, and the same framing, limits and compression.
-/// ``ReconnectingClient`` is for connections that are to come back.
+/// `ReconnectingClient` of `StarlingTopics` is for connections that are to come back.
 public struct WebSocketClient: Sendable {
     private let connector: any Connector
 

@@ -4,9 +4,10 @@ public import StarlingCore
 /// Who is connected where, on all nodes of a cluster, and a way to reach them from any node.
 ///
 /// ```swift
+/// let cluster = ClusterRegistry(broadcaster, node: "chat-1")
 /// var configuration = ServerConfiguration()
-/// configuration.cluster = ClusterRegistry(broadcaster, node: "chat-1")
-/// …
+/// configuration.cluster = cluster
+///
 /// try await cluster.send(.text("your order is on its way"), toUser: "ada")
 /// ```
 ///

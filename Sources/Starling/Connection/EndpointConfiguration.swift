@@ -62,7 +62,7 @@ public struct ConnectionTimeouts: Sendable, Hashable {
     public var authenticationTimeout: Duration = .seconds(10)
     /// A compression window of a connection's own that is not used for so long is released, and made anew when needed.
     ///
-    /// Up to 256 KiB each. Only where ``DeflateConfiguration/preferences`` ask for context takeover is there one.
+    /// Up to 256 KiB each. Only where ``/StarlingDeflate/DeflateConfiguration/preferences`` ask for context takeover is there one.
     public var compressionWindowTimeout: Duration? = .seconds(30)
     /// A connection of this age is closed with 1001, so that clients spread over new nodes.
     ///

@@ -30,7 +30,7 @@ public struct Message: @unchecked Sendable {
 
     /// A copy of borrowed bytes.
     ///
-    /// - Precondition: For ``Kind/text`` the bytes are UTF-8. It is not checked: a receiver would end the connection.
+    /// - Precondition: For ``/StarlingCore/MessageView/Kind/text`` the bytes are UTF-8. It is not checked: a receiver would end the connection.
     public init(_ kind: Kind, copying bytes: RawSpan) {
         self.storage = Storage.make(kind, copying: bytes)
     }

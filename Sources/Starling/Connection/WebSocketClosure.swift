@@ -2,8 +2,8 @@ public import StarlingCore
 
 /// How a WebSocket ended.
 public struct WebSocketClosure: Sendable, Hashable, CustomStringConvertible {
-    /// The close code: the peer's if it closed first, ours otherwise, and ``CloseCode/abnormalClosure`` if there was no
-    /// close frame (RFC 6455 §7.1.5).
+    /// The close code: the peer's if it closed first, ours otherwise, and ``/StarlingCore/CloseCode/abnormalClosure`` if
+    /// there was no close frame (RFC 6455 §7.1.5).
     public let code: CloseCode
     /// The sentence in the peer's close frame, or an empty one.
     public let reason: String

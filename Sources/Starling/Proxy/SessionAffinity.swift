@@ -9,7 +9,7 @@ internal import StarlingCore
 ///
 /// It is set with the response to an upgrade, and is `node.session.signature`: a balancer may look for the node's name, or
 /// hash the session, which stays the same if the node changes. The signature keeps strangers from choosing what the
-/// metrics count. `Documentation/LoadBalancers.md` has configurations.
+/// metrics count. <doc:LoadBalancers> has configurations.
 public struct SessionAffinity: Sendable {
     /// This node's name, as the balancer knows it.
     public let node: String

@@ -29,7 +29,8 @@ public struct HTTPReply: Sendable {
     /// Head and body as they stand on the wire.
     func serialized(keepsConnection: Bool, isHeadRequest: Bool) -> [UInt8] {
         var fields = self.headerFields
-        fields[.contentLength] = String(self.body.count)
+        // RFC 9110 §8.6: in a 304 it would be the length of what is not sent.
+        fields[.contentLength] = self.status == .notModified ? nil : String(self.body.count)
         fields[.transferEncoding] = nil
         if !keepsConnection, fields[.connection] == nil { fields[.connection] = "close" }
         let head = HTTPResponse(status: self.status, headerFields: fields).serialized()

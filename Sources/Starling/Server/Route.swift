@@ -1,7 +1,7 @@
 public import HTTPTypes
 internal import StarlingCore
 
-/// What a server does with requests for a path: a ``WebSocketRoute`` or an ``HTTPRoute``.
+/// What a server does with requests for a path: a ``WebSocketRoute(_:_:)`` or an ``HTTPRoute(_:_:)``.
 public struct Route: Sendable {
     enum Target: Sendable {
         case webSocket(WebSocketEndpoint)

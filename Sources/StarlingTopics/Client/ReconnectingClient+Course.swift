@@ -34,26 +34,26 @@ extension ReconnectingClient {
     func change<Result: Sendable>(
         _ body: (inout Contents) -> (Result, [TopicClientCore.Effect])
     ) -> Result {
-        let (result, writer, retries) = self.contents.withLock { contents in
+        let (result, writer, mustRetry) = self.contents.withLock { contents in
             let (result, effects) = body(&contents)
-            let retries = contents.carryOut(effects)
+            let mustRetry = contents.carryOut(effects)
             guard !contents.outbox.isEmpty else {
-                return (result, nil as CheckedContinuation<Void, Never>?, retries)
+                return (result, nil as CheckedContinuation<Void, Never>?, mustRetry)
             }
             defer { contents.writer = nil }
-            return (result, contents.writer, retries)
+            return (result, contents.writer, mustRetry)
         }
         writer?.resume()
-        for topic in retries { self.retryLater(topic) }
+        if mustRetry { self.retryLater() }
         return result
     }
 
-    private func retryLater(_ topic: Topic) {
+    private func retryLater() {
         var generator = SystemRandomNumberGenerator()
         let delay = self.configuration.backoff.delay(beforeAttempt: 1, using: &generator)
         Task { [weak self] in
             try await Task.sleep(for: delay)
-            self?.change { ((), $0.core.retry(topic)) }
+            self?.change { ((), $0.core.retry()) }
         }
     }
 
@@ -234,15 +234,15 @@ extension ReconnectingClient.CloseReason {
 }
 
 extension ReconnectingClient.Contents {
-    /// Does what the core wants done; the topics to ask for again later.
-    fileprivate mutating func carryOut(_ effects: [TopicClientCore.Effect]) -> [Topic] {
-        var retries: [Topic] = []
+    /// Does what the core wants done; whether it is to be asked again later.
+    fileprivate mutating func carryOut(_ effects: [TopicClientCore.Effect]) -> Bool {
+        var mustRetry = false
         var effects = effects[...]
         while let effect = effects.popFirst() {
             switch effect {
             case .send(let message): self.outbox.append(message)
             case .answer(let id, let answer): self.promises.removeValue(forKey: id)?.fulfil(answer)
-            case .retryLater(let topic): retries.append(topic)
+            case .retryLater: mustRetry = true
             case .comeBack(let delay): self.hint = min(delay, RetryHint.delayMax)
             case .fail(let topic, let refusal):
                 for feed in self.feeds.removeValue(forKey: topic) ?? [] {
@@ -254,7 +254,7 @@ extension ReconnectingClient.Contents {
                 if isBehind { effects += self.core.pause(topic) }
             }
         }
-        return retries
+        return mustRetry
     }
 }
 

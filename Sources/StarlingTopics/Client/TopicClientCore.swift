@@ -10,8 +10,8 @@ struct TopicClientCore {
         case update(Topic, RawUpdate)
         /// The subscription was refused, and is over.
         case fail(Topic, TopicRefusal)
-        /// The broker cannot be reached: call ``retry(_:)`` after a while.
-        case retryLater(Topic)
+        /// The broker cannot be reached: call ``retry()`` after a while.
+        case retryLater
         case answer(UInt64, Answer)
         /// The server closes the connection; it wants the client back after this time.
         case comeBack(after: Duration)
@@ -56,6 +56,9 @@ struct TopicClientCore {
     private let policy: PublicationQueuePolicy
 
     private var isConnected = false
+    /// Whether what the server could not bring to its broker waits for ``retry()``; what is asked meanwhile does too, so
+    /// that the order stays.
+    private var isHolding = false
     private var lastID: UInt64 = 0
     private var subscriptions: [Topic: Subscription] = [:]
     private var pending: [UInt64: Pending] = [:]
@@ -74,14 +77,26 @@ struct TopicClientCore {
     /// A connection stands: all subscriptions are made anew, then what waits is sent, in the order in which it was asked.
     mutating func connected() -> [Effect] {
         self.isConnected = true
+        self.isHolding = false
+        return self.askForAll()
+    }
+
+    /// Asks again for what was not to be had.
+    mutating func retry() -> [Effect] {
+        guard self.isConnected, self.isHolding else { return [] }
+        self.isHolding = false
+        return self.askForAll()
+    }
+
+    private mutating func askForAll() -> [Effect] {
         var effects: [Effect] = []
         for topic in self.subscriptions.keys.sorted(by: { $0.name < $1.name }) {
             effects += self.ask(for: topic)
         }
         for id in self.pending.keys.sorted() {
-            guard let message = self.pending[id]?.message.message else { continue }
+            guard let entry = self.pending[id], !entry.isSent else { continue }
             self.pending[id]?.isSent = true
-            effects.append(.send(message))
+            effects.append(.send(entry.message.message))
         }
         return effects
     }
@@ -142,17 +157,10 @@ struct TopicClientCore {
         return self.ask(for: topic)
     }
 
-    /// Asks again for a topic that was not to be had.
-    mutating func retry(_ topic: Topic) -> [Effect] {
-        guard let subscription = self.subscriptions[topic], !subscription.isStanding, subscription.ask == nil
-        else { return [] }
-        return self.ask(for: topic)
-    }
-
     private mutating func ask(for topic: Topic) -> [Effect] {
-        guard self.isConnected, let subscription = self.subscriptions[topic], !subscription.isPaused else {
-            return []
-        }
+        guard self.isConnected, !self.isHolding, let subscription = self.subscriptions[topic],
+            !subscription.isPaused, !subscription.isStanding, subscription.ask == nil
+        else { return [] }
         let id = self.nextID()
         self.subscriptions[topic]?.ask = id
         return [.send(ClientMessage.subscribe(id: id, topic: topic, position: subscription.position).message)]
@@ -222,9 +230,14 @@ struct TopicClientCore {
     }
 
     private mutating func begin(_ id: UInt64, _ pending: Pending) -> [Effect] {
+        let mustWait =
+            switch pending.question {
+            case .publication: !self.isConnected || self.isHolding
+            case .request: !self.isConnected
+            }
         self.pending[id] = pending
-        self.pending[id]?.isSent = self.isConnected
-        return self.isConnected ? [.send(pending.message.message)] : []
+        self.pending[id]?.isSent = !mustWait
+        return mustWait ? [] : [.send(pending.message.message)]
     }
 
     private mutating func finish(_ id: UInt64, _ answer: Answer) -> [Effect] {
@@ -289,13 +302,23 @@ struct TopicClientCore {
     }
 
     private mutating func refused(_ id: UInt64, _ refusal: TopicRefusal) -> [Effect] {
-        guard let topic = self.subscriptions.first(where: { $0.value.ask == id })?.key else {
+        if let topic = self.subscriptions.first(where: { $0.value.ask == id })?.key {
+            self.subscriptions[topic]?.ask = nil
+            guard refusal.code != .unavailable else { return self.hold() }
+            self.subscriptions[topic] = nil
+            return [.fail(topic, refusal)]
+        }
+        guard refusal.code == .unavailable, case .publication? = self.pending[id]?.question else {
             return self.finish(id, .refused(refusal))
         }
-        self.subscriptions[topic]?.ask = nil
-        guard refusal.code != .unavailable else { return [.retryLater(topic)] }
-        self.subscriptions[topic] = nil
-        return [.fail(topic, refusal)]
+        // It may have been made: its key sees to it that it is made once.
+        self.pending[id]?.isSent = false
+        return self.hold()
+    }
+
+    private mutating func hold() -> [Effect] {
+        defer { self.isHolding = true }
+        return self.isHolding ? [] : [.retryLater]
     }
 }
 

@@ -1,4 +1,4 @@
-internal import Starling
+public import Starling
 
 #if canImport(FoundationEssentials)
 internal import FoundationEssentials
@@ -6,7 +6,7 @@ internal import FoundationEssentials
 internal import Foundation
 #endif
 
-/// The subprotocol `starling.v1.json`: `Documentation/TopicProtocol.md` says what it is.
+/// The subprotocol `starling.v1.json`: <doc:StarlingV1JSON> says what it is.
 public enum TopicProtocol {
     /// Its name in `Sec-WebSocket-Protocol`.
     public static let name = "starling.v1.json"
@@ -55,7 +55,8 @@ public struct TopicPosition: Sendable, Hashable, Codable, RawRepresentable {
         self.rawValue = rawValue
     }
 
-    init(_ position: StreamPosition) {
+    /// Writes a position down for clients: the newest of a history that they are given otherwise, for example.
+    public init(_ position: StreamPosition) {
         self.rawValue = "\(String(position.epoch, radix: 16)).\(position.offset)"
     }
 

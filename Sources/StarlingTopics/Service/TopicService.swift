@@ -8,9 +8,14 @@ public import Starling
 ///     guard topic.name.hasPrefix("room:") else { throw TopicRefusal(.forbidden, "there are rooms only") }
 ///     return .present(as: PresenceMember(id: client.userData.id, info: client.userData.name))
 /// } publish: { client, publication in
-///     publication.data
+///     guard case .said(let text, _) = try publication.data.decode(Chat.Event.self) else {
+///         throw TopicRefusal(.invalidData, "clients say things")
+///     }
+///     return try JSONText(encoding: Chat.Event.said(text, by: client.userData.name))
 /// }
-/// chat.answer(Chat.rename) { client, name in … }
+/// chat.answer(Chat.rename) { client, name in
+///     try await users.rename(client.userData, to: name.to)
+/// }
 /// ```
 ///
 /// All closures run on the connection's event loop, which they must not block, and may suspend.
@@ -107,12 +112,7 @@ public struct ClientPublication: Sendable {
     /// Where to.
     public let topic: Topic
     /// What, as the client sent it.
-    public let data: JSONText
-
-    /// The data as a topic's event.
     ///
-    /// - Throws: `DecodingError` if it is none, which refuses the publication with ``TopicRefusal/Code/invalidData`` unless it is caught.
-    public func event<Event>(of topic: TypedTopic<Event>.Type) throws -> Event {
-        try self.data.decode(Event.self)
-    }
+    /// A `DecodingError` that ``JSONText/decode(_:)`` throws refuses the publication with ``TopicRefusal/Code/invalidData``.
+    public let data: JSONText
 }

@@ -195,9 +195,11 @@ struct TopicSession<UserData: Sendable>: Sendable {
         }
         let longest = self.service.configuration.requestTimeout
         let timeout = min(timeout ?? longest, longest)
-        group.addTask {
-            await self.work(id, data, timeout, answer)
-            self.requests.end(id)
+        // It begins before what follows is looked at: a client may log in and subscribe in one breath.
+        if #available(macOS 26, *) {
+            group.addImmediateTask { await self.work(id, data, timeout, answer) }
+        } else {
+            group.addTask { await self.work(id, data, timeout, answer) }
         }
     }
 
@@ -207,14 +209,11 @@ struct TopicSession<UserData: Sendable>: Sendable {
         _ timeout: Duration,
         _ answer: @escaping TopicService<UserData>.Answer
     ) async {
-        let client = self.client
         await withTaskGroup(of: ServerMessage?.self) { group in
-            group.addTask {
-                do {
-                    return .reply(id: id, data: try await answer(client, data))
-                } catch {
-                    return .error(id: id, self.refusal(for: error))
-                }
+            if #available(macOS 26, *) {
+                group.addImmediateTask { await self.reply(id, data, answer) }
+            } else {
+                group.addTask { await self.reply(id, data, answer) }
             }
             group.addTask {
                 do {
@@ -227,6 +226,19 @@ struct TopicSession<UserData: Sendable>: Sendable {
             // The first counts. The answer that is late is cancelled, and keeps its place until it has returned.
             if let message = await group.next() ?? nil { await self.send(message) }
             group.cancelAll()
+        }
+        self.requests.end(id)
+    }
+
+    private func reply(
+        _ id: UInt64,
+        _ data: JSONText,
+        _ answer: @escaping TopicService<UserData>.Answer
+    ) async -> ServerMessage {
+        do {
+            return .reply(id: id, data: try await answer(self.client, data))
+        } catch {
+            return .error(id: id, self.refusal(for: error))
         }
     }
 
@@ -253,6 +265,8 @@ struct TopicSession<UserData: Sendable>: Sendable {
             return TopicRefusal(.forbidden, "the topic is reserved")
         case let error as WebSocketError where error.code == .broadcasting:
             return TopicRefusal(.unavailable, "the topic cannot be had now")
+        // An answer that was too late, or whose client is gone: nobody's failure.
+        case is CancellationError: return TopicRefusal(.timeout, "it was cancelled")
         default:
             self.service.configuration.logger.error(
                 "a topic service failed",

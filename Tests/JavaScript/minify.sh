@@ -1,0 +1,11 @@
+#!/bin/sh
+# Makes starling.min.js, which is what is served, of starling.js.
+#
+#   ./Tests/JavaScript/minify.sh            writes it where it is checked in
+#   ./Tests/JavaScript/minify.sh FILE       writes it there
+#
+# Another version of esbuild may make other bytes: this is Debian 12's.
+set -eu
+cd "$(dirname "$0")/../.."
+folder=Sources/StarlingTopics/JavaScript
+esbuild --minify --target=es2022 --banner:js="// starling.js, minified" "$folder/starling.js" >"${1:-$folder/starling.min.js}"
