@@ -16,6 +16,9 @@ public final class EmbeddedTransport {
     private let io = EmbeddedIO()
     private let driver: ConnectionDriver
     private let context: ServerContext
+    private let executor = QueuedExecutor()
+    /// What stands between the endpoints and their broadcasters.
+    private let hubs: Task<Void, Never>
     private var clock = ManualClock()
 
     /// Looks up, counts, sends to and closes the server's connections; its questions are asked within ``waiting(for:)``.
@@ -26,8 +29,10 @@ public final class EmbeddedTransport {
         configuration: ServerConfiguration = ServerConfiguration(),
         @RouteBuilder routes: () -> [Route]
     ) {
-        self.context = ServerContext(configuration: configuration, routes: routes())
-        self.registry = ConnectionRegistry(self.context)
+        let context = ServerContext(configuration: configuration, routes: routes())
+        self.context = context
+        self.registry = ConnectionRegistry(context)
+        self.hubs = Task(executorPreference: self.executor) { await context.runHubs() }
         let loop = EventLoop(index: 0) {}
         self.driver = ConnectionDriver(loop: loop, server: self.context, io: self.io)
         self.context.startedListening()
@@ -35,7 +40,9 @@ public final class EmbeddedTransport {
 
     deinit {
         // A task that waits for its connection would otherwise never end, and never free what it holds.
+        self.hubs.cancel()
         for connection in self.io.openConnections { self.tick { self.driver.failed(connection) } }
+        self.executor.close()
         self.driver.finish()
     }
 
@@ -82,7 +89,8 @@ public final class EmbeddedTransport {
         if byteCount == nil { self.tick { self.driver.writable(connection) } }
     }
 
-    /// Runs ticks until an operation that waits for the event loop is done, such as a question to ``registry``.
+    /// Runs ticks until an operation that waits for the event loop is done, such as a question to ``registry``, or that happens
+    /// elsewhere, such as a publication by a broadcaster with threads of its own.
     ///
     /// Time does not move meanwhile.
     public func waiting<Value: Sendable>(for operation: @escaping @Sendable () async -> Value) async -> Value
@@ -134,7 +142,9 @@ public final class EmbeddedTransport {
     private func tick(_ body: () -> Void) {
         self.driver.beginTick(at: self.clock.nanoseconds)
         self.driver.withCurrent(body)
-        while self.driver.endTick() { self.driver.beginTick(at: self.clock.nanoseconds) }
+        while self.driver.endTick() || self.executor.drain() {
+            self.driver.beginTick(at: self.clock.nanoseconds)
+        }
     }
 }
 

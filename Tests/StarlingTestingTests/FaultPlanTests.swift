@@ -202,19 +202,25 @@ import Testing
         endpoint.timeouts.pingInterval = .milliseconds(100)
         endpoint.timeouts.pongTimeout = .milliseconds(200)
         let watched = WebSocketEndpoint(configuration: endpoint) { socket in
+            defer { continuation.finish() }
+            try await socket.send(.binary([UInt8](repeating: 7, count: 1000)))
             do { for try await _ in socket {} } catch {}
             if let closure = socket.closure { continuation.yield(closure.cause) }
         }
         try await withServer(on: network, .quick, WebSocketRoute("/watched", watched)) {
+            // Enough for the handshake, and not for what both ends say then.
             var plan = FaultPlan()
-            plan.sent.breakage = .halfOpen(.after(.milliseconds(100)))
-            plan.received.breakage = .halfOpen(.after(.milliseconds(100)))
+            plan.sent.breakage = .halfOpen(.afterBytes(800))
+            plan.received.breakage = .halfOpen(.afterBytes(800))
             var configuration = ClientConfiguration()
-            configuration.timeouts.pingInterval = .milliseconds(100)
-            configuration.timeouts.pongTimeout = .milliseconds(200)
+            configuration.deflate = nil
+            configuration.handshakeTimeout = .seconds(60)
+            configuration.timeouts.pingInterval = .milliseconds(500)
+            configuration.timeouts.pongTimeout = .milliseconds(500)
             let client = WebSocketClient(connector: FaultyConnector(network.connector, plan: plan))
             let error = await #expect(throws: WebSocketError.self) {
                 try await client.connect(to: "ws://chat/watched", configuration: configuration) { socket in
+                    try await socket.send(.binary([UInt8](repeating: 7, count: 1000)))
                     for try await _ in socket {}
                 }
             }

@@ -1,11 +1,13 @@
+internal import Dispatch
 internal import Starling
+internal import Synchronization
 
 /// Nodes, clients and a broker in one thread, with links that fail, from one seed: the same seed gives the same trace, byte for
 /// byte.
 ///
 /// ```swift
-/// @Test func chatSurvives() throws {
-///     try DeterministicCluster().check(seeds: 0..<1000)
+/// @Test func chatSurvives() async throws {
+///     try await DeterministicCluster().check(seeds: 0..<1000)
 /// }
 /// ```
 ///
@@ -77,25 +79,80 @@ public struct DeterministicCluster: Sendable {
         ClusterSimulation(self.configuration, self.dialect, seed: seed, mistake: self.mistake).run()
     }
 
-    /// Runs seeds one after the other, on the calling thread; the one that `STARLING_SEED` names, if it is set, and then alone.
+    /// Runs seeds, on threads of its own, as many as there are cores; the one that `STARLING_SEED` names, if it is set, and then
+    /// alone.
+    ///
+    /// Suspends until all are done. Cancelling the task ends it after the runs that have begun.
     ///
     /// - Returns: What the runs did, added up.
-    /// - Throws: ``ClusterFailure`` at the first run that breaks a rule.
+    /// - Throws: ``ClusterFailure`` if a run breaks a rule, for the lowest seed that was seen to.
     @discardableResult
-    public func check(seeds: Range<UInt64>) throws -> ClusterFigures {
+    public func check(seeds: Range<UInt64>) async throws -> ClusterFigures {
         if let seed = seedFromEnvironment() {
-            let run = self.run(seed: seed)
+            let run = await self.onThread { self.run(seed: seed) }
             print(run.trace)
             if run.violation != nil { throw ClusterFailure(run) }
             return run.figures
         }
+        let next = SeedCounter(seeds)
+        let results = await withTaskGroup(of: (figures: ClusterFigures, failed: ClusterRun?).self) { group in
+            for _ in 0..<coreCount() {
+                group.addTask { await self.onThread { self.checkAll(next) } }
+            }
+            return await withTaskCancellationHandler {
+                await group.reduce(into: []) { $0.append($1) }
+            } onCancel: {
+                next.stop()
+            }
+        }
+        if let failed = results.compactMap(\.failed).min(by: { $0.seed < $1.seed }) {
+            throw ClusterFailure(failed)
+        }
+        try Task.checkCancellation()
+        return results.reduce(into: ClusterFigures()) { $0 += $1.figures }
+    }
+
+    /// A worker's part; ends at the first failure of any.
+    private func checkAll(_ next: SeedCounter) -> (figures: ClusterFigures, failed: ClusterRun?) {
         var figures = ClusterFigures()
-        for seed in seeds {
+        while let seed = next.take() {
             let run = self.run(seed: seed)
-            if run.violation != nil { throw ClusterFailure(run) }
+            if run.violation != nil {
+                next.stop()
+                return (figures, run)
+            }
             figures += run.figures
         }
-        return figures
+        return (figures, nil)
+    }
+
+    /// Runs a long piece of work where it holds no other task up.
+    private func onThread<Result: Sendable>(_ work: @escaping @Sendable () -> Result) async -> Result {
+        await withCheckedContinuation { continuation in
+            DispatchQueue(label: "starling.cluster").async { continuation.resume(returning: work()) }
+        }
+    }
+}
+
+/// Hands out seeds to several workers.
+private final class SeedCounter: Sendable {
+    private let next: Atomic<UInt64>
+    private let end: UInt64
+    private let isStopped = Atomic<Bool>(false)
+
+    init(_ seeds: Range<UInt64>) {
+        self.next = Atomic(seeds.lowerBound)
+        self.end = seeds.upperBound
+    }
+
+    func take() -> UInt64? {
+        guard !self.isStopped.load(ordering: .relaxed) else { return nil }
+        let seed = self.next.add(1, ordering: .relaxed).oldValue
+        return seed < self.end ? seed : nil
+    }
+
+    func stop() {
+        self.isStopped.store(true, ordering: .relaxed)
     }
 }
 

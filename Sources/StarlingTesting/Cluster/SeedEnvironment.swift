@@ -12,3 +12,8 @@ func seedFromEnvironment() -> UInt64? {
     guard let value = unsafe getenv("STARLING_SEED") else { return nil }
     return UInt64(unsafe String(cString: value))
 }
+
+/// How many threads can run at once, at most 8.
+func coreCount() -> Int {
+    min(8, max(1, Int(sysconf(Int32(_SC_NPROCESSORS_ONLN)))))
+}

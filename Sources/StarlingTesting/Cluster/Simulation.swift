@@ -12,7 +12,7 @@ final class Simulation: @unchecked Sendable {
     private(set) var trace: [String] = []
     /// The first rule that was broken.
     private(set) var violation: String?
-    let executor = SimulationExecutor()
+    let executor = QueuedExecutor()
 
     private var events = EventHeap()
     private var lastEvent: UInt64 = 0
@@ -84,30 +84,6 @@ final class Simulation: @unchecked Sendable {
         self.note("VIOLATION: \(text)")
         if self.violation == nil {
             self.violation = "step \(self.trace.count), \(self.now / 1_000_000) ms: \(text)"
-        }
-    }
-}
-
-/// Runs parts of tasks when the simulation says so.
-final class SimulationExecutor: TaskExecutor {
-    private let jobs = Lock<[UnownedJob]>([])
-
-    func enqueue(_ job: consuming ExecutorJob) {
-        let job = UnownedJob(job)
-        self.jobs.withLock { $0.append(job) }
-    }
-
-    /// Runs what is ready, and what that makes ready; false if nothing was.
-    func drain() -> Bool {
-        var hasRun = false
-        while true {
-            let batch = self.jobs.withLock { jobs in
-                defer { jobs = [] }
-                return jobs
-            }
-            if batch.isEmpty { return hasRun }
-            hasRun = true
-            for job in batch { unsafe job.runSynchronously(on: self.asUnownedTaskExecutor()) }
         }
     }
 }

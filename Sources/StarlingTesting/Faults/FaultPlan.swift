@@ -35,7 +35,9 @@ public struct FaultPlan: Sendable, Hashable {
         ///
         /// The sender is held up as soon as ``inTransitByteCountMax`` bytes wait.
         public var bytesPerSecondMax: Int?
-        /// Bytes that may be on their way; a further one waits with its sender. 64 KiB by default.
+        /// Bytes that may be on their way; a further one waits with its sender.
+        ///
+        /// 64 KiB by default.
         public var inTransitByteCountMax = 64 << 10
         /// Where the direction ends.
         public var breakage: Breakage?

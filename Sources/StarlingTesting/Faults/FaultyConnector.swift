@@ -148,7 +148,7 @@ final class FaultyStream: ByteStream {
             }
             switch arrival {
             case .bytes(let bytes):
-                try await self.base.write(bytes)
+                try await self.writeBase(bytes)
                 continue
             case .reset:
                 self.reset()
@@ -161,6 +161,16 @@ final class FaultyStream: ByteStream {
             } else if !rest.isEmpty {
                 try await self.waitForClose()
             }
+        }
+    }
+
+    private func writeBase(_ bytes: [UInt8]) async throws(TransportError) {
+        do throws(TransportError) {
+            try await self.base.write(bytes)
+        } catch {
+            // A link that has fallen silent does not tell that the other end has gone.
+            let isHidden = self.state.withLock { $0.received.isSilent && !$0.isReset && !$0.isClosed }
+            if !isHidden { throw error }
         }
     }
 

@@ -60,6 +60,7 @@ public final class InMemoryNetwork: Sendable {
     ///   - name: What clients find it by: a host, for every port; a host and a port as in `chat:8080`; or the path of a Unix socket.
     ///   - eventLoops: How many event loops share the connections, 64 at most.
     ///   - onListening: Called once, with the name, when the server listens.
+    /// - Returns: The transport, for one server.
     public func transport(
         at name: String,
         eventLoops: Int = 1,

@@ -3,7 +3,7 @@ public import Starling
 /// A client's end of a connection on an ``InMemoryNetwork``.
 ///
 /// Beside what every stream does, it can end one direction alone, and break.
-public final class InMemoryStream: ByteStream {
+public final class InMemoryStream: HalfClosableStream {
     private let link: InMemoryLink
 
     init(_ link: InMemoryLink) {
@@ -177,7 +177,11 @@ final class InMemoryLink: Sendable {
             if state.isClosedByClient || state.toServer.isEnded {
                 throw TransportError("the stream is closed")
             }
-            if state.isClosedByServer { throw TransportError("the server has closed the connection") }
+            if state.isClosedByServer {
+                // Its last word comes first, as on a socket, where a write goes out before the news of the close is there.
+                if state.toClient.count > 0 { return bytes.count }
+                throw TransportError("the server has closed the connection")
+            }
             let count = min(bytes.count, self.capacity - state.toServer.count)
             state.toServer.bytes.append(contentsOf: bytes.prefix(count))
             return count
@@ -264,7 +268,8 @@ final class InMemoryLink: Sendable {
     func writeByServer(_ bytes: RawSpan) -> WriteResult {
         let (result, reader): (WriteResult, CheckedContinuation<Void, Never>?) = self.state.withLock {
             state in
-            guard !state.isReset, !state.isClosedByClient || state.isVanished, !state.isClosedByServer, !state.toClient.isEnded
+            guard !state.isReset, !state.isClosedByClient || state.isVanished, !state.isClosedByServer,
+                !state.toClient.isEnded
             else { return (.failed, nil) }
             let count = min(bytes.byteCount, self.capacity - state.toClient.count)
             // Copied within the call that lends them.
