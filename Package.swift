@@ -183,7 +183,10 @@ let package = Package(
         ),
         .testTarget(
             name: "ExampleTests",
-            dependencies: ["FileBroadcaster", "Starling", "StarlingTesting"],
+            dependencies: [
+                "FileBroadcaster", "Starling", "StarlingTesting",
+                .product(name: "HTTPTypes", package: "swift-http-types"),
+            ],
             swiftSettings: settings
         ),
 

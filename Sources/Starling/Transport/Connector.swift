@@ -119,3 +119,9 @@ public protocol ByteStream: AnyObject, Sendable {
     /// Never suspends; any thread; harmless when it is closed already. Letting go of a stream closes it too.
     func close()
 }
+
+/// A stream whose own direction can be ended while the other one goes on; for tests of what the other end makes of it.
+package protocol HalfClosableStream: ByteStream {
+    /// Ends this direction, TLS's end included; never suspends, and does nothing to a stream that is closed.
+    func endWriting()
+}

@@ -5,7 +5,7 @@ public import Starling
 /// ``PlainDialect`` is one. An application that tests its own endpoint writes another: what it sends for each request, and what
 /// its clients are told in each message.
 public protocol ClusterDialect: Sendable {
-    /// The endpoint that every node serves at `/`.
+    /// The endpoint that every node serves, at every path.
     ///
     /// - Parameters:
     ///   - broadcaster: The node's; to publish with, and to ask for members.
@@ -14,15 +14,23 @@ public protocol ClusterDialect: Sendable {
     func makeEndpoint(broadcaster: SimulatedBroadcaster, configuration: EndpointConfiguration)
         -> WebSocketEndpoint
 
+    /// The path and query that a client asks for; `/` unless told otherwise.
+    func path(for client: String) -> String
+
     /// What a client sends.
-    func message(for request: ClusterRequest) -> Message
+    func message(for request: ClientRequest) -> Message
 
     /// What a client is told; nil for a message that is none of this cluster's business.
-    func event(in message: Message) -> ClusterEvent?
+    func event(in message: Message) -> ClientEvent?
+}
+
+extension ClusterDialect {
+    /// `/`.
+    public func path(for client: String) -> String { "/" }
 }
 
 /// What a simulated client asks for.
-public enum ClusterRequest: Sendable, Hashable {
+public enum ClientRequest: Sendable, Hashable {
     /// Subscribe, from a position on if the client has one.
     case subscribe(Topic, from: StreamPosition?)
     /// Publish a text without spaces, once for each key.
@@ -34,7 +42,7 @@ public enum ClusterRequest: Sendable, Hashable {
 }
 
 /// What a simulated client is told.
-public enum ClusterEvent: Sendable, Hashable {
+public enum ClientEvent: Sendable, Hashable {
     /// A subscription begins behind a position; who was present then.
     case subscribed(Topic, position: StreamPosition, isRecovered: Bool, members: [String])
     /// A publication.
@@ -137,7 +145,7 @@ public struct PlainDialect: ClusterDialect {
     }
 
     /// The words of a request.
-    public func message(for request: ClusterRequest) -> Message {
+    public func message(for request: ClientRequest) -> Message {
         switch request {
         case .subscribe(let topic, nil): .text("subscribe \(topic)")
         case .subscribe(let topic, let position?): .text("subscribe \(topic) \(position.words)")
@@ -148,7 +156,7 @@ public struct PlainDialect: ClusterDialect {
     }
 
     /// The event that the words name.
-    public func event(in message: Message) -> ClusterEvent? {
+    public func event(in message: Message) -> ClientEvent? {
         let words = (message.text ?? "").split(separator: " ").map(String.init)
         guard words.count >= 2 else { return nil }
         let topic = Topic(words[1])

@@ -261,7 +261,7 @@ final class ClusterSimulation {
             self.simulation,
             routes: [
                 WebSocketRoute(
-                    "/",
+                    "*",
                     self.dialect.makeEndpoint(broadcaster: broadcaster, configuration: endpoint)
                 )
             ]

@@ -57,7 +57,7 @@ struct SimulatedClient {
     mutating func begin() {
         self.phase = .connecting
         self.wire = TestWire()
-        self.output = TestWire.request("/", [])
+        self.output = TestWire.request(self.dialect.path(for: self.name), [])
         for topic in self.topics { self.views[topic]?.isSubscribed = false }
     }
 
@@ -140,7 +140,7 @@ struct SimulatedClient {
         self.send(.publish(publication.text, publication.topic, key: publication.key))
     }
 
-    private mutating func send(_ request: ClusterRequest) {
+    private mutating func send(_ request: ClientRequest) {
         let message = self.dialect.message(for: request)
         self.output += TestFrame(message.kind.opcode, message.byteArray).masked
     }
@@ -155,7 +155,7 @@ struct SimulatedClient {
         return self.failedKeys
     }
 
-    private mutating func saw(_ event: ClusterEvent) {
+    private mutating func saw(_ event: ClientEvent) {
         switch event {
         case .subscribed(let topic, let position, let isRecovered, let members):
             self.note(

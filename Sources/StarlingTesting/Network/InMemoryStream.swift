@@ -3,7 +3,7 @@ public import Starling
 /// A client's end of a connection on an ``InMemoryNetwork``.
 ///
 /// Beside what every stream does, it can end one direction alone, and break.
-public final class InMemoryStream: ByteStream {
+public final class InMemoryStream: HalfClosableStream {
     private let link: InMemoryLink
 
     init(_ link: InMemoryLink) {
@@ -264,7 +264,8 @@ final class InMemoryLink: Sendable {
     func writeByServer(_ bytes: RawSpan) -> WriteResult {
         let (result, reader): (WriteResult, CheckedContinuation<Void, Never>?) = self.state.withLock {
             state in
-            guard !state.isReset, !state.isClosedByClient || state.isVanished, !state.isClosedByServer, !state.toClient.isEnded
+            guard !state.isReset, !state.isClosedByClient || state.isVanished, !state.isClosedByServer,
+                !state.toClient.isEnded
             else { return (.failed, nil) }
             let count = min(bytes.byteCount, self.capacity - state.toClient.count)
             // Copied within the call that lends them.
