@@ -4,9 +4,7 @@ internal import Starling
 /// byte.
 ///
 /// ```swift
-/// @Test func chatSurvives() throws {
-///     try DeterministicCluster().check(seeds: 0..<1000)
-/// }
+/// let figures = try DeterministicCluster(dialect: ChatDialect()).check(seeds: 0..<50)
 /// ```
 ///
 /// Each node is the real engine: drivers, hubs, and an endpoint with its tasks. Time is made by hand; the broker, the streams
