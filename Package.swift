@@ -19,6 +19,11 @@ let settings: [SwiftSetting] =
     ] + (warningsAreErrors ? [.treatAllWarnings(as: .error)] : [])
     + (isFuzzing ? [.unsafeFlags(["-sanitize=fuzzer,address"])] : [])
 
+/// What tests of the trait `Tracing` need.
+let tracingForTests: [Target.Dependency] = ["Tracing", "InMemoryTracing"].map {
+    .product(name: $0, package: "swift-distributed-tracing", condition: .when(traits: ["Tracing"]))
+}
+
 let fuzzers: [Target] =
     isFuzzing
     ? [
@@ -44,11 +49,16 @@ let package = Package(
         .library(name: "StarlingTesting", targets: ["StarlingTesting"]),
         .library(name: "StarlingTopics", targets: ["StarlingTopics"]),
     ],
+    traits: [
+        .trait(name: "Tracing", description: "Spans for upgrades, publications and their delivery.")
+    ],
     dependencies: [
         .package(url: "https://github.com/apple/swift-http-types", from: "1.8.0", traits: []),
         .package(url: "https://github.com/apple/swift-log", from: "1.16.0"),
         .package(url: "https://github.com/apple/swift-metrics", from: "2.13.0"),
         .package(url: "https://github.com/swift-server/swift-service-lifecycle", from: "2.13.0"),
+        // With the trait `Tracing` alone.
+        .package(url: "https://github.com/apple/swift-distributed-tracing", from: "1.7.0"),
         // Examples and benchmarks only: no library product reaches it, so that no user resolves it.
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.0"),
     ],
@@ -74,6 +84,15 @@ let package = Package(
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "CoreMetrics", package: "swift-metrics"),
                 .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
+                .product(
+                    name: "Tracing",
+                    package: "swift-distributed-tracing",
+                    condition: .when(traits: ["Tracing"])
+                ),
+            ],
+            resources: [
+                .embedInCode("Observability/Page/status.html"), .embedInCode("Observability/Page/status.css"),
+                .embedInCode("Observability/Page/status.js"),
             ],
             swiftSettings: settings
         ),
@@ -134,6 +153,7 @@ let package = Package(
             dependencies: [
                 "Starling", "StarlingCore", "StarlingNative",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
+                .product(name: "HTTPTypes", package: "swift-http-types"),
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
                 .product(name: "UnixSignals", package: "swift-service-lifecycle"),
@@ -163,7 +183,8 @@ let package = Package(
         .executableTarget(
             name: "Chat",
             dependencies: [
-                "Starling", "StarlingCore", "StarlingNative", "StarlingRedis", "StarlingTopics", "ExampleSupport",
+                "Starling", "StarlingCore", "StarlingNative", "StarlingRedis", "StarlingTopics",
+                "ExampleSupport",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "HTTPTypes", package: "swift-http-types"),
             ],
@@ -262,7 +283,8 @@ let package = Package(
                 "Starling", "StarlingCore", "StarlingDeflate", "StarlingTesting", "TestSupport",
                 .product(name: "CoreMetrics", package: "swift-metrics"),
                 .product(name: "HTTPTypes", package: "swift-http-types"),
-            ],
+                .product(name: "Logging", package: "swift-log"),
+            ] + tracingForTests,
             swiftSettings: settings
         ),
         .testTarget(
@@ -321,7 +343,8 @@ let package = Package(
 
         .testTarget(
             name: "StarlingRedisTests",
-            dependencies: ["Starling", "StarlingNative", "StarlingRedis", "StarlingTesting"],
+            dependencies: ["Starling", "StarlingNative", "StarlingRedis", "StarlingTesting"]
+                + tracingForTests,
             swiftSettings: settings
         ),
 

@@ -26,6 +26,8 @@ run_tests() {
 case "${1:-}" in
     "")
         run_tests
+        # Spans are there with a trait alone.
+        run_tests --traits Tracing --scratch-path .build-tracing --filter Trac
         # What the hot path allocates shows only when it is optimised.
         run_tests --configuration release --filter AllocationTests
         ./Tests/Clients/run.sh

@@ -69,7 +69,9 @@ final class Rooms: Sendable {
         let welcome = Welcome(
             member: member,
             room: room,
-            history: try history.publications.map { try JSONText(parsing: $0.message.text ?? "").decode(Said.self) },
+            history: try history.publications.map {
+                try JSONText(parsing: $0.message.text ?? "").decode(Said.self)
+            },
             position: history.newest.map { TopicPosition($0) }
         )
         return (Place(room: room, member: member, presence: PresenceMember(id: id, info: free)), welcome)

@@ -7,7 +7,9 @@ enum Rules {
     static let textLengthMax = 2000
 
     /// A room's name or a nickname without white space at its ends.
-    static func name(_ raw: String, orRefuse code: TopicRefusal.Code, _ what: String) throws(TopicRefusal) -> String {
+    static func name(_ raw: String, orRefuse code: TopicRefusal.Code, _ what: String) throws(TopicRefusal)
+        -> String
+    {
         let scalars = raw.unicodeScalars
         let isSpace = { (scalar: Unicode.Scalar) in scalar.properties.isWhitespace }
         guard let first = scalars.firstIndex(where: { !isSpace($0) }),

@@ -23,7 +23,9 @@ final class Visitor: Sendable {
         rooms.release(id)
     }
 
-    /// Finds a place in a room. A join that is refused changes nothing.
+    /// Finds a place in a room.
+    ///
+    /// A join that is refused changes nothing.
     func join(_ wish: JoinWish) async throws -> Welcome {
         let room = try Rules.name(wish.room, orRefuse: "invalid-room", "a room’s name")
         let nickname = try Rules.name(wish.nickname, orRefuse: "invalid-nickname", "a nickname")

@@ -103,6 +103,9 @@ public struct ServerOptions: ParsableArguments {
     @Flag(help: "Decline permessage-deflate.")
     var noDeflate = false
 
+    @Option(help: "Show the server's status at /debug/starling, with this password and any name.")
+    var debugToken: String?
+
     @Option(help: "trace, debug, info, notice, warning, error or critical.")
     var logLevel = "info"
 
@@ -134,6 +137,9 @@ public struct ServerOptions: ParsableArguments {
             throw ValidationError(
                 "--node and --affinity-key go together, and the key has 16 characters or more"
             )
+        }
+        guard debugToken?.utf8.count ?? 16 >= 16 else {
+            throw ValidationError("--debug-token has 16 characters or more")
         }
         guard node.map(SessionAffinity.isValidName) ?? true else {
             throw ValidationError("--node has letters, digits and hyphens")
@@ -203,6 +209,9 @@ public struct ServerOptions: ParsableArguments {
         let server = WebSocketServer(transport: transport, configuration: configuration) {
             // First, because the echo examples take every path.
             MetricsRoute("/metrics")
+            if let debugToken {
+                DebugRoute("/debug/starling") { DebugToken(debugToken).isShown(by: $0) }
+            }
             routes()
         }
         let group = ServiceGroup(

@@ -267,11 +267,12 @@ internal import Starling
             if driver.proxied(index, for: client) { return true }
         case .invalid: break
         }
-        self.server.logger.debug(
-            "a connection without a valid PROXY protocol header, or with too many others"
-        )
         self.proxyHeaders[index] = nil
-        driver.failed(index)
+        driver.failed(
+            index,
+            .refused,
+            reason: "no valid PROXY protocol header, or too many connections of its client"
+        )
         return false
     }
 
@@ -339,16 +340,15 @@ internal import Starling
     /// Ends a connection whose TLS has sent its alert: gracefully, because a reset could destroy the alert on its way.
     private func handshakeFailed(_ failure: TLSFailure, _ index: Int, _ driver: ConnectionDriver) {
         let connection = unsafe self.connections.pointer(index)
-        self.server.logger.debug("TLS handshake failed", metadata: [LoggingKeys.reason: "\(failure)"])
         // What still comes is for nobody, and is thrown away as plain bytes.
         unsafe connection.pointee.tls = nil
         unsafe connection.pointee.isHandshaking = false
         self.setWriting(false, index)
         switch failure.kind {
-        case .connectionLost: driver.failed(index)
+        case .connectionLost: driver.failed(index, reason: "TLS: \(failure)")
         // Nothing was sent, and somebody who typed `http:` for `https:` can read this.
         case .plaintext: driver.refuse(index, malformed: "This port speaks TLS: use https or wss.")
-        default: driver.finishUnusable(index)
+        default: driver.finishUnusable(index, .tlsFailed, reason: "TLS: \(failure)")
         }
     }
 

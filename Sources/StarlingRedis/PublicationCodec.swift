@@ -1,24 +1,24 @@
-internal import Starling
+package import Starling
 internal import StarlingCore
 
 /// What travels through Redis before a message's bytes.
 ///
 /// `S`, version 1, kind, the publishing node's number (8 bytes); for a topic with a history also epoch and offset (8 bytes
 /// each, big-endian). The scripts write the last two.
-enum PublicationCodec {
+package enum PublicationCodec {
     private static let mark = UInt8(ascii: "S")
     private static let version: UInt8 = 1
     private static let positionFlag: UInt8 = 0x80
     /// Bytes before position and payload.
     static let headerByteCount = 11
 
-    static func header(_ message: Message, origin: UInt64, hasPosition: Bool) -> [UInt8] {
+    package static func header(_ message: Message, origin: UInt64, hasPosition: Bool) -> [UInt8] {
         let kind: UInt8 = message.kind == .text ? 1 : 2
         return [self.mark, self.version, kind | (hasPosition ? self.positionFlag : 0)] + self.encode(origin)
     }
 
     /// Reads what arrived on a channel; nil if nobody of ours can have written it.
-    static func decode(_ bytes: [UInt8], topic: Topic) -> Publication? {
+    package static func decode(_ bytes: [UInt8], topic: Topic) -> Publication? {
         guard let kind = self.kind(bytes) else { return nil }
         guard bytes[2] & self.positionFlag != 0 else {
             return self.publication(kind, bytes[self.headerByteCount...], topic, nil)
@@ -43,6 +43,53 @@ enum PublicationCodec {
         return self.publication(kind, payload[...], topic, position)
     }
 
+    /// What tells a publication from others: the publishing node's number, or that of its trace.
+    static func origin(of bytes: [UInt8]) -> UInt64? {
+        self.kind(bytes).map { _ in self.decode(bytes[3...]) }
+    }
+
+    // MARK: - Traces
+
+    // A trace is a message of its own on the topic's channel, before its publication, which has the trace's number for its
+    // origin. A field of the publication's would keep nodes of an earlier version from reading the publication.
+
+    /// `S`, version 1, kind, the trace's number; then for each field two times length (2 bytes) and text.
+    package static func trace(_ context: TraceContext, number: UInt64) -> [UInt8] {
+        context.fields.reduce(into: [self.mark, self.version, self.traceKind] + self.encode(number)) {
+            for text in [$1.key, $1.value] { $0 += self.encode(UInt16(text.utf8.count)) + Array(text.utf8) }
+        }
+    }
+
+    /// Reads a trace, and the number of its publication; nil if it is none.
+    ///
+    /// A context that is malformed, or greater than what is carried, is nil in the result: the message is a trace all the
+    /// same.
+    package static func decodeTrace(_ bytes: [UInt8]) -> (number: UInt64, context: TraceContext?)? {
+        guard bytes.count >= self.headerByteCount, bytes[0] == self.mark, bytes[1] == self.version,
+            bytes[2] == self.traceKind
+        else { return nil }
+        let number = self.decode(bytes[3...])
+        var rest = bytes[self.headerByteCount...]
+        func takeText() -> String? {
+            guard rest.count >= 2 else { return nil }
+            let byteCount = Int(rest.removeFirst()) << 8 | Int(rest.removeFirst())
+            guard rest.count >= byteCount else { return nil }
+            defer { rest = rest.dropFirst(byteCount) }
+            return String(validating: rest.prefix(byteCount), as: UTF8.self)
+        }
+        var fields: [String: String] = [:]
+        while !rest.isEmpty {
+            guard fields.count < TraceContext.fieldCountMax, let name = takeText(), let value = takeText()
+            else {
+                return (number, nil)
+            }
+            fields[name] = value
+        }
+        return (number, TraceContext(fields))
+    }
+
+    private static let traceKind: UInt8 = 5
+
     // MARK: - Presence
 
     /// What stands before an event's member: four bytes of length, the name, and up to the end the info.
@@ -56,7 +103,7 @@ enum PublicationCodec {
     }
 
     /// Reads an event; nil if it is none.
-    static func decodeEvent(_ bytes: [UInt8], topic: Topic) -> PresenceEvent? {
+    package static func decodeEvent(_ bytes: [UInt8], topic: Topic) -> PresenceEvent? {
         guard bytes.count >= self.headerByteCount + 4, bytes[0] == self.mark, bytes[1] == self.version,
             bytes[2] == self.joined || bytes[2] == self.left
         else { return nil }

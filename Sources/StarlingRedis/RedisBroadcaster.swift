@@ -17,12 +17,15 @@ public import Starling
 ///
 /// Two links per server: one for commands, one that is subscribed. Both are made anew with growing pauses when they
 /// break. <doc:Redis> says which keys and channels there are.
-public final class RedisBroadcaster: HistoryBroadcaster, ImmediateBroadcaster, PresenceBroadcaster {
+public final class RedisBroadcaster: HistoryBroadcaster, ImmediateBroadcaster, PresenceBroadcaster,
+    InspectableBroadcaster
+{
     private let configuration: RedisConfiguration
     private let shards: [RedisShard]
     private let cluster: RedisCluster?
     private let sinks: RedisSinks
     private let readiness: RedisReadiness
+    private let counts: RedisStatus
     private let turn = Turn()
 
     /// Makes a broadcaster; the server that it is given to runs it.
@@ -37,7 +40,6 @@ public final class RedisBroadcaster: HistoryBroadcaster, ImmediateBroadcaster, P
             "a Redis Cluster spreads topics by itself: it must be the only server"
         )
         let node = UInt64.random(in: 1 ... .max)
-        let sinks = RedisSinks()
         let parts: [RedisShard.Parts]
         if let server = configuration.servers.first, server.isCluster {
             precondition(
@@ -52,10 +54,18 @@ public final class RedisBroadcaster: HistoryBroadcaster, ImmediateBroadcaster, P
             parts = configuration.servers.map { RedisShard.single($0, configuration, connector, node: node) }
         }
         let readiness = RedisReadiness(parts.map(\.name))
+        let counts = RedisStatus(
+            parts.flatMap { part in
+                let names = RedisStatus.names(ofShard: part.name)
+                return [names.commands, names.subscriptions]
+            }
+        )
+        let sinks = RedisSinks(counts)
         self.configuration = configuration
         self.sinks = sinks
         self.readiness = readiness
-        self.shards = parts.map { RedisShard($0, sinks, readiness) }
+        self.counts = counts
+        self.shards = parts.map { RedisShard($0, sinks, readiness, counts) }
     }
 
     /// Makes a broadcaster for one server.
@@ -101,6 +111,11 @@ public final class RedisBroadcaster: HistoryBroadcaster, ImmediateBroadcaster, P
         self.readiness.isReady
     }
 
+    /// What was published and has arrived, and how each link is: two for each server, or for each partition of a Cluster.
+    public var status: BroadcasterStatus {
+        self.counts.status(isReady: self.isReady)
+    }
+
     /// False: topics that nobody here subscribed to are not sent here.
     public var deliversEverything: Bool { false }
 
@@ -136,18 +151,30 @@ public final class RedisBroadcaster: HistoryBroadcaster, ImmediateBroadcaster, P
     public func tryPublish(_ message: Message, to topic: Topic) -> Bool {
         let shard = self.shard(of: topic)
         let logger = self.configuration.logger
-        return shard.commands.trySend(
+        let span = PublishSpan.begin(topic, system: "redis", byteCount: message.byteCount)
+        let origin = self.send(span?.context, to: topic, shard)
+        let isTaken = shard.commands.trySend(
             "a publication to '\(topic)'",
             byteCount: message.byteCount + 256,
             deadline: .now + self.configuration.waitTimeout,
-            make: shard.topics.publish(message, to: topic, key: nil)
-        ) { result in
-            guard case .failure(let error) = result else { return }
+            make: shard.topics.publish(message, to: topic, key: nil, origin: origin)
+        ) { [counts] result in
+            guard case .failure(let error) = result else {
+                span?.end()
+                return counts.countPublication(succeeded: true)
+            }
+            span?.end(error)
+            counts.countPublication(succeeded: false)
             logger.error(
                 "a publication was not delivered",
                 metadata: [LoggingKeys.topic: "\(topic)", LoggingKeys.error: "\(error)"]
             )
         }
+        if !isTaken {
+            span?.end(BroadcastError(.queueFull, message: "too many bytes wait for Redis"))
+            self.counts.countPublication(succeeded: false)
+        }
+        return isTaken
     }
 
     /// Publishes, and returns when Redis has the publication.
@@ -228,15 +255,41 @@ public final class RedisBroadcaster: HistoryBroadcaster, ImmediateBroadcaster, P
     ) async throws(BroadcastError) -> IdempotentPublication {
         let shard = self.shard(of: topic)
         let hasHistory = self.configuration.history(topic) != nil
-        let reply = try await self.asking { () async throws(RedisError) in
-            try await shard.commands.call(
-                "a publication to '\(topic)'",
-                byteCount: message.byteCount + 256,
-                isRepeatable: hasHistory && key != nil,
-                make: shard.topics.publish(message, to: topic, key: key)
-            )
+        let span = PublishSpan.begin(topic, system: "redis", byteCount: message.byteCount)
+        let origin = self.send(span?.context, to: topic, shard)
+        do {
+            let reply = try await self.asking { () async throws(RedisError) in
+                try await shard.commands.call(
+                    "a publication to '\(topic)'",
+                    byteCount: message.byteCount + 256,
+                    isRepeatable: hasHistory && key != nil,
+                    make: shard.topics.publish(message, to: topic, key: key, origin: origin)
+                )
+            }
+            self.counts.countPublication(succeeded: true)
+            span?.end()
+            return shard.topics.outcome(reply)
+        } catch {
+            self.counts.countPublication(succeeded: false)
+            span?.end(error)
+            throw error
         }
-        return shard.topics.outcome(reply)
+    }
+
+    /// Sends a publication's trace before it, if there is one; returns the number that the publication is to have.
+    ///
+    /// Lost traces cost a span, not a publication.
+    private func send(_ trace: TraceContext?, to topic: Topic, _ shard: RedisShard) -> UInt64? {
+        guard let trace else { return nil }
+        let number = UInt64.random(in: 1 ... .max)
+        _ = shard.commands.trySend(
+            "a trace",
+            byteCount: TraceContext.byteCountMax,
+            deadline: .now + self.configuration.waitTimeout,
+            make: shard.topics.publish(trace, number: number, to: topic),
+            { _ in }
+        )
+        return number
     }
 
     private func history(
@@ -314,17 +367,24 @@ struct RedisShard: Sendable {
     let subscriptions: RedisSubscriptions
     let presence: RedisPresence
 
-    init(_ parts: Parts, _ sinks: RedisSinks, _ readiness: RedisReadiness) {
+    init(_ parts: Parts, _ sinks: RedisSinks, _ readiness: RedisReadiness, _ status: RedisStatus) {
         self.name = parts.name
         self.topics = parts.topics
-        self.commands = RedisCommands(parts.name, parts.topics.configuration, parts.source, parts.budget)
+        self.commands = RedisCommands(
+            parts.name,
+            parts.topics.configuration,
+            parts.source,
+            parts.budget,
+            status
+        )
         self.subscriptions = RedisSubscriptions(
             parts.name,
             parts.topics,
             self.commands,
             parts.source,
             sinks,
-            readiness
+            readiness,
+            status
         )
         self.presence = RedisPresence(parts.topics, self.commands)
     }
@@ -391,12 +451,18 @@ struct RedisShard: Sendable {
 /// The servers of this process that want what arrives.
 final class RedisSinks: Sendable {
     private let sinks = Lock<[BroadcastSink]>([])
+    private let status: RedisStatus
+
+    init(_ status: RedisStatus) {
+        self.status = status
+    }
 
     func add(_ sink: BroadcastSink) {
         self.sinks.withLock { $0.append(sink) }
     }
 
     func deliver(_ publication: Publication) {
+        self.status.countDelivery()
         for sink in self.sinks.withLock({ $0 }) { sink.deliver(publication) }
     }
 

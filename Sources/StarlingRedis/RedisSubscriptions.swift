@@ -1,5 +1,5 @@
 internal import Logging
-internal import Starling
+package import Starling
 
 /// The subscribe link of one shard, and what arrives on it.
 ///
@@ -41,12 +41,14 @@ actor RedisSubscriptions {
     private let source: any RedisLinkSource
     private let sinks: RedisSinks
     private let readiness: RedisReadiness
+    private let status: RedisStatus
 
     private var link: RedisLink?
     private var entries: [Topic: Entry] = [:]
     private var waiters: [Topic: [CheckedContinuation<Bool, Never>]] = [:]
     private var catchUps: [Topic] = []
     private var catchUpsRunning = 0
+    private var traces = PendingTraces()
     private var probeHeardAt = ContinuousClock.now
     private var hasHeardProbe = false
     /// Topics that the link before had, and Redis has not confirmed on this one.
@@ -58,7 +60,8 @@ actor RedisSubscriptions {
         _ commands: RedisCommands,
         _ source: any RedisLinkSource,
         _ sinks: RedisSinks,
-        _ readiness: RedisReadiness
+        _ readiness: RedisReadiness,
+        _ status: RedisStatus
     ) {
         self.name = name
         self.topics = topics
@@ -66,6 +69,7 @@ actor RedisSubscriptions {
         self.source = source
         self.sinks = sinks
         self.readiness = readiness
+        self.status = status
     }
 
     private var configuration: RedisConfiguration {
@@ -149,7 +153,7 @@ actor RedisSubscriptions {
         self.link = nil
         self.hasHeardProbe = false
         for topic in self.entries.keys { self.entries[topic]?.isAcknowledged = false }
-        self.updateReadiness()
+        self.updateReadiness(failure)
         return failure
     }
 
@@ -159,6 +163,7 @@ actor RedisSubscriptions {
         self.probeHeardAt = .now
         self.send(self.topics.words.subscribe, [self.topics.probeChannel], on: link)
         self.unconfirmed = Set(self.entries.keys)
+        self.updateReadiness()
         self.sendSubscribe(Array(self.entries.keys))
     }
 
@@ -214,12 +219,16 @@ actor RedisSubscriptions {
         if let event = PublicationCodec.decodeEvent(payload, topic: topic) {
             return self.sinks.deliver(event)
         }
-        guard let publication = PublicationCodec.decode(payload, topic: topic) else {
+        if let (number, context) = PublicationCodec.decodeTrace(payload) {
+            return self.traces.note(context, number)
+        }
+        guard var publication = PublicationCodec.decode(payload, topic: topic) else {
             return self.configuration.logger.warning(
                 "somebody else publishes on our channels: choose another namespace",
                 metadata: [LoggingKeys.topic: "\(topic)"]
             )
         }
+        publication.trace = self.traces.take(PublicationCodec.origin(of: payload))
         guard let position = publication.position else { return self.sinks.deliver(publication) }
         guard self.entries[topic]?.isCatchingUp != true else { return self.hold(publication) }
         if self.deliverIfNext(publication, position) { return }
@@ -411,10 +420,37 @@ actor RedisSubscriptions {
         )
     }
 
-    private func updateReadiness() {
+    private func updateReadiness(_ failure: RedisError? = nil) {
         let isReady =
             self.link != nil && self.hasHeardProbe && self.unconfirmed.isEmpty && self.catchUps.isEmpty
             && self.catchUpsRunning == 0
         self.readiness.set(isReady, for: self.name)
+        let state: BrokerLink.State = self.link == nil ? .down : isReady ? .up : .joining
+        self.status.set(state, of: RedisStatus.names(ofShard: self.name).subscriptions, failure)
+    }
+}
+
+/// Traces whose publications have not arrived.
+///
+/// Each comes right before its publication, but others may come between, and what is lost on its way leaves one over.
+package struct PendingTraces {
+    /// More are not kept: the oldest is let go.
+    package static let countMax = 256
+    private var traces: [(number: UInt64, context: TraceContext)] = []
+
+    package init() {}
+
+    package mutating func note(_ context: TraceContext?, _ number: UInt64) {
+        guard let context else { return }
+        if self.traces.count >= Self.countMax { self.traces.removeFirst() }
+        self.traces.append((number, context))
+    }
+
+    /// The trace of the publication with this number.
+    package mutating func take(_ number: UInt64?) -> TraceContext? {
+        guard !self.traces.isEmpty, let number,
+            let index = self.traces.firstIndex(where: { $0.number == number })
+        else { return nil }
+        return self.traces.remove(at: index).context
     }
 }

@@ -45,9 +45,16 @@ struct RedisTopics: Sendable {
         self.prefix + "p:" + String(self.node, radix: 16)
     }
 
-    func publish(_ message: Message, to topic: Topic, key: String?) -> @Sendable (RedisLink) -> RedisCommand {
+    /// `origin` is the number of the publication's trace, if one goes before it.
+    func publish(
+        _ message: Message,
+        to topic: Topic,
+        key: String?,
+        origin: UInt64? = nil
+    ) -> @Sendable (RedisLink) -> RedisCommand {
+        let origin = origin ?? self.node
         guard let limits = self.configuration.history(topic) else {
-            let header = PublicationCodec.header(message, origin: self.node, hasPosition: false)
+            let header = PublicationCodec.header(message, origin: origin, hasPosition: false)
             return { _ in
                 RedisCommand([
                     Array(self.words.publish.utf8), Array(self.channel(topic).utf8),
@@ -55,7 +62,7 @@ struct RedisTopics: Sendable {
                 ])
             }
         }
-        let header = PublicationCodec.header(message, origin: self.node, hasPosition: true)
+        let header = PublicationCodec.header(message, origin: origin, hasPosition: true)
         let keys = self.keys(topic) + (key.map { [self.prefix + "k:" + topic.name + ":" + $0] } ?? [])
         return { link in
             Self.script(
@@ -70,6 +77,17 @@ struct RedisTopics: Sendable {
                     self.milliseconds(self.configuration.idempotencyKeyAgeMax),
                 ]
             )
+        }
+    }
+
+    func publish(
+        _ trace: TraceContext,
+        number: UInt64,
+        to topic: Topic
+    ) -> @Sendable (RedisLink) -> RedisCommand {
+        let bytes = PublicationCodec.trace(trace, number: number)
+        return { _ in
+            RedisCommand([Array(self.words.publish.utf8), Array(self.channel(topic).utf8), bytes])
         }
     }
 

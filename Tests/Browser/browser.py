@@ -16,7 +16,7 @@ import time
 
 from websockets.asyncio.client import connect
 
-from support import WAIT_SECONDS, expect
+from support import Checks, Server, WAIT_SECONDS, expect
 
 FLAGS = [
     "--headless", "--remote-debugging-port=0", "--no-first-run", "--no-default-browser-check", "--disable-gpu",
@@ -221,3 +221,23 @@ class Tab:
         await self.value("Promise.allSettled(document.getAnimations().filter((one) => one.effect.getComputedTiming().iterations === 1).map((one) => one.finished)).then(() => 0)")
         data = (await self.call("Page.captureScreenshot", format="png"))["data"]
         pathlib.Path(path).write_bytes(base64.b64decode(data))
+
+
+async def run_checks(what, checks, options, *more):
+    """Starts the server, and runs checks: each gets a browser, the server, a directory for screenshots, and what else there is."""
+    output = pathlib.Path(options.output)
+    output.mkdir(parents=True, exist_ok=True)
+    server = Server(options.server)
+    counted = Checks(server)
+    try:
+        await server.start()
+        async with Browser() as browser:
+            for name, function in checks:
+                async with counted.check(f"{what}: {name}"):
+                    await function(browser, server, output, *more)
+    except Exception:
+        return 1
+    finally:
+        await server.kill()
+    print(f"{counted.count} checks of the {what} passed; screenshots are in {os.path.relpath(output)}")
+    return 0

@@ -1,12 +1,10 @@
 """Uses the chat's page as people do: tabs of a real Chromium, a server that is killed, a phone, a keyboard."""
 
 import asyncio
-import os
-import pathlib
 import sys
 
-from browser import Browser
-from support import Checks, Member, Server, arguments, expect
+from browser import run_checks
+from support import Member, arguments, expect
 
 CHECKS = []
 MARKUP = "<img src=x onerror=alert(1)></script><b>bold</b>"
@@ -211,24 +209,4 @@ async def _(browser, server, output):
     await ada.close()
 
 
-async def main():
-    options = arguments("--output")
-    output = pathlib.Path(options.output)
-    output.mkdir(parents=True, exist_ok=True)
-    server = Server(options.server)
-    checks = Checks(server)
-    try:
-        await server.start()
-        async with Browser() as browser:
-            for name, function in CHECKS:
-                async with checks.check(f"page: {name}"):
-                    await function(browser, server, output)
-    except Exception:
-        return 1
-    finally:
-        await server.kill()
-    print(f"{checks.count} checks of the page passed; screenshots are in {os.path.relpath(output)}")
-    return 0
-
-
-sys.exit(asyncio.run(main()))
+sys.exit(asyncio.run(run_checks("page", CHECKS, arguments("--output"))))

@@ -1,10 +1,10 @@
 #!/bin/sh
-# Tests the chat from outside: its protocol with Python's websockets, its page with headless Chromium.
+# Tests the chat from outside: its protocol with Python's websockets, its page and the status page with headless Chromium.
 #
 #   ./Tests/Browser/run.sh [--server "COMMAND"]
 #
 # COMMAND starts a chat server; {port} and {members} in it become the port and the most members of a room. Without it the Chat
-# example is built and started, and its protocol is tested over a Redis as well. Screenshots are left in .build-browser/.
+# example is built and started, and its protocol over a Redis and its status page are tested as well. Screenshots are left in .build-browser/.
 set -eu
 cd "$(dirname "$0")/../.."
 . Examples/Support/setup.sh
@@ -31,6 +31,8 @@ if [ -z "$server" ]; then
     redis=$!
     trap 'kill $redis; wait; rm -rf "$directory"' EXIT
     with_redis="$server --redis unix://$directory/redis.sock"
+    token=a-password-for-the-status-page
+    with_status="$server --debug-token $token"
 fi
 
 environment=.build-browser/python
@@ -40,3 +42,5 @@ export PYTHONDONTWRITEBYTECODE=1
 "$environment/bin/python" Tests/Browser/protocol_test.py --server "$server"
 [ -z "${with_redis:-}" ] || "$environment/bin/python" Tests/Browser/protocol_test.py --server "$with_redis"
 "$environment/bin/python" Tests/Browser/page_test.py --server "$server" --output .build-browser
+[ -z "${with_status:-}" ] \
+    || "$environment/bin/python" Tests/Browser/status_test.py --server "$with_status" --token "$token" --output .build-browser

@@ -28,6 +28,19 @@ struct ConnectionAllocationTests {
         #expect(count <= Self.asyncEchoMax)
     }
 
+    /// What a publication to the topic of its own connection asks for.
+    ///
+    /// The copy that is published, its places in the mailbox and in the tick's list, and the frame. No more with the trait
+    /// `Tracing`, as long as there is no tracer.
+    static let publicationMax = 6.0
+
+    @Test("A publication by a synchronous handler allocates no more where nobody traces")
+    func publication() throws {
+        let count = try Self.allocationsPerMessage(of: WebSocketEndpoint(handler: RoomHandler()))
+        print("a publication allocates \(count) times")
+        #expect(count <= Self.publicationMax)
+    }
+
     private static func allocationsPerMessage(of endpoint: WebSocketEndpoint) throws -> Double {
         let context = ServerContext(
             configuration: ServerConfiguration(),

@@ -254,7 +254,7 @@ private final class LaggingBroadcaster: HistoryBroadcaster, ImmediateBroadcaster
 }
 
 /// Delivers nothing but gaps.
-private final class GapBroadcaster: ImmediateBroadcaster {
+final class GapBroadcaster: ImmediateBroadcaster {
     private let sinks = Lock<[BroadcastSink]>([])
 
     var deliversEverything: Bool { true }

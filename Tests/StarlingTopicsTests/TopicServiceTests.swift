@@ -3,6 +3,7 @@ import Starling
 import StarlingCore
 import StarlingNative
 import StarlingTopics
+import Synchronization
 import Testing
 
 /// The server's end, with its messages as they stand on the wire.
@@ -93,6 +94,37 @@ import Testing
                     answer = try await messages.next()?.text ?? "closed \"id\":2"
                 }
                 #expect(answer.contains(#""position":"\#(start).5","recovered":false"#))
+            }
+        }
+    }
+
+    @Test("A request begins before what follows it: one may log in and subscribe in one breath")
+    func order() async throws {
+        let known = Mutex<Set<ConnectionID>>([])
+        var service = TopicService<String> { client, _ in
+            guard known.withLock({ $0.contains(client.socket.id) }) else {
+                throw TopicRefusal(.forbidden, "log in first")
+            }
+            return .allowed
+        }
+        service.answer(TypedRequest<String, Bool>("log-in")) { client, _ in
+            known.withLock { _ = $0.insert(client.socket.id) }
+            return true
+        }
+        try await TopicServer.run(service: service) { server in
+            for _ in 0..<10 {
+                try await self.connect(server) { socket, messages in
+                    try await socket.send(#"{"type":"request","id":1,"name":"log-in","data":""}"#)
+                    try await socket.send(#"{"type":"subscribe","id":2,"topic":"x"}"#)
+                    var answers: Set<String> = []
+                    for _ in 0..<2 { answers.insert(try await messages.next()?.text ?? "") }
+                    #expect(
+                        answers == [
+                            #"{"type":"reply","id":1,"data":true}"#,
+                            #"{"type":"subscribed","id":2,"topic":"x","recovered":true}"#,
+                        ]
+                    )
+                }
             }
         }
     }

@@ -6,6 +6,8 @@ public struct Publication: Sendable {
     public let message: Message
     /// Its place in the topic's history, or nil for topics without one.
     public let position: StreamPosition?
+    /// What a tracer wants to have carried along from where it was published; nil for nothing.
+    public var trace: TraceContext?
     /// What this stands for, if it is no publication; `message` is empty then.
     let notice: Notice?
 

@@ -2,11 +2,15 @@
 ///
 /// One order per topic on all loops. At most once, or with a history, which lives as long as the process. Needs nothing to
 /// run.
-public final class InMemoryBroadcaster: ImmediateBroadcaster, HistoryBroadcaster, PresenceBroadcaster {
+public final class InMemoryBroadcaster: ImmediateBroadcaster, HistoryBroadcaster, PresenceBroadcaster,
+    InspectableBroadcaster
+{
     private struct State {
         var sinks: [BroadcastSink] = []
         var streams: [Topic: TopicStream] = [:]
         var publishCount = 0
+        var deliveredCount: UInt64 = 0
+        var publishedCount: UInt64 = 0
         var presence = PresenceCounts()
     }
 
@@ -121,6 +125,17 @@ public final class InMemoryBroadcaster: ImmediateBroadcaster, HistoryBroadcaster
         self.state.withLock { $0.presence.topics[topic]?.count ?? 0 }
     }
 
+    /// What was published, and handed to servers.
+    public var status: BroadcasterStatus {
+        self.state.withLock { state in
+            BroadcasterStatus(
+                name: "memory",
+                publishedCount: state.publishedCount,
+                deliveredCount: state.deliveredCount
+            )
+        }
+    }
+
     /// True: all is in this process.
     public var deliversEverything: Bool { true }
     /// Does nothing.
@@ -136,6 +151,8 @@ public final class InMemoryBroadcaster: ImmediateBroadcaster, HistoryBroadcaster
     private func publish(_ message: Message, _ topic: Topic, key: String?) -> IdempotentPublication {
         let limits = self.limits?(topic)
         let now = limits == nil ? nil : self.now()
+        let span = PublishSpan.begin(topic, system: "memory", byteCount: message.byteCount)
+        defer { span?.end() }
         return self.state.withLock { state in
             var publication = Publication(message, to: topic)
             if let limits, let now {
@@ -148,6 +165,9 @@ public final class InMemoryBroadcaster: ImmediateBroadcaster, HistoryBroadcaster
                 }
                 publication = Publication(message, to: topic, position: appended.position)
             }
+            publication.trace = span?.context
+            state.publishedCount += 1
+            state.deliveredCount += UInt64(state.sinks.count)
             for sink in state.sinks { sink.deliver(publication) }
             return IdempotentPublication(position: publication.position, isNew: true)
         }

@@ -5,7 +5,7 @@ public struct CloseCause: Hashable, Sendable, CustomStringConvertible {
             slowConsumer
         case pingTimeout, idleTimeout, lifetimeReached, closeTimeout, writeTimeout, handshakeTimeout
         case authenticationTimeout, serverDraining, handlerFailed, refused, responded, memoryExhausted,
-            publicationsLost
+            publicationsLost, tlsFailed
     }
     let base: Base
 
@@ -48,6 +48,26 @@ public struct CloseCause: Hashable, Sendable, CustomStringConvertible {
     public static let refused = CloseCause(base: .refused)
     /// Plain HTTP was answered, and the connection is not kept.
     public static let responded = CloseCause(base: .responded)
+
+    /// The TLS handshake failed.
+    public static let tlsFailed = CloseCause(base: .tlsFailed)
+
+    /// All causes that a connection can end with.
+    package static let all = Base.allCases.filter { $0 != .none }.map(CloseCause.init)
+
+    /// Who ended the connection, for logs: `peer`, `application`, `server`, or `network` where nobody said a word.
+    package var closedBy: String {
+        switch self.base {
+        case .peerClosed: "peer"
+        case .applicationClosed, .handlerFailed: "application"
+        case .none, .connectionLost: "network"
+        case .protocolViolation, .limitExceeded, .slowConsumer, .pingTimeout, .idleTimeout, .lifetimeReached,
+            .closeTimeout, .writeTimeout, .handshakeTimeout, .authenticationTimeout, .serverDraining,
+            .refused,
+            .responded, .memoryExhausted, .publicationsLost, .tlsFailed:
+            "server"
+        }
+    }
 
     /// The name, as it stands in logs and metrics.
     public var description: String {

@@ -37,15 +37,7 @@ extension ConnectionDriver {
         case .shutdown: unsafe self.finishAfterFlush(index, cause: slot.pointee.cause)
         case .sendCloseThenWait, .ignore: break
         }
-        self.server.logger.debug(
-            "connection failed",
-            metadata: [
-                LoggingKeys.connection: "\(self.id(of: index))",
-                LoggingKeys.closeCode: "\(code)",
-                LoggingKeys.cause: "\(cause)",
-                LoggingKeys.reason: "\(reason)",
-            ]
-        )
+        self.noteReason(reason, on: index)
     }
 
     // MARK: - Decided by the peer
@@ -131,6 +123,9 @@ extension ConnectionDriver {
         if unsafe slot.pointee.cause == .none { unsafe slot.pointee.cause = cause }
         unsafe slot.pointee.closing.connectionLost()
         unsafe slot.pointee.flags.insert(.ending)
+        self.explainEnd(of: index)
+        unsafe slot.pointee.details?.upgradeSpan?.endWithoutResponse()
+        unsafe slot.pointee.details?.upgradeSpan = nil
         unsafe slot.pointee.outbound.removeAll()
         self.ending.append(UInt32(index))
     }
@@ -148,6 +143,7 @@ extension ConnectionDriver {
         let slot = unsafe self.slots.pointer(index)
         guard unsafe slot.pointee.phase != .free else { return }
         if unsafe slot.pointee.flags.contains(.opened), let endpoint = unsafe slot.pointee.endpoint {
+            self.explainEnd(of: index)
             unsafe slot.pointee.flags.remove(.opened)
             self.counts.openConnections &-= 1
             unsafe self.counts.closes[slot.pointee.cause] += 1
@@ -155,7 +151,6 @@ extension ConnectionDriver {
             let code = unsafe slot.pointee.closing.closeCode ?? .abnormalClosure
             endpoint.callbacks.closed(ConnectionContext(self, index), code)
             self.removeUser(of: index)
-            self.logClosed(index, code)
         }
         guard unsafe slot.pointee.flags.contains(.ending) else { return }
         unsafe slot.pointee.details?.attempt?.outcome(.failure(ConnectError(.connectionLost)))
@@ -180,25 +175,47 @@ extension ConnectionDriver {
         if self.users[user]?.isEmpty == true { self.users[user] = nil }
     }
 
-    private func logClosed(_ index: Int, _ code: CloseCode) {
+    /// Keeps why a connection ends, for the log; the first reason counts.
+    func noteReason(_ reason: @autoclosure () -> String, on index: Int) {
+        guard self.server.logger.logLevel <= .debug else { return }
+        let reason = reason()
+        guard !reason.isEmpty, self.details(of: index).endReason.isEmpty else { return }
+        self.details(of: index).endReason = reason
+    }
+
+    /// Says once for every connection, WebSocket or not, how it ended: who ended it, why, and what was left over.
+    private func explainEnd(of index: Int) {
         let slot = unsafe self.slots.pointer(index)
+        guard unsafe !slot.pointee.flags.contains(.explained) else { return }
+        unsafe slot.pointee.flags.insert(.explained)
+        guard self.server.logger.logLevel <= .debug else { return }
         let cause = unsafe slot.pointee.cause
         let received = unsafe slot.pointee.bytesReceived
         let sent = unsafe slot.pointee.bytesSent
         let buffered = unsafe slot.pointee.outbound.byteCount
-        let age = unsafe (self.now - slot.pointee.openedAt).hundredths
-        self.server.logger.debug(
-            "connection closed",
-            metadata: [
-                LoggingKeys.connection: "\(self.id(of: index))",
-                LoggingKeys.closeCode: "\(code)",
-                LoggingKeys.cause: "\(cause)",
-                LoggingKeys.ageSeconds: "\(age / 100)",
-                LoggingKeys.bytesReceived: "\(received)",
-                LoggingKeys.bytesSent: "\(sent)",
-                LoggingKeys.bufferedBytes: "\(buffered)",
-            ]
-        )
+        let address = unsafe slot.pointee.address
+        let age = unsafe (self.now - slot.pointee.openedAt).seconds
+        var metadata: Logger.Metadata = [
+            LoggingKeys.connection: "\(self.id(of: index))",
+            LoggingKeys.remoteAddress: "\(address)",
+            LoggingKeys.closedBy: "\(cause.closedBy)",
+            LoggingKeys.cause: "\(cause)",
+            LoggingKeys.ageSeconds: "\(age)",
+            LoggingKeys.bytesReceived: "\(received)",
+            LoggingKeys.bytesSent: "\(sent)",
+            LoggingKeys.bufferedBytes: "\(buffered)",
+        ]
+        if unsafe slot.pointee.flags.contains(.opened) {
+            let code = unsafe slot.pointee.closing.closeCode ?? .abnormalClosure
+            metadata[LoggingKeys.closeCode] = "\(code)"
+        }
+        if let details = unsafe slot.pointee.details {
+            // What a peer says counts where it was the one to close.
+            let reason =
+                details.endReason.isEmpty && cause == .peerClosed ? details.closeReason : details.endReason
+            if !reason.isEmpty { metadata[LoggingKeys.reason] = "\(reason)" }
+        }
+        self.server.logger.debug("connection closed", metadata: metadata)
     }
 
     // MARK: - Tasks

@@ -9,10 +9,12 @@ extension ConnectionDriver {
     public func accept(from address: RemoteAddress) -> Int? {
         guard self.drain == nil, self.server.admission.admitConnection(from: address) else {
             self.counts.refusals[.serverFull] += 1
+            self.logNotAccepted(address, self.drain == nil ? .serverFull : .draining)
             return nil
         }
         guard let index = self.slots.allocate() else {
             self.server.admission.releaseConnection(from: address)
+            self.logNotAccepted(address, .serverFull)
             return nil
         }
         let slot = unsafe self.slots.pointer(index)
@@ -28,6 +30,23 @@ extension ConnectionDriver {
         self.counts.accepted &+= 1
         self.scheduleDeadline(index)
         return index
+    }
+
+    /// Says why a connection got no number; the one log of its end.
+    private func logNotAccepted(_ address: RemoteAddress, _ cause: RefusalCause) {
+        self.server.logger.debug(
+            "connection closed",
+            metadata: [
+                LoggingKeys.remoteAddress: "\(address)",
+                LoggingKeys.closedBy: "\(CloseCause.refused.closedBy)",
+                LoggingKeys.cause: "\(CloseCause.refused)",
+                LoggingKeys.reason: "\(cause)",
+                LoggingKeys.ageSeconds: "0.0",
+                LoggingKeys.bytesReceived: "0",
+                LoggingKeys.bytesSent: "0",
+                LoggingKeys.bufferedBytes: "0",
+            ]
+        )
     }
 
     /// Whether a transport must read a PROXY protocol header before it hands a connection's bytes on.
@@ -140,6 +159,11 @@ extension ConnectionDriver {
         on index: Int
     ) throws(HandshakeError) {
         let endpoint = self.endpoints[number]
+        self.details(of: index).upgradeSpan = unsafe .begin(
+            head.request,
+            path: path,
+            from: self.slots.pointer(index).pointee.address
+        )
         let handshake = try Handshake(head)
         guard endpoint.configuration.origins.allows(head.request) else {
             return self.refuse(index, .text("This origin may not connect.\n", status: .forbidden), .origin)
@@ -169,6 +193,9 @@ extension ConnectionDriver {
         let details = self.details(of: index)
         unsafe slot.pointee.endpoint = endpoint
         details.handshake = handshake
+        // A connection that has had a response before is not accountable for the time until it asked again.
+        let isFirst = unsafe slot.pointee.phaseSince == slot.pointee.openedAt
+        details.handshakeBeganAt = unsafe isFirst ? slot.pointee.openedAt : self.now
         if self.server.routes[self.server.routeIndex(ofEndpoint: number)].isWildcard {
             details.path = String(path)
         }
@@ -184,10 +211,15 @@ extension ConnectionDriver {
             remoteAddress: slot.pointee.address
         )
         let logger = self.server.logger
+        let span = details.upgradeSpan
         self.startDecision(index) {
             let decision: UpgradeDecision<any Sendable>
             do {
-                decision = try await authenticate(request)
+                if let span {
+                    decision = try await span.run { try await authenticate(request) }
+                } else {
+                    decision = try await authenticate(request)
+                }
             } catch {
                 logger.error("authenticate failed", metadata: [LoggingKeys.error: "\(error)"])
                 decision = .refuse(.internalServerError, body: "The server could not decide.\n")
@@ -347,8 +379,15 @@ extension ConnectionDriver {
             unsafe slot.pointee.flags.insert(.compressing)
         }
         unsafe slot.pointee.flags.insert(.opened)
+        details.upgradeSpan?.end(status: 101)
+        details.upgradeSpan = nil
         self.counts.opened &+= 1
         self.counts.openConnections &+= 1
+        if let began = details.handshakeBeganAt {
+            self.statistics.handshakes.record(
+                nanoseconds: UInt64((self.now - began).hundredths) * 10_000_000
+            )
+        }
         if let interval = endpoint.pingInterval {
             unsafe slot.pointee.nextPingAt = self.now + self.spread(interval)
         }
@@ -395,9 +434,19 @@ extension ConnectionDriver {
 
     /// The connection cannot be used and its transport has written its last word: ends our direction, and lets the peer
     /// read that word before the connection is closed.
-    public func finishUnusable(_ index: Int) {
+    ///
+    /// - Parameters:
+    ///   - index: The connection.
+    ///   - cause: Why, for logs and metrics.
+    ///   - reason: The same for humans; made only if it is logged.
+    public func finishUnusable(
+        _ index: Int,
+        _ cause: CloseCause = .connectionLost,
+        reason: @autoclosure () -> String = ""
+    ) {
         let slot = unsafe self.slots.pointer(index)
-        unsafe slot.pointee.cause = .connectionLost
+        unsafe slot.pointee.cause = cause
+        self.noteReason(reason(), on: index)
         self.finishStream(index)
     }
 
@@ -424,8 +473,13 @@ extension ConnectionDriver {
             ]
         )
         unsafe self.slots.pointer(index).pointee.phase = .http
+        self.noteReason("\(cause)", on: index)
+        if let span = unsafe self.slots.pointer(index).pointee.details?.upgradeSpan {
+            span.end(status: reply.status.code, refusal: cause)
+            self.details(of: index).upgradeSpan = nil
+        }
         self.appendBytes(reply.serialized(keepsConnection: false, isHeadRequest: false), to: index)
-        self.finishAfterFlush(index, cause: .refused)
+        self.finishAfterFlush(index, cause: cause.closeCause)
     }
 
     static func busy(_ text: String) -> HTTPReply {

@@ -31,7 +31,9 @@ extension ConnectionDriver {
     /// there is no room.
     func chargeMemory(of index: Int) {
         let slot = unsafe self.slots.pointer(index)
-        let held = unsafe slot.pointee.outbound.byteCount + slot.pointee.codec.partialByteCount
+        let waiting = unsafe slot.pointee.outbound.byteCount
+        self.countWaiting(waiting, of: index)
+        let held = unsafe waiting + slot.pointee.codec.partialByteCount
         let before = unsafe Int(slot.pointee.chargedByteCount)
         guard held != before else { return }
         unsafe slot.pointee.chargedByteCount = UInt32(clamping: held)
@@ -44,6 +46,17 @@ extension ConnectionDriver {
         let slot = unsafe self.slots.pointer(index)
         self.server.memory.charge(unsafe -Int(slot.pointee.chargedByteCount))
         unsafe slot.pointee.chargedByteCount = 0
+        self.countWaiting(0, of: index)
+    }
+
+    /// Counts what waits for a peer into the loop's figure.
+    private func countWaiting(_ byteCount: Int, of index: Int) {
+        let slot = unsafe self.slots.pointer(index)
+        let waiting = UInt32(clamping: byteCount)
+        let before = unsafe slot.pointee.countedOutboundByteCount
+        guard waiting != before else { return }
+        unsafe slot.pointee.countedOutboundByteCount = waiting
+        self.counts.outboundBytes = self.counts.outboundBytes &+ UInt64(waiting) &- UInt64(before)
     }
 
     /// Closes a connection for want of memory and lets go of what it holds, but for the rest of a frame that has begun.

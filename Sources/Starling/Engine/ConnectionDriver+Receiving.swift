@@ -48,8 +48,23 @@ extension ConnectionDriver {
         }
     }
 
-    /// The connection broke.
-    public func failed(_ index: Int) {
+    /// The connection broke, or must be ended at once.
+    ///
+    /// - Parameters:
+    ///   - index: The connection.
+    ///   - cause: Why, for logs and metrics.
+    ///   - reason: The same for humans; made only if it is logged.
+    public func failed(
+        _ index: Int,
+        _ cause: CloseCause = .connectionLost,
+        reason: @autoclosure () -> String = ""
+    ) {
+        let slot = unsafe self.slots.pointer(index)
+        guard unsafe slot.pointee.phase != .free else { return }
+        self.noteReason(reason(), on: index)
+        if cause != .connectionLost, unsafe slot.pointee.cause == .none {
+            unsafe slot.pointee.cause = cause
+        }
         self.readingEnded(index)
     }
 

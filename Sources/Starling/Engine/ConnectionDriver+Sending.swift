@@ -180,7 +180,6 @@ extension ConnectionDriver {
                 self.counts.bytesSent &+= UInt64(count)
                 if count < bytes.count { self.writeBlocked(index) }
             case .failed:
-                unsafe slot.pointee.outbound.removeAll()
                 self.lose(index)
                 return
             }

@@ -134,10 +134,10 @@ extension ConnectionDriver {
         guard !self.publications.isEmpty else { return }
         let batch = self.publications
         self.publications = []
-        for (publication, endpoint) in batch { self.deliver(publication, self.endpoints[endpoint]) }
+        for (publication, endpoint) in batch { self.deliverTraced(publication, self.endpoints[endpoint]) }
     }
 
-    private func deliver(_ publication: Publication, _ endpoint: LoopEndpoint) {
+    func deliver(_ publication: Publication, _ endpoint: LoopEndpoint) {
         guard let entry = endpoint.topics.subscribers(of: publication.topic) else { return }
         if let position = publication.position { entry.lastPosition = position }
         self.counts.publicationsDelivered &+= 1

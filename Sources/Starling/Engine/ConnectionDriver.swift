@@ -27,6 +27,8 @@ internal import StarlingDeflate
 
     private var jobBatch: [UnownedJob] = []
     private var mailBatch: [LoopMessage] = []
+    /// How many messages were taken out of the mailbox the last time that there were some.
+    private(set) var mailCount = 0
     private var dirtyBatch: [UInt32] = []
     /// Connections whose end must be told to their handlers.
     var ending: [UInt32] = []
@@ -128,7 +130,8 @@ internal import StarlingDeflate
             self.endConnections()
             self.direct.reuse()
             self.published.reuse()
-            self.statistics.publish(self.counts, connections: self.slots.count, topics: self.topicCount)
+            self.counts.ticks &+= 1
+            self.statistics.publish(self.counts, self.gauges)
             return !self.jobs.isEmpty || !self.dirty.isEmpty || !self.drained.isEmpty
                 || !self.publications.isEmpty
         }
@@ -165,12 +168,13 @@ internal import StarlingDeflate
         for message in self.loop.mailbox.close() { EventLoop.handleAfterEnd(message) }
         for job in self.jobs { EventLoop.handleAfterEnd(.job(job)) }
         self.jobs = []
-        self.statistics.publish(self.counts, connections: 0, topics: 0)
+        self.statistics.publish(self.counts, LoopStatistics.Gauges())
     }
 
     private func takeMail() {
         self.loop.mailbox.take(into: &self.mailBatch)
         guard !self.mailBatch.isEmpty else { return }
+        self.mailCount = self.mailBatch.count
         for message in self.mailBatch {
             switch message {
             case .job(let job): self.jobs.append(job)
@@ -226,10 +230,13 @@ internal import StarlingDeflate
         self.expired.removeAll(keepingCapacity: true)
     }
 
-    private var topicCount: Int {
-        var count = 0
-        for endpoint in self.endpoints { count += endpoint.topics.count }
-        return count
+    private var gauges: LoopStatistics.Gauges {
+        var gauges = LoopStatistics.Gauges(connections: self.slots.count, tasks: self.taskCount)
+        for endpoint in self.endpoints {
+            gauges.topics += endpoint.topics.count
+            gauges.subscriptions += endpoint.topics.subscriptionCount
+        }
+        return gauges
     }
 
     // MARK: - The hot path's state

@@ -47,6 +47,8 @@ internal import StarlingCore
         /// The peer closed or broke the protocol: its further bytes are not looked at, and the answer follows in this
         /// tick, behind what the application sends in reply to earlier messages.
         static let inputEnded = Flags(rawValue: 1 << 11)
+        /// Why it ended has been logged.
+        static let explained = Flags(rawValue: 1 << 12)
     }
 
     var generation: UInt32 = 0
@@ -81,6 +83,8 @@ internal import StarlingCore
     var rates = RateWindow()
     /// What the server's memory budget is charged with for this connection.
     var chargedByteCount: UInt32 = 0
+    /// What of it the loop's figures count as waiting for the peer.
+    var countedOutboundByteCount: UInt32 = 0
     var messagesReceived: UInt32 = 0
     var bytesReceived: UInt64 = 0
     var bytesSent: UInt64 = 0
@@ -112,6 +116,12 @@ final class ConnectionDetails {
     var deflate: ConnectionDeflate?
     /// The sentence in the peer's close frame.
     var closeReason = ""
+    /// Why the connection is ended from here, for the log.
+    var endReason = ""
+    /// When the request came that is being decided; the moment of accepting for a connection's first.
+    var handshakeBeganAt: LoopInstant?
+    /// Ends with the response.
+    var upgradeSpan: UpgradeSpan?
     /// The newest ping's payload while the peer takes no bytes.
     var pendingPong: [UInt8]?
     /// Whose `ping()` waits for a pong.
@@ -124,6 +134,7 @@ final class ConnectionDetails {
     /// Whether an open connection still needs any of this.
     var isNeeded: Bool {
         !self.path.isEmpty || self.subprotocol != nil || self.user != nil || self.deflate != nil
+            || !self.endReason.isEmpty
     }
 }
 

@@ -18,6 +18,17 @@ enum RefusalCause: UInt8, CaseIterable, Sendable, CustomStringConvertible {
         }
     }
 
+    /// What the connection that was refused ends with.
+    var closeCause: CloseCause {
+        switch self {
+        case .handshakeTimeout: .handshakeTimeout
+        case .authenticationTimeout: .authenticationTimeout
+        case .malformed, .tooLarge, .notAnUpgrade, .version, .body, .origin, .application, .upgradeRate,
+            .connectionsPerUser, .connectionsPerAddress, .serverFull, .draining, .memory:
+            .refused
+        }
+    }
+
     var description: String {
         switch self {
         case .malformed: "malformed"
@@ -42,6 +53,8 @@ enum RefusalCause: UInt8, CaseIterable, Sendable, CustomStringConvertible {
 /// One counter for each member of a closed set.
 struct CountsByCause<Cause> {
     private(set) var values: [UInt64]
+    /// All of them together.
+    private(set) var total: UInt64 = 0
     private let number: @Sendable (Cause) -> Int
 
     init(count: Int, _ number: @escaping @Sendable (Cause) -> Int) {
@@ -51,7 +64,11 @@ struct CountsByCause<Cause> {
 
     subscript(cause: Cause) -> UInt64 {
         get { self.values[self.number(cause)] }
-        set { self.values[self.number(cause)] = newValue }
+        set {
+            let number = self.number(cause)
+            self.total = self.total &+ newValue &- self.values[number]
+            self.values[number] = newValue
+        }
     }
 }
 
@@ -75,6 +92,8 @@ struct LoopCounts {
     var affinityMisses: UInt64 = 0
     var recoveries: UInt64 = 0
     var recoveryFailures: UInt64 = 0
+    var outboundBytes: UInt64 = 0
+    var ticks: UInt64 = 0
     var closes = CountsByCause<CloseCause>(count: CloseCause.Base.allCases.count) { Int($0.base.rawValue) }
     var refusals = CountsByCause<RefusalCause>(count: RefusalCause.allCases.count) { Int($0.rawValue) }
 
@@ -91,10 +110,24 @@ struct LoopCounts {
 ///
 /// Only the loop writes, so that plain loads and stores of atomics suffice.
 final class LoopStatistics: Sendable {
-    static let plainCount = 20
+    /// What a loop has, apart from what it counts.
+    struct Gauges {
+        var connections = 0
+        var topics = 0
+        var subscriptions = 0
+        var tasks = 0
+    }
+
     private let plain: [Box]
     private let closes: [Box]
     private let refusals: [Box]
+    private let lastEnded = Box()
+    private let longestTick = Box()
+    private let longestTickEver = Box()
+    /// How long ticks took.
+    let ticks = Histogram(bounds: Histogram.tickBounds)
+    /// How long upgrades took.
+    let handshakes = Histogram(bounds: Histogram.handshakeBounds)
 
     /// An atomic of its own, because an array cannot hold one directly.
     final class Box: Sendable {
@@ -102,37 +135,41 @@ final class LoopStatistics: Sendable {
     }
 
     init() {
-        self.plain = (0..<Self.plainCount).map { _ in Box() }
+        self.plain = LoopFigure.allCases.map { _ in Box() }
         self.closes = CloseCause.Base.allCases.map { _ in Box() }
         self.refusals = RefusalCause.allCases.map { _ in Box() }
     }
 
-    func publish(_ counts: LoopCounts, connections: Int, topics: Int) {
-        func store(_ index: Int, _ value: UInt64) {
-            self.plain[index].value.store(value, ordering: .relaxed)
+    func publish(_ counts: LoopCounts, _ gauges: Gauges) {
+        func store(_ figure: LoopFigure, _ value: UInt64) {
+            self.plain[figure.rawValue].value.store(value, ordering: .relaxed)
         }
-        store(0, UInt64(connections))
-        store(1, UInt64(topics))
-        store(2, counts.accepted)
-        store(3, counts.opened)
-        store(4, counts.messagesReceived)
-        store(5, counts.messagesSent)
-        store(6, counts.bytesReceived)
-        store(7, counts.bytesSent)
-        store(8, counts.publicationsDelivered)
-        store(9, counts.pings)
-        store(10, counts.httpResponses)
-        store(11, counts.slowConsumerDisconnects)
-        store(12, counts.slowConsumerDrops)
-        store(13, counts.slowConsumerConflations)
-        store(14, counts.acceptPauses)
-        store(15, counts.openConnections)
-        store(16, counts.affinityHits)
-        store(17, counts.affinityMisses)
-        store(18, counts.recoveries)
-        store(19, counts.recoveryFailures)
+        store(.connections, UInt64(gauges.connections))
+        store(.topics, UInt64(gauges.topics))
+        store(.accepted, counts.accepted)
+        store(.opened, counts.opened)
+        store(.messagesReceived, counts.messagesReceived)
+        store(.messagesSent, counts.messagesSent)
+        store(.bytesReceived, counts.bytesReceived)
+        store(.bytesSent, counts.bytesSent)
+        store(.publicationsDelivered, counts.publicationsDelivered)
+        store(.pings, counts.pings)
+        store(.httpResponses, counts.httpResponses)
+        store(.slowConsumerDisconnects, counts.slowConsumerDisconnects)
+        store(.slowConsumerDrops, counts.slowConsumerDrops)
+        store(.slowConsumerConflations, counts.slowConsumerConflations)
+        store(.acceptPauses, counts.acceptPauses)
+        store(.openConnections, counts.openConnections)
+        store(.affinityHits, counts.affinityHits)
+        store(.affinityMisses, counts.affinityMisses)
+        store(.recoveries, counts.recoveries)
+        store(.recoveryFailures, counts.recoveryFailures)
+        store(.subscriptions, UInt64(gauges.subscriptions))
+        store(.tasks, UInt64(gauges.tasks))
+        store(.outboundBytes, counts.outboundBytes)
+        store(.ticks, counts.ticks)
         // Connections end, or are not let in, rarely: look at the causes only when one was.
-        let ended = counts.accepted &- UInt64(connections) &+ counts.refusals[.serverFull]
+        let ended = counts.closes.total &+ counts.refusals.total
         if ended != self.lastEnded.value.load(ordering: .relaxed) {
             self.lastEnded.value.store(ended, ordering: .relaxed)
             for (box, value) in zip(self.closes, counts.closes.values) {
@@ -144,14 +181,15 @@ final class LoopStatistics: Sendable {
         }
     }
 
-    private let lastEnded = Box()
-    private let longestTick = Box()
-
-    /// Remembers how long a tick took, if none took longer since the last ``takeLongestTick()``.
+    /// Counts a tick, and remembers how long it took, if none took longer since the last ``takeLongestTick()``.
     func tickTook(nanoseconds: UInt64) {
+        self.ticks.record(nanoseconds: nanoseconds)
         // A reader may come in between; at worst it never hears of a tick that was no longer than the one it took.
         if nanoseconds > self.longestTick.value.load(ordering: .relaxed) {
             self.longestTick.value.store(nanoseconds, ordering: .relaxed)
+        }
+        if nanoseconds > self.longestTickEver.value.load(ordering: .relaxed) {
+            self.longestTickEver.value.store(nanoseconds, ordering: .relaxed)
         }
     }
 
@@ -160,15 +198,19 @@ final class LoopStatistics: Sendable {
         self.longestTick.value.exchange(0, ordering: .relaxed)
     }
 
+    /// The longest tick since the loop began, in nanoseconds.
+    var longestTickNanoseconds: UInt64 {
+        self.longestTickEver.value.load(ordering: .relaxed)
+    }
+
     /// The figures as they were at the end of the loop's last tick.
     func snapshot() -> LoopFigures {
-        func load(_ index: Int) -> UInt64 {
-            self.plain[index].value.load(ordering: .relaxed)
-        }
-        return LoopFigures(
-            plain: (0..<Self.plainCount).map(load),
+        LoopFigures(
+            plain: self.plain.map { $0.value.load(ordering: .relaxed) },
             closes: self.closes.map { $0.value.load(ordering: .relaxed) },
-            refusals: self.refusals.map { $0.value.load(ordering: .relaxed) }
+            refusals: self.refusals.map { $0.value.load(ordering: .relaxed) },
+            ticks: self.ticks.figures,
+            handshakes: self.handshakes.figures
         )
     }
 }
@@ -178,45 +220,38 @@ struct LoopFigures {
     var plain: [UInt64]
     var closes: [UInt64]
     var refusals: [UInt64]
+    var ticks: HistogramFigures
+    var handshakes: HistogramFigures
 
     static let zero = LoopFigures(
-        plain: Array(repeating: 0, count: LoopStatistics.plainCount),
+        plain: Array(repeating: 0, count: LoopFigure.allCases.count),
         closes: Array(repeating: 0, count: CloseCause.Base.allCases.count),
-        refusals: Array(repeating: 0, count: RefusalCause.allCases.count)
+        refusals: Array(repeating: 0, count: RefusalCause.allCases.count),
+        ticks: .zero(Histogram.tickBounds),
+        handshakes: .zero(Histogram.handshakeBounds)
     )
 
     static func + (left: LoopFigures, right: LoopFigures) -> LoopFigures {
         LoopFigures(
             plain: zip(left.plain, right.plain).map(&+),
             closes: zip(left.closes, right.closes).map(&+),
-            refusals: zip(left.refusals, right.refusals).map(&+)
+            refusals: zip(left.refusals, right.refusals).map(&+),
+            ticks: left.ticks + right.ticks,
+            handshakes: left.handshakes + right.handshakes
         )
     }
 
-    /// What each plain figure is called and means, in their order: the metrics' names, and their help texts.
-    static let names: [(name: String, isGauge: Bool, help: String)] = [
-        ("connections", true, "Connections of any kind that exist."),
-        ("topics", true, "Topics with subscribers, added up over event loops."),
-        ("connections_accepted_total", false, "Connections accepted."),
-        ("websockets_opened_total", false, "Upgrades that succeeded."),
-        ("messages_received_total", false, "Messages received."),
-        ("messages_sent_total", false, "Messages sent, each delivery of a publication counted."),
-        ("bytes_received_total", false, "Bytes received, framing included."),
-        ("bytes_sent_total", false, "Bytes sent, framing included."),
-        ("publications_delivered_total", false, "Publications delivered to an event loop's subscribers."),
-        ("pings_sent_total", false, "Heartbeat pings sent."),
-        ("http_responses_total", false, "Plain HTTP requests answered."),
-        ("slow_consumer_disconnects_total", false, "Connections closed because their peer read too slowly."),
-        ("slow_consumer_drops_total", false, "Messages left out because a peer read too slowly."),
-        ("slow_consumer_conflations_total", false, "Publications replaced by newer ones of their topic."),
-        ("accept_pauses_total", false, "Pauses of accepting because descriptors or memory were used up."),
-        ("websockets", true, "WebSockets that are open."),
-        ("affinity_hits_total", false, "Upgrades whose cookie names this node."),
-        ("affinity_misses_total", false, "Upgrades whose cookie names another node."),
-        ("recoveries_total", false, "Subscriptions from a position that were recovered."),
-        (
-            "recovery_failures_total", false,
-            "Subscriptions from a position that was too old, or of a lost epoch."
-        ),
-    ]
+    subscript(figure: LoopFigure) -> UInt64 {
+        self.plain[figure.rawValue]
+    }
+
+    /// What was counted by cause; `none` is no cause.
+    var closesByCause: [(String, UInt64)] {
+        zip(CloseCause.Base.allCases, self.closes).filter { $0.0 != .none }.map { ("\($0.0)", $0.1) }
+    }
+
+    /// What was counted by cause.
+    var refusalsByCause: [(String, UInt64)] {
+        zip(RefusalCause.allCases, self.refusals).map { ("\($0.0)", $0.1) }
+    }
 }

@@ -7,6 +7,8 @@ final class TopicEntry {
     var subscribers: [UInt32] = []
     /// Those of them that are being brought up to date, and get nothing live until they are.
     var recovering: [UInt32: Recovery] = [:]
+    /// Its place in ``TopicTable/list``.
+    var position = 0
     /// The formats that subscribers have or had.
     var formats: [UInt8] = []
     /// The position of the newest live publication on this loop.
@@ -65,6 +67,10 @@ struct Subscription {
 struct TopicTable: ~Copyable {
     private var entries: [Topic: TopicEntry] = [:]
     private var lastNumber: UInt32 = 0
+    /// The same entries, in no order, for whoever looks at some of them at a time.
+    private(set) var list: [TopicEntry] = []
+    /// Subscribers of all topics together.
+    private(set) var subscriptionCount = 0
 
     var count: Int {
         self.entries.count
@@ -89,11 +95,14 @@ struct TopicTable: ~Copyable {
             self.lastNumber = self.lastNumber == .max ? 1 : self.lastNumber + 1
             entry = TopicEntry(topic: topic, number: self.lastNumber)
             self.entries[topic] = entry
+            entry.position = self.list.count
+            self.list.append(entry)
         }
         unsafe slot.pointee.subscriptions.append(
             Subscription(entry: entry, position: entry.subscribers.count)
         )
         entry.subscribers.append(UInt32(index))
+        self.subscriptionCount += 1
         let format = unsafe slot.pointee.format
         if !entry.formats.contains(format) { entry.formats.append(format) }
         return entry.subscribers.count == 1
@@ -113,6 +122,7 @@ struct TopicTable: ~Copyable {
         let entry = subscription.entry
         entry.forget(entry.subscribers[subscription.position])
         let moved = entry.subscribers.removeLast()
+        self.subscriptionCount -= 1
         if subscription.position < entry.subscribers.count {
             entry.subscribers[subscription.position] = moved
             let other = unsafe slots.pointer(Int(moved))
@@ -122,6 +132,11 @@ struct TopicTable: ~Copyable {
         }
         guard entry.subscribers.isEmpty else { return false }
         self.entries[entry.topic] = nil
+        let last = self.list.removeLast()
+        if last !== entry {
+            self.list[entry.position] = last
+            last.position = entry.position
+        }
         return true
     }
 }

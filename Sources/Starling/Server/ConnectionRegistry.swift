@@ -5,7 +5,7 @@ public import StarlingCore
 /// Each event loop knows its own; a question goes to all of them and comes back when the last has answered, usually
 /// within a tick. What is sent or closed happens on the connections' loops, soon after the call.
 public struct ConnectionRegistry: Sendable {
-    private let context: ServerContext
+    package let context: ServerContext
 
     package init(_ context: ServerContext) {
         self.context = context
@@ -27,7 +27,7 @@ public struct ConnectionRegistry: Sendable {
     ///
     /// Does not suspend.
     public var count: Int {
-        Int(self.context.figures().plain[15])
+        Int(self.context.figures()[.openConnections])
     }
 
     /// The connection of this name, or nil.

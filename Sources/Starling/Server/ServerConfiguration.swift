@@ -64,6 +64,8 @@ public enum LoggingKeys {
     public static let closeCode = "ws.close-code"
     /// Why a connection ended, or a handshake was refused.
     public static let cause = "ws.cause"
+    /// Who ended a connection: `peer`, `application`, `server` or `network`.
+    public static let closedBy = "ws.closed-by"
     /// A sentence for humans.
     public static let reason = "ws.reason"
     /// An HTTP status.
@@ -88,4 +90,11 @@ public enum LoggingKeys {
     public static let bytesSent = "ws.bytes-sent"
     /// Bytes that were not written when a connection ended.
     public static let bufferedBytes = "ws.buffered-bytes"
+
+    /// All of them.
+    package static let all = [
+        connection, closeCode, cause, closedBy, reason, status, remoteAddress, localAddress, topic, server,
+        delay,
+        error, ageSeconds, bytesReceived, bytesSent, bufferedBytes,
+    ]
 }

@@ -31,6 +31,7 @@ public final class ServerContext: Sendable {
 
     private let endpoints: [Endpoint]
     private let state = Lock(State())
+    private let startedAt = ContinuousClock.now
 
     package init(
         configuration: ServerConfiguration,
@@ -175,46 +176,82 @@ public final class ServerContext: Sendable {
         )
     }
 
-    /// The longest tick of any loop since the last call, which `/metrics` repeats until the next one.
+    /// Takes the longest tick of any loop since the last call, which ``metricReadings()`` repeat until the next one.
     ///
     /// For one caller, once a second: taking it resets it.
-    func takeLongestTick() -> UInt64 {
+    func takeLongestTick() {
         self.state.withLock { state in
             state.longestTickNanoseconds = state.loops.map { $0.statistics.takeLongestTick() }.max() ?? 0
-            return state.longestTickNanoseconds
         }
     }
 
     /// All loops' figures, added up.
     func figures() -> LoopFigures {
-        let statistics = self.state.withLock { $0.loops.map(\.statistics) }
-        return statistics.reduce(LoopFigures.zero) { $0 + $1.snapshot() }
+        self.statistics.reduce(LoopFigures.zero) { $0 + $1.statistics.snapshot() }
+    }
+
+    /// The loops and what they count.
+    var statistics: [(loop: EventLoop, statistics: LoopStatistics)] {
+        self.state.withLock { $0.loops }
+    }
+
+    /// Where the server stands between its start and its end.
+    var stage: ServerSnapshot.Stage {
+        self.state.withLock { $0.isDraining ? .draining : $0.isListening ? .serving : .starting }
+    }
+
+    /// How long the server has been there.
+    var uptime: Duration {
+        self.startedAt.duration(to: .now)
+    }
+
+    /// Every metric of ``MetricFamily/all``, as it is now.
+    func metricReadings() -> [MetricReading] {
+        let figures = self.figures()
+        let lag = self.state.withLock(\.longestTickNanoseconds)
+        var readings = LoopFigure.allCases.map { MetricReading($0.family, figures[$0]) }
+        readings += [
+            MetricReading(.heldBytes, UInt64(max(0, self.memory.byteCount))),
+            MetricReading(.heldBytesMax, UInt64(max(0, self.configuration.heldBytesMax))),
+            MetricReading(.connectionsMax, UInt64(max(0, self.configuration.connectionsMax))),
+            MetricReading(.ready, self.isReady ? 1 : 0),
+            MetricReading(.draining, self.stage == .draining ? 1 : 0),
+            MetricReading(.uptime, UInt64(self.uptime.components.seconds)),
+            MetricReading(.loopLag, lag),
+            MetricReading(.tickDuration, figures.ticks, Histogram.tickBounds),
+            MetricReading(.handshakeDuration, figures.handshakes, Histogram.handshakeBounds),
+            MetricReading(.closes, figures.closesByCause),
+            MetricReading(.refusals, figures.refusalsByCause),
+        ]
+        let brokers = self.broadcasterStatuses
+        readings += [
+            MetricReading(.brokerPublished, brokers.map { ($0.name, $0.publishedCount) }),
+            MetricReading(.brokerFailed, brokers.map { ($0.name, $0.failedCount) }),
+            MetricReading(.brokerDelivered, brokers.map { ($0.name, $0.deliveredCount) }),
+            MetricReading(.brokerLinks, brokers.map { ($0.name, UInt64($0.links.count)) }),
+            MetricReading(
+                .brokerLinksUp,
+                brokers.map { ($0.name, UInt64($0.links.count { $0.state == .up })) }
+            ),
+        ]
+        return readings
+    }
+
+    /// What the broadcasters say of themselves; names that two of them have are told apart by a number.
+    var broadcasterStatuses: [BroadcasterStatus] {
+        var known: [String: Int] = [:]
+        return self.broadcasters.map { broadcaster in
+            var status =
+                (broadcaster as? any InspectableBroadcaster)?.status
+                ?? BroadcasterStatus(name: "\(type(of: broadcaster))", isReady: broadcaster.isReady)
+            known[status.name, default: 0] += 1
+            if let number = known[status.name], number > 1 { status.name += " \(number)" }
+            return status
+        }
     }
 
     /// The figures in Prometheus' text format, version 0.0.4.
-    func prometheusText() -> String {
-        let figures = self.figures()
-        var text = ""
-        for (entry, value) in zip(LoopFigures.names, figures.plain) {
-            text += "# HELP starling_\(entry.name) \(entry.help)\n"
-            text += "# TYPE starling_\(entry.name) \(entry.isGauge ? "gauge" : "counter")\n"
-            text += "starling_\(entry.name) \(value)\n"
-        }
-        text += "# HELP starling_held_bytes Bytes of unfinished messages, and of what waits for peers.\n"
-        text += "# TYPE starling_held_bytes gauge\nstarling_held_bytes \(self.memory.byteCount)\n"
-        let lag = self.state.withLock(\.longestTickNanoseconds)
-        text += "# HELP starling_loop_lag_nanoseconds The longest tick of any loop in a recent second.\n"
-        text += "# TYPE starling_loop_lag_nanoseconds gauge\nstarling_loop_lag_nanoseconds \(lag)\n"
-        text +=
-            "# HELP starling_closes_total WebSockets closed, by cause.\n# TYPE starling_closes_total counter\n"
-        for (cause, value) in zip(CloseCause.Base.allCases, figures.closes) where cause != .none {
-            text += "starling_closes_total{cause=\"\(cause)\"} \(value)\n"
-        }
-        text +=
-            "# HELP starling_refusals_total Handshakes refused, by cause.\n# TYPE starling_refusals_total counter\n"
-        for (cause, value) in zip(RefusalCause.allCases, figures.refusals) {
-            text += "starling_refusals_total{cause=\"\(cause)\"} \(value)\n"
-        }
-        return text
+    package func prometheusText() -> String {
+        self.metricReadings().map(\.prometheusText).joined()
     }
 }

@@ -1,43 +1,52 @@
 internal import CoreMetrics
 
-/// Hands the loops' figures to swift-metrics, once a second: nothing is reported per message.
+/// Hands a server's figures to swift-metrics, once a second: nothing is reported per message.
 struct ServerMetrics {
-    private var reported = LoopFigures.zero
-    private let counters: [Counter?]
-    private let gauges: [Gauge?]
-    private let closes: [Counter]
-    private let refusals: [Counter]
-    private let lag: Gauge
+    private enum Handler {
+        case counter(Counter, reported: UInt64)
+        case gauge(Gauge)
+    }
+
+    private struct Key: Hashable {
+        let name: String
+        let member: String?
+    }
+
+    private let dimensions: [(String, String)]
+    private var handlers: [Key: Handler] = [:]
 
     /// Makes the metrics of a server, told apart from those of others by `dimensions`.
     init(dimensions: [(String, String)]) {
-        self.counters = LoopFigures.names.map {
-            $0.isGauge ? nil : Counter(label: "starling_\($0.name)", dimensions: dimensions)
-        }
-        self.gauges = LoopFigures.names.map {
-            $0.isGauge ? Gauge(label: "starling_\($0.name)", dimensions: dimensions) : nil
-        }
-        self.closes = CloseCause.Base.allCases.map {
-            Counter(label: "starling_closes_total", dimensions: dimensions + [("cause", "\($0)")])
-        }
-        self.refusals = RefusalCause.allCases.map {
-            Counter(label: "starling_refusals_total", dimensions: dimensions + [("cause", "\($0)")])
-        }
-        self.lag = Gauge(label: "starling_loop_lag_nanoseconds", dimensions: dimensions)
+        self.dimensions = dimensions
     }
 
-    mutating func report(_ figures: LoopFigures, longestTick nanoseconds: UInt64) {
-        self.lag.record(Double(nanoseconds))
-        for (index, value) in figures.plain.enumerated() {
-            self.gauges[index]?.record(Double(value))
-            self.counters[index]?.increment(by: Int64(clamping: value &- self.reported.plain[index]))
+    mutating func report(_ readings: [MetricReading]) {
+        for reading in readings {
+            for sample in reading.samples { self.report(sample, of: reading.family) }
         }
-        for (index, value) in figures.closes.enumerated() where value != self.reported.closes[index] {
-            self.closes[index].increment(by: Int64(clamping: value &- self.reported.closes[index]))
+    }
+
+    private mutating func report(_ sample: MetricReading.Sample, of family: MetricFamily) {
+        let key = Key(name: family.name + sample.suffix, member: sample.member)
+        switch self.handlers[key] ?? self.makeHandler(key, family) {
+        case .gauge(let gauge):
+            gauge.record(Double(sample.value))
+            self.handlers[key] = .gauge(gauge)
+        case .counter(let counter, let reported):
+            if sample.value != reported { counter.increment(by: Int64(clamping: sample.value &- reported)) }
+            self.handlers[key] = .counter(counter, reported: sample.value)
         }
-        for (index, value) in figures.refusals.enumerated() where value != self.reported.refusals[index] {
-            self.refusals[index].increment(by: Int64(clamping: value &- self.reported.refusals[index]))
+    }
+
+    private func makeHandler(_ key: Key, _ family: MetricFamily) -> Handler {
+        var dimensions = self.dimensions
+        if let member = key.member, let dimension = family.dimension {
+            dimensions.append((dimension, member))
         }
-        self.reported = figures
+        switch family.kind {
+        case .gauge: return .gauge(Gauge(label: key.name, dimensions: dimensions))
+        case .counter, .histogram:
+            return .counter(Counter(label: key.name, dimensions: dimensions), reported: 0)
+        }
     }
 }

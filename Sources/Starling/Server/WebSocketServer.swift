@@ -63,11 +63,13 @@ public struct WebSocketServer<ServerTransport: Transport>: Service {
             group.addTask {
                 var metrics = ServerMetrics(dimensions: context.configuration.metricDimensions)
                 while !Task.isCancelled {
-                    metrics.report(context.figures(), longestTick: context.takeLongestTick())
+                    context.takeLongestTick()
+                    metrics.report(context.metricReadings())
                     try? await Task.sleep(for: .seconds(1))
                 }
                 // What the loops counted last, the closes of the drain above all.
-                metrics.report(context.figures(), longestTick: context.takeLongestTick())
+                context.takeLongestTick()
+                metrics.report(context.metricReadings())
             }
             let cluster = context.configuration.cluster
             if let cluster { group.addTask { await cluster.run(context.logger) } }
@@ -85,6 +87,16 @@ public struct WebSocketServer<ServerTransport: Transport>: Service {
                 context.beginDrain()
             }
         }
+    }
+
+    /// Looks at the server: loops, topics, limits, memory, links to brokers, and connections if the options ask for some.
+    ///
+    /// No loop is blocked: each answers through its mailbox, with a bounded piece of work per tick. Returns when all have,
+    /// or after ``ServerSnapshot/Options/timeout``.
+    public func snapshot(
+        _ options: ServerSnapshot.Options = ServerSnapshot.Options()
+    ) async -> ServerSnapshot {
+        await self.context.snapshot(options)
     }
 
     /// Begins a graceful shutdown, as a signal in a `ServiceGroup` would.

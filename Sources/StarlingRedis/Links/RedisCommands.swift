@@ -29,18 +29,25 @@ final class RedisCommands: Sendable {
     private let configuration: RedisConfiguration
     private let source: any RedisLinkSource
     private let budget: RedisByteBudget
+    private let status: RedisStatus
     private let state = Lock(State())
 
     init(
         _ name: String,
         _ configuration: RedisConfiguration,
         _ source: any RedisLinkSource,
-        _ budget: RedisByteBudget
+        _ budget: RedisByteBudget,
+        _ status: RedisStatus
     ) {
         self.name = name
         self.configuration = configuration
         self.source = source
         self.budget = budget
+        self.status = status
+    }
+
+    private var linkName: String {
+        RedisStatus.names(ofShard: self.name).commands
     }
 
     /// Sends a command now, or as soon as there is a link; never suspends.
@@ -189,6 +196,7 @@ final class RedisCommands: Sendable {
                 state.link = nil
                 state.failure = failure
             }
+            self.status.set(.down, of: self.linkName, failure)
             return failure
         }
     }
@@ -225,6 +233,7 @@ final class RedisCommands: Sendable {
             }
             return unsent
         }
+        self.status.set(.up, of: self.linkName)
         for (request, failure) in unsent { self.settle(request, .failure(failure), from: link) }
     }
 
