@@ -260,7 +260,8 @@ let package = Package(
         .target(
             name: "Snippets",
             dependencies: [
-                "Starling", "StarlingCore", "StarlingNative", "StarlingRedis", "StarlingTopics",
+                "Starling", "StarlingCore", "StarlingNative", "StarlingRedis", "StarlingTesting",
+                "StarlingTopics",
                 .product(name: "HTTPTypes", package: "swift-http-types"),
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),

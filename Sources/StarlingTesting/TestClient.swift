@@ -106,7 +106,11 @@ public final class TestClient {
 /// socket.
 ///
 /// ```swift
-/// let client = try await TestStreamClient(network.connector, to: .tcp(host: "chat", port: 80), path: "/room")
+/// let client = try await TestStreamClient(
+///     network.connector,
+///     to: .tcp(host: "chat", port: 80),
+///     path: "/room"
+/// )
 /// try await client.send(.text("Hello"))
 /// let frame = try await client.nextFrame()
 /// ```
