@@ -8,7 +8,7 @@
 # No case is excluded. Needs a CPython 2.7, on which the suite runs.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-export STARLING_SWIFT_TRAITS="--traits NIO"
+export STARLING_SWIFT_TRAITS="--traits NIO,Tracing"
 # shellcheck source=../Examples/Support/setup.sh
 source Examples/Support/setup.sh
 install_missing $build_packages openssl

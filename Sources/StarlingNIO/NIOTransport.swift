@@ -130,9 +130,10 @@ public struct NIOTransport: Transport {
         let bootstrap = ServerBootstrap(group: self.group)
             .serverChannelOption(.backlog, value: 4096)
             .serverChannelOption(.socketOption(.so_reuseaddr), value: 1)
+            .serverChannelOption(.maxMessagesPerRead, value: 64)
             .serverChannelInitializer { channel in
                 channel.eventLoop.makeCompletedFuture {
-                    try channel.pipeline.syncOperations.addHandler(AcceptObserver(loops.loop(of: channel)))
+                    try channel.pipeline.syncOperations.addHandler(AcceptPauser(loops.loop(of: channel)))
                 }
             }
             .childChannelOption(.allowRemoteHalfClosure, value: true)
@@ -180,19 +181,33 @@ extension NIOTransport.Endpoint: CustomStringConvertible {
     }
 }
 
-/// Sees what goes wrong with accepting: NIO waits a second then, so that it does not spin, and tells nobody.
-private final class AcceptObserver: ChannelInboundHandler {
+/// Pauses accepting when it fails, for want of descriptors above all.
+///
+/// NIO's own pause begins only with the next read that a channel asks for; until then its selector reports the connections that
+/// wait in the kernel's queue again and again.
+private final class AcceptPauser: ChannelInboundHandler {
     typealias InboundIn = any Channel
 
     private let loop: NIOLoop
+    private var isPaused = false
+
+    private static let pause = TimeAmount.milliseconds(250)
 
     init(_ loop: NIOLoop) {
         self.loop = loop
     }
 
     func errorCaught(context: ChannelHandlerContext, error: any Error) {
+        guard error is IOError else { return context.fireErrorCaught(error) }
+        guard !self.isPaused else { return }
+        self.isPaused = true
         self.loop.acceptPaused("\(error)")
-        context.fireErrorCaught(error)
+        // A listener that is closed meanwhile refuses, and accepts nothing anyway.
+        try? context.channel.syncOptions?.setOption(.autoRead, value: false)
+        context.eventLoop.assumeIsolated().scheduleTask(in: Self.pause) {
+            self.isPaused = false
+            try? context.channel.syncOptions?.setOption(.autoRead, value: true)
+        }
     }
 }
 #endif
