@@ -6,8 +6,8 @@ internal import Synchronization
 /// byte.
 ///
 /// ```swift
-/// @Test func chatSurvives() async throws {
-///     try await DeterministicCluster().check(seeds: 0..<1000)
+/// func chatSurvives() async throws {
+///     try await DeterministicCluster(dialect: ChatDialect()).check(seeds: 0..<1000)
 /// }
 /// ```
 ///

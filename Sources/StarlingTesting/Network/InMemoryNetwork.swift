@@ -4,9 +4,10 @@ public import Starling
 ///
 /// ```swift
 /// let network = InMemoryNetwork()
-/// let server = WebSocketServer(transport: network.transport(at: "chat")) { WebSocketRoute("/room", room) }
+/// let server = WebSocketServer(transport: network.transport(at: "chat")) {
+///     WebSocketRoute("/room", room)
+/// }
 /// let client = WebSocketClient(connector: network.connector)
-/// try await client.connect(to: "ws://chat/room") { socket in … }
 /// ```
 ///
 /// Streams are bounded in both directions, may be half closed, and break; ``FaultyConnector`` makes them slow, late, or silent. Time
