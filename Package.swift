@@ -23,6 +23,7 @@ let settings: [SwiftSetting] =
 let tracingForTests: [Target.Dependency] = ["Tracing", "InMemoryTracing"].map {
     .product(name: $0, package: "swift-distributed-tracing", condition: .when(traits: ["Tracing"]))
 }
+let nio = TargetDependencyCondition.when(traits: ["NIO"])
 
 let fuzzers: [Target] =
     isFuzzing
@@ -45,12 +46,17 @@ let package = Package(
         .library(name: "StarlingDeflate", targets: ["StarlingDeflate"]),
         .library(name: "Starling", targets: ["Starling"]),
         .library(name: "StarlingNative", targets: ["StarlingNative"]),
+        .library(name: "StarlingNIO", targets: ["StarlingNIO"]),
         .library(name: "StarlingRedis", targets: ["StarlingRedis"]),
         .library(name: "StarlingTesting", targets: ["StarlingTesting"]),
         .library(name: "StarlingTopics", targets: ["StarlingTopics"]),
     ],
     traits: [
-        .trait(name: "Tracing", description: "Spans for upgrades, publications and their delivery.")
+        .trait(
+            name: "NIO",
+            description: "StarlingNIO: who does not enable it resolves and builds no SwiftNIO."
+        ),
+        .trait(name: "Tracing", description: "Spans for upgrades, publications and their delivery."),
     ],
     dependencies: [
         .package(url: "https://github.com/apple/swift-http-types", from: "1.8.0", traits: []),
@@ -59,6 +65,9 @@ let package = Package(
         .package(url: "https://github.com/swift-server/swift-service-lifecycle", from: "2.13.0"),
         // With the trait `Tracing` alone.
         .package(url: "https://github.com/apple/swift-distributed-tracing", from: "1.7.0"),
+        // Behind the trait `NIO`.
+        .package(url: "https://github.com/apple/swift-nio", from: "2.101.0"),
+        .package(url: "https://github.com/apple/swift-nio-ssl", from: "2.37.0"),
         // Examples and benchmarks only: no library product reaches it, so that no user resolves it.
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.0"),
     ],
@@ -114,6 +123,22 @@ let package = Package(
             swiftSettings: settings
         ),
 
+        // The same on SwiftNIO. Without the trait it is empty, and its dependencies are not even resolved.
+        .target(
+            name: "StarlingNIO",
+            dependencies: [
+                "Starling", "StarlingCore",
+                .product(name: "Logging", package: "swift-log"),
+                .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
+                .product(name: "NIOCore", package: "swift-nio", condition: nio),
+                .product(name: "NIOPosix", package: "swift-nio", condition: nio),
+                .product(name: "NIOHTTP1", package: "swift-nio", condition: nio),
+                .product(name: "NIOTLS", package: "swift-nio", condition: nio),
+                .product(name: "NIOSSL", package: "swift-nio-ssl", condition: nio),
+            ],
+            swiftSettings: settings
+        ),
+
         // Publications between nodes by way of Redis.
         .target(
             name: "CHiredis",
@@ -144,7 +169,9 @@ let package = Package(
         // What tests are written with: ours and a user's.
         .target(
             name: "StarlingTesting",
-            dependencies: ["Starling", "StarlingCore"],
+            dependencies: [
+                "Starling", "StarlingCore", .product(name: "HTTPTypes", package: "swift-http-types"),
+            ],
             swiftSettings: settings
         ),
 
@@ -152,6 +179,9 @@ let package = Package(
             name: "ExampleSupport",
             dependencies: [
                 "Starling", "StarlingCore", "StarlingNative",
+                .target(name: "StarlingNIO", condition: nio),
+                .product(name: "NIOPosix", package: "swift-nio", condition: nio),
+                .product(name: "NIOSSL", package: "swift-nio-ssl", condition: nio),
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "HTTPTypes", package: "swift-http-types"),
                 .product(name: "Logging", package: "swift-log"),
@@ -180,10 +210,25 @@ let package = Package(
             path: "Examples/EchoCallback",
             swiftSettings: settings
         ),
+        .target(
+            name: "ChatTopics",
+            dependencies: ["StarlingTopics"],
+            path: "Examples/ChatTopics",
+            swiftSettings: settings
+        ),
+        .executableTarget(
+            name: "ChatClient",
+            dependencies: [
+                "ChatTopics", "Starling", "StarlingNative", "StarlingTopics",
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
+            ],
+            path: "Examples/ChatClient",
+            swiftSettings: settings
+        ),
         .executableTarget(
             name: "Chat",
             dependencies: [
-                "Starling", "StarlingCore", "StarlingNative", "StarlingRedis", "StarlingTopics",
+                "Starling", "StarlingCore", "StarlingNative", "StarlingRedis", "StarlingTopics", "ChatTopics",
                 "ExampleSupport",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "HTTPTypes", package: "swift-http-types"),
@@ -215,7 +260,8 @@ let package = Package(
         .target(
             name: "Snippets",
             dependencies: [
-                "Starling", "StarlingCore", "StarlingNative", "StarlingRedis", "StarlingTopics",
+                "Starling", "StarlingCore", "StarlingNative", "StarlingRedis", "StarlingTesting",
+                "StarlingTopics",
                 .product(name: "HTTPTypes", package: "swift-http-types"),
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
@@ -294,7 +340,7 @@ let package = Package(
         .executableTarget(
             name: "ConformanceClient",
             dependencies: [
-                "Starling", "StarlingNative",
+                "Starling", "StarlingNative", .target(name: "StarlingNIO", condition: nio),
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ],
             path: "Tests/Conformance/Client",
@@ -324,7 +370,7 @@ let package = Package(
         .testTarget(
             name: "StarlingNativeTests",
             dependencies: [
-                "Starling", "StarlingCore", "StarlingNative",
+                "Starling", "StarlingCore", "StarlingNative", "StarlingTesting", "TestSupport",
                 .product(name: "HTTPTypes", package: "swift-http-types"),
             ],
             swiftSettings: settings
@@ -336,6 +382,19 @@ let package = Package(
                 "Starling", "StarlingCore", "StarlingNative", "StarlingTopics",
                 .product(name: "HTTPTypes", package: "swift-http-types"),
                 .product(name: "Logging", package: "swift-log"),
+            ],
+            swiftSettings: settings
+        ),
+
+        .testTarget(
+            name: "StarlingNIOTests",
+            dependencies: [
+                "Starling", "StarlingCore", "StarlingNIO", "StarlingTesting", "TestSupport",
+                .product(name: "HTTPTypes", package: "swift-http-types"),
+                .product(name: "NIOCore", package: "swift-nio", condition: nio),
+                .product(name: "NIOPosix", package: "swift-nio", condition: nio),
+                .product(name: "NIOHTTP1", package: "swift-nio", condition: nio),
+                .product(name: "NIOSSL", package: "swift-nio-ssl", condition: nio),
             ],
             swiftSettings: settings
         ),

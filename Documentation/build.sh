@@ -6,6 +6,8 @@
 #   ./Documentation/build.sh --serve   the same, and then shows it at http://127.0.0.1:8000/documentation/
 set -euo pipefail
 cd "$(dirname "$0")/.."
+# With all that there is to document, and so with the build of `Tests/run.sh`.
+export STARLING_SWIFT_TRAITS="--traits NIO,Tracing"
 # shellcheck source=../Examples/Support/setup.sh
 source Examples/Support/setup.sh
 install_missing $build_packages
@@ -39,11 +41,11 @@ python3 $checks/links.py
 echo "== Swift code"
 swift package describe --type json >"$output/package.json"
 modules=$(python3 $checks/modules.py "$output/package.json")
-for target in Snippets $modules; do swift build --quiet --target "$target"; done
+for target in Snippets $modules; do swift build $swift_traits --quiet --target "$target"; done
 python3 $checks/snippets.py "$output/package.json"
 
 echo "== Comments"
-build=$(swift build --show-bin-path)
+build=$(swift build $swift_traits --show-bin-path)
 triple=$(swift -print-target-info | sed -n 's/.*"triple": "\(.*\)",/\1/p' | head -1)
 rm -rf "$output/symbols" && mkdir -p "$output/symbols"
 clang_options=()

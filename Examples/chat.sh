@@ -5,5 +5,5 @@ cd "$(dirname "$0")/.."
 . Examples/Support/setup.sh
 install_missing $build_packages
 require_swift
-swift build -c release --product Chat
-exec "$(swift build -c release --show-bin-path)/Chat" "$@"
+swift build $swift_traits -c release --product Chat
+exec "$(swift build $swift_traits -c release --show-bin-path)/Chat" "$@"

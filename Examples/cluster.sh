@@ -33,8 +33,8 @@ else
     install_program nginx nginx-light
 fi
 require_swift
-swift build -c release --product Chat
-chat="$(swift build -c release --show-bin-path)/Chat"
+swift build $swift_traits -c release --product Chat
+chat="$(swift build $swift_traits -c release --show-bin-path)/Chat"
 
 directory="$(mktemp -d)"
 started=()

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs the Autobahn test suite against Echo, in plain and over TLS, and against our client.
+# Runs the Autobahn test suite against Echo, in plain and over TLS, and against our client; all of it on the native transport
+# and on SwiftNIO.
 #
 #   ./Tests/conformance.sh          all of 1-7, 9 and 10, and a choice of 12 and 13
 #   ./Tests/conformance.sh --full   all of 12 and 13 too; takes a quarter of an hour more
@@ -7,6 +8,7 @@
 # No case is excluded. Needs a CPython 2.7, on which the suite runs.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+export STARLING_SWIFT_TRAITS="--traits NIO,Tracing"
 # shellcheck source=../Examples/Support/setup.sh
 source Examples/Support/setup.sh
 install_missing $build_packages openssl
@@ -51,10 +53,10 @@ fi
 openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost \
     -keyout "$folder/key.pem" -out "$folder/certificate.pem" 2>/dev/null
 
-swift build -c release --product Echo
-swift build -c release --product ConformanceClient
-server=$(swift build -c release --show-bin-path)/Echo
-client=$(swift build -c release --show-bin-path)/ConformanceClient
+swift build $swift_traits -c release --product Echo
+swift build $swift_traits -c release --product ConformanceClient
+server=$(swift build $swift_traits -c release --show-bin-path)/Echo
+client=$(swift build $swift_traits -c release --show-bin-path)/ConformanceClient
 
 # Runs the cases against one server of our own, and checks the report.
 run() {
@@ -92,6 +94,7 @@ SPEC
 # Runs the cases of the suite's own server against our client, and checks the report.
 run_client() {
     local name=$1 cases=$2 cases_min=$3
+    shift 3
     local run_folder=$folder/$name
     rm -rf "$run_folder"
     mkdir -p "$run_folder"
@@ -110,7 +113,7 @@ SPEC
         kill -0 "$server_id" 2>/dev/null || break
         sleep 0.05
     done
-    timeout 1500 "$client" --server "ws://127.0.0.1:$port" --agent "$name" >"$run_folder/client.log" 2>&1 ||
+    timeout 1500 "$client" --server "ws://127.0.0.1:$port" --agent "$name" "$@" >"$run_folder/client.log" 2>&1 ||
         { tail -n 5 "$run_folder/server.log" "$run_folder/client.log" >&2; return 1; }
     echo "Autobahn, $name:"
     python3 Tests/Conformance/check.py "$run_folder/reports" "$name" "$cases_min"
@@ -123,3 +126,7 @@ standard='"1.*","2.*","3.*","4.*","5.*","6.*","7.*","9.*","10.*"'
 run plain ws "$standard,$extra" "$plain_min"
 run tls wss "$standard,\"12.1.1\",\"13.1.1\"" 303 --tls-cert "$folder/certificate.pem" --tls-key "$folder/key.pem"
 run_client client "$standard,$extra" "$plain_min"
+run nio ws "$standard,$extra" "$plain_min" --transport nio
+run nio-tls wss "$standard,\"12.1.1\",\"13.1.1\"" 303 --transport nio \
+    --tls-cert "$folder/certificate.pem" --tls-key "$folder/key.pem"
+run_client nio-client "$standard,$extra" "$plain_min" --nio

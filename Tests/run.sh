@@ -5,6 +5,8 @@
 #   ./Tests/run.sh --tsan     all tests under ThreadSanitizer
 set -euo pipefail
 cd "$(dirname "$0")/.."
+# One build with all of it, rather than one without and one with.
+export STARLING_SWIFT_TRAITS="--traits NIO,Tracing"
 # shellcheck source=../Examples/Support/setup.sh
 source Examples/Support/setup.sh
 install_missing $build_packages openssl redis-server
@@ -25,16 +27,16 @@ run_tests() {
 
 case "${1:-}" in
     "")
-        run_tests
-        # Spans are there with a trait alone.
-        run_tests --traits Tracing --scratch-path .build-tracing --filter Trac
+        run_tests $swift_traits
         # What the hot path allocates shows only when it is optimised.
-        run_tests --configuration release --filter AllocationTests
+        run_tests $swift_traits --configuration release --filter AllocationTests
+        ./Tests/traits.sh
         ./Tests/Clients/run.sh
         ./Tests/JavaScript/run.sh
         ./Tests/Browser/run.sh
         ./Tests/Cluster/run.sh
         ;;
+    # Without SwiftNIO, which would have to be built for it as well.
     --tsan) run_tests --sanitize=thread --scratch-path .build-tsan ;;
     *)
         echo "usage: $0 [--tsan]" >&2

@@ -1,5 +1,7 @@
 import ArgumentParser
+import ChatTopics
 import ExampleSupport
+import HTTPTypes
 import Starling
 import StarlingCore
 import StarlingNative
@@ -36,7 +38,7 @@ struct Chat: AsyncParsableCommand {
         let endpoint = WebSocketEndpoint(
             broadcaster: broadcaster,
             configuration: configuration,
-            authenticate: { _ in .accept(Visitor(rooms)) },
+            authenticate: { request in try await Self.admit(request, to: rooms) },
             service: Self.service
         )
         try await options.serve {
@@ -44,6 +46,21 @@ struct Chat: AsyncParsableCommand {
             TopicScriptRoute()
             Page.routes
         }
+    }
+
+    /// A client may say in its address where it wants to be, instead of asking to join.
+    private static func admit(
+        _ request: UpgradeRequest,
+        to rooms: Rooms
+    ) async throws -> UpgradeDecision<Visitor> {
+        let visitor = Visitor(rooms)
+        guard let room = request[query: "room"] else { return .accept(visitor) }
+        do {
+            _ = try await visitor.join(JoinWish(room: room, nickname: request[query: "nickname"] ?? ""))
+        } catch let refusal as TopicRefusal {
+            return .refuse(.forbidden, body: refusal.description)
+        }
+        return .accept(visitor)
     }
 
     private static var service: TopicService<Visitor> {

@@ -1,3 +1,4 @@
+import ChatTopics
 import FoundationEssentials
 import Starling
 import StarlingTopics

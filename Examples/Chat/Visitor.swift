@@ -1,3 +1,4 @@
+import ChatTopics
 import Starling
 import StarlingTopics
 import Synchronization

@@ -6,6 +6,12 @@ internal import StarlingCore
 internal import StarlingNative
 internal import UnixSignals
 
+#if NIO
+internal import NIOPosix
+internal import NIOSSL
+internal import StarlingNIO
+#endif
+
 /// The flags that all examples share.
 public struct ServerOptions: ParsableArguments {
     @Option(help: "The port to listen on; 0 takes a free one.")
@@ -109,6 +115,11 @@ public struct ServerOptions: ParsableArguments {
     @Option(help: "trace, debug, info, notice, warning, error or critical.")
     var logLevel = "info"
 
+    #if NIO
+    @Option(help: "native or nio.")
+    var transport = "native"
+    #endif
+
     /// The defaults.
     public init() {}
 
@@ -118,6 +129,11 @@ public struct ServerOptions: ParsableArguments {
         guard (tlsCert == nil) == (tlsKey == nil) else {
             throw ValidationError("--tls-cert and --tls-key go together")
         }
+        #if NIO
+        guard ["native", "nio"].contains(transport) else {
+            throw ValidationError("--transport is native or nio")
+        }
+        #endif
         guard tlsClientCa == nil || tlsCert != nil else {
             throw ValidationError("--tls-client-ca needs --tls-cert")
         }
@@ -200,19 +216,32 @@ public struct ServerOptions: ParsableArguments {
         }
         configuration.drainTimeout = .seconds(drainTimeout)
         configuration.drainSpread = .seconds(drainTimeout) / 2
-        let transport = NativeTransport(
+        #if NIO
+        if transport == "nio" {
+            return try await run(makeNIOTransport(), configuration, routes())
+        }
+        #endif
+        let native = NativeTransport(
             unix.map { .unix(path: $0) } ?? .tcp(host: host, port: port),
             eventLoops: loops,
             tls: try makeTLS(),
             onListening: { Output.line("listening on \($0)") }
         )
+        try await run(native, configuration, routes())
+    }
+
+    private func run(
+        _ transport: some Transport,
+        _ configuration: ServerConfiguration,
+        _ routes: [Route]
+    ) async throws {
         let server = WebSocketServer(transport: transport, configuration: configuration) {
             // First, because the echo examples take every path.
             MetricsRoute("/metrics")
             if let debugToken {
                 DebugRoute("/debug/starling") { DebugToken(debugToken).isShown(by: $0) }
             }
-            routes()
+            routes
         }
         let group = ServiceGroup(
             services: [server],
@@ -222,9 +251,33 @@ public struct ServerOptions: ParsableArguments {
         try await group.run()
     }
 
+    #if NIO
+    private func makeNIOTransport() throws -> NIOTransport {
+        NIOTransport(
+            unix.map { .unix(path: $0) } ?? .tcp(host: host, port: port),
+            group: loops.map { MultiThreadedEventLoopGroup(numberOfThreads: $0) } ?? .singleton,
+            tls: try makeNIOTLS(),
+            onListening: { Output.line("listening on \($0)") }
+        )
+    }
+
+    private func makeNIOTLS() throws -> NIOSSLContext? {
+        guard let tlsCert, let tlsKey else { return nil }
+        var configuration = NIOSSL.TLSConfiguration.makeServerConfiguration(
+            certificateChain: try NIOSSLCertificate.fromPEMFile(tlsCert).map { .certificate($0) },
+            privateKey: .privateKey(try NIOSSLPrivateKey(file: tlsKey, format: .pem))
+        )
+        if let tlsClientCa {
+            configuration.trustRoots = .file(tlsClientCa)
+            configuration.certificateVerification = .noHostnameVerification
+        }
+        return try NIOSSLContext(configuration: configuration)
+    }
+    #endif
+
     private func makeTLS() throws -> TLSContext? {
         guard let tlsCert, let tlsKey else { return nil }
-        var configuration = TLSConfiguration.server(
+        var configuration = StarlingNative.TLSConfiguration.server(
             TLSIdentity(certificateChain: .file(tlsCert), privateKey: .file(tlsKey))
         )
         if let tlsClientCa {

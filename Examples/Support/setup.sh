@@ -9,6 +9,9 @@
 # What the native transport, permessage-deflate and the Redis broadcaster are compiled against.
 build_packages="libssl-dev zlib1g-dev libhiredis-dev"
 
+# The traits that our own builds enable: for all of them the same, so that none has to build anew what another one has built.
+swift_traits=${STARLING_SWIFT_TRAITS:-}
+
 # Installs those of the named Debian packages that are missing, and says so. Asks for root only then.
 install_missing() {
     missing=""

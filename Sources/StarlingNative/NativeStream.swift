@@ -7,7 +7,7 @@ internal import Starling
 ///
 /// Every system call on the descriptor is made with the lock held, and none of them blocks; so none can meet a descriptor
 /// that was closed meanwhile and means something else.
-final class NativeStream: ByteStream {
+final class NativeStream: HalfClosableStream {
     private struct State {
         var descriptor: Int32
         /// Why nothing goes any more; nil while it does.
@@ -191,6 +191,14 @@ final class NativeStream: ByteStream {
     }
 
     // MARK: - The end
+
+    func endWriting() {
+        self.state.withLock { state in
+            guard state.failure == nil else { return }
+            if let tls = state.tls { _ = tls.session.shutdown() }
+            _ = shutdown(state.descriptor, Int32(SHUT_WR))
+        }
+    }
 
     func close() {
         self.close(TransportError("the connection to \(self.target) was closed"))

@@ -303,25 +303,6 @@ public struct BroadcasterConformance: Sendable {
     }
 }
 
-/// What a broadcaster did not do.
-public struct ConformanceFailure: Error, CustomStringConvertible {
-    /// The check, and what was seen.
-    public let description: String
-
-    init(_ description: String) {
-        self.description = description
-    }
-}
-
-private func expect(_ condition: Bool, _ failure: String) throws {
-    if !condition { throw ConformanceFailure(failure) }
-}
-
-private func unwrap<Value>(_ value: Value?, _ failure: String) throws -> Value {
-    guard let value else { throw ConformanceFailure(failure) }
-    return value
-}
-
 /// The nodes of one check.
 struct ConformanceNodes: Sendable {
     let all: [ConformanceNode]

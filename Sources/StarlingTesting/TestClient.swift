@@ -106,8 +106,11 @@ public final class TestClient {
 /// socket.
 ///
 /// ```swift
-/// let target = ConnectTarget.tcp(host: "chat", port: 80)
-/// let client = try await TestStreamClient(network.connector, to: target, path: "/room")
+/// let client = try await TestStreamClient(
+///     network.connector,
+///     to: .tcp(host: "chat", port: 80),
+///     path: "/room"
+/// )
 /// try await client.send(.text("Hello"))
 /// let frame = try await client.nextFrame()
 /// ```

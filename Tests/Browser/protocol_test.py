@@ -6,7 +6,9 @@ import secrets
 import sys
 import time
 
-from support import ROOM_MEMBERS_MAX, Checks, Member, Server, arguments, expect
+from websockets.exceptions import InvalidStatus
+
+from support import ROOM_MEMBERS_MAX, Member, Server, arguments, expect, run_on
 
 CHECKS = []
 
@@ -149,6 +151,24 @@ async def _(server):
     await ada.leave()
 
 
+@check("a room in the address is joined, a name that cannot be is refused with 403")
+async def _(server):
+    ada = await Member.joined(server, "address", "Ada")
+    grace = await Member.connect(server, "?room=address&nickname=Grace+%26%20Co")
+    answer = await grace.answer(await grace.send("subscribe", topic="room:address"))
+    expect(answer["type"] == "subscribed", answer)
+    expect((await ada.until("joined"))["member"]["nickname"] == "Grace & Co", "Ada hears of her")
+    await grace.join("elsewhere", "Grace")
+    await ada.leave()
+    await grace.leave()
+    for query in ("?room=&nickname=Ada", "?room=address", "?room=address&nickname=%0A"):
+        try:
+            await Member.connect(server, query)
+            expect(False, f"{query} is let in")
+        except InvalidStatus as refused:
+            expect(refused.response.status_code == 403 and b"invalid-" in refused.response.body, refused.response)
+
+
 @check("what is not a message of the protocol is refused, and the connection goes on")
 async def _(server):
     ada = await Member.joined(server, "invalid", "Ada")
@@ -258,20 +278,4 @@ async def _(server):
     await ada.leave()
 
 
-async def main():
-    server = Server(arguments().server)
-    checks = Checks(server)
-    try:
-        await server.start()
-        for name, function in CHECKS:
-            async with checks.check(f"protocol: {name}"):
-                await function(server)
-    except Exception:
-        return 1
-    finally:
-        await server.kill()
-    print(f"{checks.count} checks of the protocol passed")
-    return 0
-
-
-sys.exit(asyncio.run(main()))
+sys.exit(asyncio.run(run_on(Server(arguments().server), "protocol", CHECKS)))

@@ -1,5 +1,6 @@
 #!/bin/sh
-# Tests the chat from outside: its protocol with Python's websockets, its page and the status page with headless Chromium.
+# Tests the chat from outside: its protocol with Python's websockets, its page and the status page with headless Chromium, its
+# client for terminals.
 #
 #   ./Tests/Browser/run.sh [--server "COMMAND"]
 #
@@ -23,13 +24,15 @@ install_program redis-server redis-server
 if [ -z "$server" ]; then
     install_missing $build_packages
     require_swift
-    swift build -c release --product Chat
-    server="$(swift build -c release --show-bin-path)/Chat --host 127.0.0.1 --port {port} --room-members {members}"
+    swift build $swift_traits -c release --product Chat
+    swift build $swift_traits -c release --product ChatClient
+    server="$(swift build $swift_traits -c release --show-bin-path)/Chat --host 127.0.0.1 --port {port} --room-members {members}"
     # The same over a Redis of our own.
     directory="$(mktemp -d)"
     redis-server --port 0 --unixsocket "$directory/redis.sock" --save "" --dir "$directory" >"$directory/log" &
     redis=$!
     trap 'kill $redis; wait; rm -rf "$directory"' EXIT
+    client="$(swift build $swift_traits -c release --show-bin-path)/ChatClient"
     with_redis="$server --redis unix://$directory/redis.sock"
     token=a-password-for-the-status-page
     with_status="$server --debug-token $token"
@@ -42,5 +45,6 @@ export PYTHONDONTWRITEBYTECODE=1
 "$environment/bin/python" Tests/Browser/protocol_test.py --server "$server"
 [ -z "${with_redis:-}" ] || "$environment/bin/python" Tests/Browser/protocol_test.py --server "$with_redis"
 "$environment/bin/python" Tests/Browser/page_test.py --server "$server" --output .build-browser
+[ -z "${client:-}" ] || "$environment/bin/python" Tests/Browser/terminal_test.py --server "$server" --client "$client"
 [ -z "${with_status:-}" ] \
     || "$environment/bin/python" Tests/Browser/status_test.py --server "$with_status" --token "$token" --output .build-browser

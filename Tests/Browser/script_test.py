@@ -11,7 +11,7 @@ import tempfile
 from websockets.asyncio.client import connect
 
 from browser import Browser
-from support import WAIT_SECONDS, Checks, Server, arguments, expect
+from support import WAIT_SECONDS, Server, arguments, expect, run_on
 
 CHECKS = []
 
@@ -55,7 +55,7 @@ async def is_back(tab, subscriptions):
 
 
 @check("a node is killed: what was published by way of another one arrives once, in order, and what the page publishes too")
-async def _(browser, server, other):
+async def _(server, browser, other):
     tab = await open_client(browser, server, "room:killed")
     subscriptions = 1
     expected = []
@@ -80,7 +80,7 @@ async def _(browser, server, other):
 
 
 @check("the network returns: the page comes back at once")
-async def _(browser, server, other):
+async def _(server, browser, other):
     tab = await open_client(browser, server, "room:network", waitMin=1e9, waitMax=1e9)
     await tab.call("Network.enable")
     offline = {"latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
@@ -95,7 +95,7 @@ async def _(browser, server, other):
 
 
 @check("the page is thawed: it comes back at once, and asks whether the link is there if it has one")
-async def _(browser, server, other):
+async def _(server, browser, other):
     tab = await open_client(browser, server, "room:frozen", waitMin=1e9, waitMax=1e9)
     await server.kill()
     await is_away(tab)
@@ -118,7 +118,7 @@ async def _(browser, server, other):
 
 
 @check("a page reads by iteration, and leaves")
-async def _(browser, server, other):
+async def _(server, browser, other):
     tab = await open_client(browser, server, "room:iterated")
     await tab.value("""(async () => {
         window.iterated = [];
@@ -139,23 +139,14 @@ async def main():
             ["redis-server", "--port", "0", "--unixsocket", path, "--save", "", "--dir", directory], stdout=subprocess.DEVNULL
         )
         server, other = (Server(f"{options.server} --redis unix://{path}") for _ in range(2))
-        checks = Checks(server)
         try:
-            await server.start()
             await other.start()
             async with Browser() as browser:
-                for name, function in CHECKS:
-                    async with checks.check(f"script: {name}"):
-                        await function(browser, server, other)
-        except Exception:
-            return 1
+                return await run_on(server, "script", CHECKS, browser, other)
         finally:
-            await server.kill()
             await other.kill()
             redis.kill()
             redis.wait()
-    print(f"{checks.count} checks of the script passed")
-    return 0
 
 
 sys.exit(asyncio.run(main()))

@@ -81,9 +81,9 @@ class Member:
         self.welcome = None
 
     @classmethod
-    async def connect(cls, server):
+    async def connect(cls, server, query=""):
         return cls(await connect(
-            f"ws://127.0.0.1:{server.port}/chat", subprotocols=["starling.v1.json"], proxy=None, origin=server.origin, max_size=None
+            f"ws://127.0.0.1:{server.port}/chat{query}", subprotocols=["starling.v1.json"], proxy=None, origin=server.origin, max_size=None
         ))
 
     @classmethod
@@ -226,3 +226,19 @@ class Checks:
             raise
         self.count += 1
         print(f"ok      {name}", flush=True)
+
+
+async def run_on(server, what, checks, *more):
+    """Starts the server, and runs checks: each gets it, and what else there is. The program's exit status."""
+    counted = Checks(server)
+    try:
+        await server.start()
+        for name, function in checks:
+            async with counted.check(f"{what}: {name}"):
+                await function(server, *more)
+    except Exception:
+        return 1
+    finally:
+        await server.kill()
+    print(f"{counted.count} checks of the {what} passed")
+    return 0

@@ -10,10 +10,10 @@ cd "$(dirname "$0")/../.."
 install_missing $build_packages openssl node-ws
 install_program nginx nginx-light
 require_swift
-swift build -c release --product Echo
-swift build -c release --product EchoCallback
-swift build -c release --product ClientChecks
-echo_server="$(swift build -c release --show-bin-path)/Echo"
+swift build $swift_traits -c release --product Echo
+swift build $swift_traits -c release --product EchoCallback
+swift build $swift_traits -c release --product ClientChecks
+echo_server="$(swift build $swift_traits -c release --show-bin-path)/Echo"
 
 environment=.build-clients/python
 python_environment "$environment" Tests/Clients/requirements.txt

@@ -36,4 +36,16 @@ import Testing
         server.receive(request, on: client)
         #expect(server.takeOutput(of: client) == response)
     }
+
+    @Test("The same with a client that knows the protocol")
+    func client() throws {
+        let echo = WebSocketEndpoint { socket in
+            for try await message in socket { try await socket.send(message) }
+        }
+
+        let server = EmbeddedTransport { WebSocketRoute("/echo", echo) }
+        let client = try TestClient(server, path: "/echo")
+        client.send(.text("Hello"))
+        #expect(client.takeTexts() == ["Hello"])
+    }
 }

@@ -340,6 +340,7 @@ test("what a server cannot do now is asked again, in vain or not", async (t) => 
   const peer = await server.accept();
   const refuse = ({ id }) => peer.send({ type: "error", id, code: "unavailable", text: "the broker is away" });
   refuse(await peer.expect("subscribe"));
+  for (const id of [0, undefined]) peer.send({ type: "error", id, code: "internal", text: "an answer to nobody" });
   await peer.subscribe("room");
   assert.equal((await topic.next()).type, "subscribed");
   const published = [client.publish("room", "one"), client.publish("room", "two")];

@@ -32,8 +32,8 @@ cp Tests/JavaScript/types_test.ts "$sources/starling.d.ts" "$folder"
 tsc --strict --noEmit --target es2022 --module es2022 --moduleResolution node --lib es2022,dom "$folder/types_test.ts"
 echo "ok      starling.d.ts: the types hold"
 
-swift build -c release --product TopicServer
-server="$(swift build -c release --show-bin-path)/TopicServer"
+swift build $swift_traits -c release --product TopicServer
+server="$(swift build $swift_traits -c release --show-bin-path)/TopicServer"
 
 # As modules, whatever Node thinks of .js.
 for script in starling starling.min; do

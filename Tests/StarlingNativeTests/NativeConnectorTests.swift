@@ -2,6 +2,7 @@
 import Glibc
 import Starling
 import StarlingNative
+import TestSupport
 import Testing
 
 @Suite struct NativeConnectorTests {

@@ -2,6 +2,7 @@
 
 import Glibc
 import StarlingNative
+import TestSupport
 import Testing
 
 /// Our sessions against OpenSSL's own programs and Python's `ssl`, in processes of their own.

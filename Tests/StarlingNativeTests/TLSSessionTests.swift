@@ -2,6 +2,7 @@
 
 import Glibc
 import StarlingNative
+import TestSupport
 import Testing
 
 @Suite struct TLSSessionTests {

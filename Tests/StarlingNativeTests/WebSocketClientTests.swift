@@ -6,6 +6,7 @@ import Starling
 import StarlingCore
 import StarlingNative
 import Synchronization
+import TestSupport
 import Testing
 
 /// The client against our own server, and against listeners that say what no server of ours would.

@@ -2,6 +2,7 @@ import HTTPTypes
 import Starling
 import StarlingCore
 import StarlingTesting
+import TestSupport
 import Testing
 
 #if Tracing
@@ -29,6 +30,10 @@ import Tracing
         #if Tracing
         // Other tests of this process may have bootstrapped one.
         #expect(!withTracer(NoOpTracer(), hasSpan))
+        withTracer(NoOpTracer()) {
+            let count = AllocationCounter.count(repetitions: 1000) { _ = hasSpan() }
+            #expect(count == 0 || !AllocationCounter.isAvailable, "what a publication costs without a tracer")
+        }
         #expect(withTracer(InMemoryTracer(), hasSpan))
         #else
         #expect(!hasSpan())

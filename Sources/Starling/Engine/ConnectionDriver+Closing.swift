@@ -112,6 +112,9 @@ extension ConnectionDriver {
         self.scheduleDeadline(index)
         // The handler need not wait for the peer's TCP.
         self.ending.append(UInt32(index))
+        if unsafe slot.pointee.flags.contains(.streamEnded) {
+            unsafe self.end(index, cause: slot.pointee.cause)
+        }
     }
 
     /// The connection is gone.

@@ -65,7 +65,8 @@ extension ConnectionDriver {
         )
     }
 
-    private func drainConnection(_ index: Int) {
+    /// Sees one connection off, as a shutdown does.
+    func drainConnection(_ index: Int) {
         let slot = unsafe self.slots.pointer(index)
         switch unsafe slot.pointee.phase {
         case .open: self.sendAway(index)

@@ -120,7 +120,7 @@ extension ConnectionDriver {
         unsafe bytes.withUnsafeBytes { unsafe details.stash.append(contentsOf: $0) }
     }
 
-    private func route(_ head: HTTPRequestHead, on index: Int) throws(HandshakeError) {
+    func route(_ head: HTTPRequestHead, on index: Int) throws(HandshakeError) {
         let path = UpgradeRequest.split(head.request.path ?? "/").path
         guard let number = self.server.routes.firstIndex(where: { $0.matches(path) }) else {
             self.respond(index, .text("There is nothing at this path.\n", status: .notFound), to: head)
@@ -451,7 +451,7 @@ extension ConnectionDriver {
     }
 
     /// Refuses a request that is not valid, or no handshake.
-    private func refuse(_ index: Int, _ error: HandshakeError) {
+    func refuse(_ index: Int, _ error: HandshakeError) {
         let (response, body) = Handshake.refusal(for: error)
         self.refuse(
             index,

@@ -41,9 +41,13 @@ extension ConnectionDriver {
         case .http, .deciding: self.end(index, cause: .connectionLost)
         case .connecting: self.responseEnded(index)
         case .open:
-            // The peer's close frame may have come with the end, and counts first.
-            if unsafe slot.pointee.flags.contains(.inputEnded) { self.answerInputEnds() }
-            self.lose(index)
+            // The peer's close frame may have come with the end, and counts first. It may still read the answer, which goes
+            // out when the tick ends, behind what the application sends in reply to earlier messages.
+            if unsafe slot.pointee.flags.contains(.inputEnded) {
+                unsafe slot.pointee.flags.insert(.streamEnded)
+            } else {
+                self.lose(index)
+            }
         case .free: break
         }
     }
@@ -65,7 +69,10 @@ extension ConnectionDriver {
         if cause != .connectionLost, unsafe slot.pointee.cause == .none {
             unsafe slot.pointee.cause = cause
         }
-        self.readingEnded(index)
+        guard unsafe slot.pointee.phase == .open else { return self.readingEnded(index) }
+        // The peer's close frame may have come with the end, and counts first.
+        if unsafe slot.pointee.flags.contains(.inputEnded) { self.answerInputEnds() }
+        self.lose(index)
     }
 
     func receiveFrames(_ bytes: inout MutableRawSpan, on index: Int) {

@@ -7,7 +7,7 @@ internal import StarlingDeflate
 ///
 /// Every transport drives the same one. It is bound to its thread and has no lock inside. A transport calls
 /// ``beginTick(at:)``, reports what happened (``accept(from:)``, ``received(_:on:)``, ``writable(_:)``,
-/// ``readingEnded(_:)``, ``failed(_:)``), calls ``endTick()`` — which runs handlers' tasks, delivers publications and
+/// ``readingEnded(_:)``, ``failed(_:_:reason:)``), calls ``endTick()`` — which runs handlers' tasks, delivers publications and
 /// writes, each connection once — and may sleep as long as ``prepareToSleep()`` says.
 ///
 /// Slots are reached by pointer. What every `unsafe slot.pointee` in these files rests on: a slot never moves, it is freed

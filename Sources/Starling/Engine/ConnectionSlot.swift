@@ -49,6 +49,8 @@ internal import StarlingCore
         static let inputEnded = Flags(rawValue: 1 << 11)
         /// Why it ended has been logged.
         static let explained = Flags(rawValue: 1 << 12)
+        /// The stream has ended behind the peer's close frame: once that is answered, there is nothing to wait for.
+        static let streamEnded = Flags(rawValue: 1 << 13)
     }
 
     var generation: UInt32 = 0

@@ -16,7 +16,7 @@ public struct WebSocketServer<ServerTransport: Transport>: Service {
     public let registry: ConnectionRegistry
 
     private let transport: ServerTransport
-    private let context: ServerContext
+    package let context: ServerContext
 
     /// Makes a server; ``run()`` starts it.
     ///

@@ -4,10 +4,13 @@ public import Starling
 ///
 /// ```swift
 /// let network = InMemoryNetwork()
-/// let server = WebSocketServer(transport: network.transport(at: "chat")) {
-///     WebSocketRoute("/room", room)
-/// }
+/// let server = WebSocketServer(transport: network.transport(at: "chat")) { WebSocketRoute("/room", room) }
+/// async let serving: Void = server.run()
+///
 /// let client = WebSocketClient(connector: network.connector)
+/// try await client.connect(to: "ws://chat/room") { socket in
+///     try await socket.send("Hello")
+/// }
 /// ```
 ///
 /// Streams are bounded in both directions, may be half closed, and break; ``FaultyConnector`` makes them slow, late, or silent. Time
@@ -224,7 +227,7 @@ public struct InMemoryTransport: Transport {
 
     /// Listens on the name, and serves until the server has drained.
     ///
-    /// - Throws: ``Starling/TransportError`` if another server listens there.
+    /// - Throws: ``/Starling/TransportError`` if another server listens there.
     public func serve(_ server: ServerContext) async throws {
         try self.network.prepareToListen(self.name)
         let loops = (0..<self.eventLoops).map { index in
@@ -246,9 +249,9 @@ public struct InMemoryConnector: Connector {
 
     /// Opens a connection.
     ///
-    /// Suspends until a server serves the name, at most ``Starling/ConnectOptions/timeout``.
+    /// Suspends until a server serves the name, at most ``/Starling/ConnectOptions/timeout``.
     ///
-    /// - Throws: ``Starling/TransportError`` if nobody listens there; and always for TLS and proxies, which this network does
+    /// - Throws: ``/Starling/TransportError`` if nobody listens there; and always for TLS and proxies, which this network does
     ///   not have.
     public func connect(to target: ConnectTarget, options: ConnectOptions) async throws(TransportError)
         -> any ByteStream

@@ -273,7 +273,7 @@ export class StarlingClient extends EventTarget {
 
     function refused({ id, code, text }) {
       const ask = asks.get(id);
-      const topic = [...topics.values()].find((topic) => topic.askedAs === id);
+      const topic = id && [...topics.values()].find((topic) => topic.askedAs === id);
       if (code === "unavailable" && (topic || ask?.isPublish)) {
         if (topic) topic.askedAs = 0;
         else ask.isSent = false;

@@ -2,6 +2,10 @@ import ArgumentParser
 import Starling
 import StarlingNative
 
+#if NIO
+import StarlingNIO
+#endif
+
 /// Runs the cases of Autobahn's fuzzing server: echoes every message, as each case asks.
 @main
 struct ConformanceClient: AsyncParsableCommand {
@@ -14,8 +18,20 @@ struct ConformanceClient: AsyncParsableCommand {
     @Option(help: "Certificates to trust, in PEM.")
     var trust: String?
 
+    #if NIO
+    @Flag(help: "Connect with NIOConnector.")
+    var nio = false
+    #endif
+
+    private var connector: any Connector {
+        #if NIO
+        if nio { return NIOConnector() }
+        #endif
+        return NativeConnector()
+    }
+
     func run() async throws {
-        let client = WebSocketClient(connector: NativeConnector())
+        let client = WebSocketClient(connector: connector)
         var configuration = ClientConfiguration()
         // What the cases ask for: 16 MiB in 64-byte fragments, and pauses longer than the usual deadlines.
         configuration.limits.messageBytesMax = 16 << 20

@@ -1,0 +1,305 @@
+#if NIO
+import Foundation
+import Glibc
+import HTTPTypes
+import NIOSSL
+import Starling
+import StarlingCore
+import StarlingNIO
+import TestSupport
+import Testing
+
+/// What a connector must do, against sockets that do as they are told.
+@Suite(.serialized) struct NIOConnectorTests {
+    /// A stream and the other end of it.
+    private func pair() async throws -> (stream: any ByteStream, peer: TLSTestSocket) {
+        let listener = try TLSTestListener()
+        let target = ConnectTarget.tcp(host: "127.0.0.1", port: Int(listener.port))
+        // The kernel has accepted before we do.
+        let stream = try await NIOConnector().connect(to: target, options: ConnectOptions())
+        return (stream, try listener.accept())
+    }
+
+    private func failure(
+        _ target: ConnectTarget,
+        _ options: ConnectOptions = ConnectOptions()
+    ) async -> String? {
+        do throws(TransportError) {
+            _ = try await NIOConnector().connect(to: target, options: options)
+            return nil
+        } catch {
+            return error.description
+        }
+    }
+
+    @Test("Bytes go both ways, and the end of the peer's is told")
+    func bothWays() async throws {
+        let (stream, peer) = try await self.pair()
+        try await stream.write(Array("question".utf8))
+        try peer.wait(for: POLLIN)
+        #expect(peer.receive() == Array("question".utf8))
+        try peer.send(Array("answer".utf8))
+        #expect(try await stream.read() == Array("answer".utf8))
+        peer.shutdownWriting()
+        #expect(try await stream.read() == nil)
+        #expect(try await stream.read() == nil)
+        // Our direction goes on.
+        try await stream.write([1])
+        try peer.wait(for: POLLIN)
+        #expect(peer.receive() == [1])
+    }
+
+    @Test("Eight megabytes wait for a peer that reads slowly, and arrive whole")
+    func slowReader() async throws {
+        let (stream, peer) = try await self.pair()
+        let bytes = (0..<8_000_000).map { UInt8(truncatingIfNeeded: $0 / 251) }
+        async let writing: Void = stream.write(bytes)
+        var received: [UInt8] = []
+        while received.count < bytes.count {
+            try peer.wait(for: POLLIN)
+            received += peer.receive(atMost: 100_000) ?? []
+            await Task.yield()
+        }
+        try await writing
+        #expect(received == bytes)
+    }
+
+    @Test("What nobody reads stays in the kernel, and all of it comes before the end")
+    func unread() async throws {
+        let (stream, peer) = try await self.pair()
+        try peer.send([UInt8](repeating: 1, count: 100_000))
+        peer.shutdownWriting()
+        var count = 0
+        while let bytes = try await stream.read() {
+            #expect(bytes.count <= 256 << 10)
+            count += bytes.count
+        }
+        #expect(count == 100_000)
+    }
+
+    @Test("Closing ends a read that waits, and cancelling its task does too")
+    func ends() async throws {
+        let (closed, _) = try await self.pair()
+        let first = Task { try await closed.read() }
+        closed.close()
+        await #expect(throws: TransportError.self) { try await first.value }
+        await #expect(throws: TransportError.self) { try await closed.write([1]) }
+
+        let (cancelled, peer) = try await self.pair()
+        let task = Task { try await cancelled.read() }
+        task.cancel()
+        await #expect(throws: TransportError.self) { try await task.value }
+        // The peer sees the end.
+        try peer.wait(for: POLLIN)
+        #expect(peer.receive() == nil)
+    }
+
+    @Test("A stream that is let go is closed")
+    func letGo() async throws {
+        let peer = try await self.pair().peer
+        try peer.wait(for: POLLIN)
+        #expect(peer.receive() == nil)
+    }
+
+    @Test("A reset is an error that names the peer")
+    func reset() async throws {
+        let listener = try TLSTestListener()
+        let target = ConnectTarget.tcp(host: "127.0.0.1", port: Int(listener.port))
+        let stream = try await NIOConnector().connect(to: target, options: ConnectOptions())
+        do {
+            let peer = try listener.accept()
+            var linger = linger(l_onoff: 1, l_linger: 0)
+            let size = socklen_t(MemoryLayout.size(ofValue: linger))
+            // One `linger` is read during the call; closing then resets.
+            _ = unsafe setsockopt(peer.descriptor, SOL_SOCKET, SO_LINGER, &linger, size)
+        }
+        let error = await #expect(throws: TransportError.self) { try await stream.read() }
+        #expect(error?.description.contains("127.0.0.1:\(listener.port)") == true)
+    }
+
+    @Test("What cannot be reached is named, with the reason")
+    func unreachable() async throws {
+        let port: Int = try Int(TLSTestListener().port)
+        let refused = await self.failure(.tcp(host: "127.0.0.1", port: port))
+        #expect(refused == "cannot connect to 127.0.0.1:\(port): Connection refused")
+        let unknown = await self.failure(.tcp(host: "nowhere.invalid", port: 1))
+        #expect(unknown?.hasPrefix("cannot resolve 'nowhere.invalid': ") == true)
+        let missing = await self.failure(.unix(path: "/nowhere/socket"))
+        #expect(missing == "cannot connect to /nowhere/socket: No such file or directory")
+        let long = await self.failure(.unix(path: String(repeating: "x", count: 200)))
+        #expect(long?.contains("at most 107 bytes") == true)
+    }
+
+    @Test("All addresses of a name are tried")
+    func addresses() async throws {
+        // On 127.0.0.1 alone, whereas the name may mean ::1 first.
+        let listener = try TLSTestListener()
+        #expect(await self.failure(.tcp(host: "localhost", port: Int(listener.port))) == nil)
+    }
+
+    @Test("A server that says nothing to a TLS handshake is given up in time")
+    func silentTLS() async throws {
+        let listener = try TLSTestListener()
+        let options = ConnectOptions(
+            tls: ConnectTLS(trustRootsFile: try TLSTestCertificates.path("root.pem")),
+            timeout: .milliseconds(100)
+        )
+        let failure = await self.failure(.tcp(host: "127.0.0.1", port: Int(listener.port)), options)
+        #expect(failure?.contains("no answer within 0.1 seconds") == true)
+    }
+
+    @Test("Files of TLS that do not fit are named before anything is sent")
+    func badTLS() async throws {
+        let target = ConnectTarget.tcp(host: "127.0.0.1", port: 1)
+        let missing = ConnectOptions(tls: ConnectTLS(trustRootsFile: "/nowhere/root.pem"))
+        #expect(await self.failure(target, missing)?.contains("/nowhere/root.pem") == true)
+        let half = ConnectOptions(tls: ConnectTLS(certificateFile: "/nowhere/client.pem"))
+        #expect(
+            await self.failure(target, half)?.contains("a certificate and its key belong together") == true
+        )
+    }
+
+    // MARK: - With our own server at the other end
+
+    @Test("Over TLS the root, the name and the address are checked, and a client may show a certificate")
+    func tls() async throws {
+        let root = try TLSTestCertificates.path("root.pem")
+        var configuration = TLSConfiguration.makeServerConfiguration(
+            certificateChain: try NIOSSLCertificate.fromPEMFile(TLSTestCertificates.path("server.pem")).map {
+                .certificate($0)
+            },
+            privateKey: .privateKey(
+                try NIOSSLPrivateKey(file: TLSTestCertificates.path("server-key.pem"), format: .pem)
+            )
+        )
+        configuration.trustRoots = .certificates(try NIOSSLCertificate.fromPEMFile(root))
+        configuration.certificateVerification = .noHostnameVerification
+        try await NIOTestServer.run(tls: try NIOSSLContext(configuration: configuration)) { port in
+            func attempt(_ host: String, _ change: (inout ConnectTLS) -> Void) async throws -> String? {
+                var tls = ConnectTLS(trustRootsFile: root)
+                tls.certificateFile = try TLSTestCertificates.path("client.pem")
+                tls.privateKeyFile = try TLSTestCertificates.path("client-key.pem")
+                change(&tls)
+                do throws(TransportError) {
+                    let stream = try await NIOConnector().connect(
+                        to: .tcp(host: host, port: port),
+                        options: ConnectOptions(tls: tls)
+                    )
+                    try await stream.write(Array("GET /health HTTP/1.1\r\nHost: x\r\n\r\n".utf8))
+                    let answer = String(decoding: try await stream.read() ?? [], as: UTF8.self)
+                    return answer.contains("200") ? nil : "the answer was '\(answer)'"
+                } catch {
+                    return error.description
+                }
+            }
+            let byName = try await attempt("localhost") { _ in }
+            #expect(byName == nil)
+            let byAddress = try await attempt("127.0.0.1") { _ in }
+            #expect(byAddress == nil)
+            #expect(try await attempt("127.0.0.1") { $0.serverName = "localhost" } == nil)
+            let stranger = try await attempt("localhost") { $0.trustRootsFile = nil }
+            #expect(stranger?.contains("TLS") == true)
+            let misnamed = try await attempt("localhost") { $0.serverName = "chat.example" }
+            #expect(misnamed?.contains("TLS") == true)
+            #expect(
+                try await attempt("localhost") {
+                    $0.serverName = "chat.example"
+                    $0.checksServerName = false
+                } == nil
+            )
+            // TLS 1.3 tells a client only after its handshake that its certificate is missing.
+            let anonymous = try await attempt("localhost") {
+                $0.certificateFile = nil
+                $0.privateKeyFile = nil
+            }
+            #expect(anonymous != nil)
+        }
+    }
+
+    @Test("A WebSocket client works on it, in plain and over TLS, with big messages both ways")
+    func client() async throws {
+        for isEncrypted in [false, true] {
+            try await NIOTestServer.run(tls: isEncrypted ? try NIOTestTLS.server() : nil) { port in
+                var configuration = ClientConfiguration()
+                configuration.tls.trustRootsFile = try TLSTestCertificates.path("root.pem")
+                configuration.limits.messageBytesMax = 4 << 20
+                configuration.outbound.byteCountMax = 4 << 20
+                let scheme = isEncrypted ? "wss" : "ws"
+                try await WebSocketClient(connector: NIOConnector()).connect(
+                    to: "\(scheme)://localhost:\(port)/echo",
+                    configuration: configuration
+                ) { socket in
+                    var replies = socket.makeAsyncIterator()
+                    for size in [0, 1, 126, 65536, 1_000_000] {
+                        let message = Message.binary((0..<size).map { UInt8(truncatingIfNeeded: $0) })
+                        try await socket.send(message)
+                        #expect(try await replies.next()?.byteArray == message.byteArray)
+                    }
+                    _ = try await socket.ping()
+                }
+            }
+        }
+    }
+
+    @Test("Through an HTTP proxy's tunnel, and not through one that refuses")
+    func proxy() async throws {
+        try await NIOTestServer.run(tls: nil) { port in
+            let listener = try TLSTestListener()
+            // It blocks, and so has a thread of its own.
+            Thread.detachNewThread {
+                do {
+                    let inside = try listener.accept()
+                    try inside.wait(for: POLLIN)
+                    let request = String(decoding: inside.receive() ?? [], as: UTF8.self)
+                    #expect(request.hasPrefix("CONNECT localhost:\(port) HTTP/1.1\r\n"))
+                    #expect(request.contains("Proxy-Authorization: Basic x\r\n"))
+                    try inside.send(Array("HTTP/1.1 407 Proxy Authentication Required\r\n\r\n".utf8))
+                    // The connector ends the connection.
+                    try inside.wait(for: POLLIN)
+                } catch {
+                    Issue.record(error)
+                }
+            }
+            let options = ConnectOptions(
+                proxy: HTTPProxy(
+                    host: "127.0.0.1",
+                    port: Int(listener.port),
+                    headerFields: [.proxyAuthorization: "Basic x"]
+                )
+            )
+            let refused = await self.failure(.tcp(host: "localhost", port: port), options)
+            #expect(refused?.contains("407") == true)
+        }
+    }
+}
+
+/// A server of ours on NIO that echoes, for as long as a test needs it.
+enum NIOTestServer {
+    static func run(
+        tls: NIOSSLContext?,
+        _ body: @escaping @Sendable (Int) async throws -> Void
+    ) async throws {
+        let (addresses, listening) = AsyncStream.makeStream(of: String.self)
+        var configuration = EndpointConfiguration()
+        configuration.limits.messageBytesMax = 4 << 20
+        configuration.outbound.byteCountMax = 4 << 20
+        let echo = WebSocketEndpoint(configuration: configuration) { socket in
+            for try await message in socket { try await socket.send(message) }
+        }
+        let transport = NIOTransport(host: "127.0.0.1", port: 0, tls: tls) { listening.yield($0) }
+        let server = WebSocketServer(transport: transport) { WebSocketRoute("/echo", echo) }
+        try await withThrowingTaskGroup(of: Void.self) { group in
+            group.addTask {
+                defer { listening.finish() }
+                try await server.run()
+            }
+            for await address in addresses {
+                try await body(Int(address.split(separator: ":").last ?? "") ?? 0)
+                break
+            }
+            server.beginShutdown()
+            try await group.waitForAll()
+        }
+    }
+}
+#endif
