@@ -11,6 +11,6 @@ import Testing
         } makeTransport: { onListening in
             network.transport(at: "server", eventLoops: eventLoops, onListening: onListening)
         }.run()
-        #expect(names.count >= 19, "\(names)")
+        #expect(names.count == 20, "\(names)")
     }
 }
