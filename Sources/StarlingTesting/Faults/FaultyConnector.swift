@@ -3,7 +3,7 @@ public import Starling
 /// A connector whose connections suffer what a plan says; it works on every other one: in memory, native, of your own.
 ///
 /// ```swift
-/// let broken = FaultyConnector(network.connector) { connection in
+/// let broken = FaultyConnector(NativeConnector()) { connection in
 ///     var plan = FaultPlan(seed: UInt64(connection))
 ///     plan.received.breakage = .halfOpen(.afterBytes(500))
 ///     return plan
