@@ -1,4 +1,3 @@
-import Foundation
 import Starling
 import StarlingTesting
 import Testing
@@ -117,32 +116,5 @@ import Testing
         let figures = try await DeterministicCluster(dialect: ChatDialect()).check(seeds: 0..<50)
         #expect(figures.recoveries > 100)
         #expect(figures.presenceEvents > 100)
-    }
-
-    @Test("Documentation/Testing.md shows these tests as they are")
-    func article() throws {
-        let here = URL(filePath: #filePath).deletingLastPathComponent()
-        let root = here.deletingLastPathComponent().deletingLastPathComponent()
-        var code = ""
-        for file in ["ChatRoom.swift", "ChatTests.swift", "ChatDialect.swift", "FileBroadcasterTests.swift"] {
-            code += try String(contentsOf: here.appending(path: file), encoding: .utf8)
-        }
-        let article = try String(
-            contentsOf: root.appending(path: "Documentation/Testing.md"),
-            encoding: .utf8
-        )
-        let lines = Set(code.split(separator: "\n").map { $0.trimmingCharacters(in: .whitespaces) })
-        var isCode = false
-        var count = 0
-        for line in article.split(separator: "\n", omittingEmptySubsequences: false) {
-            let text = line.trimmingCharacters(in: .whitespaces)
-            if text.hasPrefix("```") {
-                isCode = text == "```swift"
-            } else if isCode, !text.isEmpty, text != "…" {
-                count += 1
-                #expect(lines.contains(text), "the article shows what is not there: \(text)")
-            }
-        }
-        #expect(count > 50)
     }
 }

@@ -6,9 +6,7 @@ internal import Synchronization
 /// byte.
 ///
 /// ```swift
-/// @Test func chatSurvives() async throws {
-///     try await DeterministicCluster().check(seeds: 0..<1000)
-/// }
+/// let figures = try await DeterministicCluster(dialect: ChatDialect()).check(seeds: 0..<50)
 /// ```
 ///
 /// Each node is the real engine: drivers, hubs, and an endpoint with its tasks. Time is made by hand; the broker, the streams
