@@ -79,7 +79,7 @@ public struct NIOTransport: Transport {
     ///
     /// The event loops go on.
     ///
-    /// - Throws: ``TransportError`` if it cannot listen, if the group has more than 64 event loops, or if the server's trusted
+    /// - Throws: ``/Starling/TransportError`` if it cannot listen, if the group has more than 64 event loops, or if the server's trusted
     ///   proxies are to speak the PROXY protocol, which this transport does not read.
     public func serve(_ server: ServerContext) async throws {
         guard !server.expectsProxyProtocol else {
