@@ -262,6 +262,10 @@ let package = Package(
             dependencies: [
                 "Starling", "StarlingCore", "StarlingNative", "StarlingRedis", "StarlingTesting",
                 "StarlingTopics",
+                .target(name: "StarlingNIO", condition: nio),
+                .product(name: "NIOCore", package: "swift-nio", condition: nio),
+                .product(name: "NIOHTTP1", package: "swift-nio", condition: nio),
+                .product(name: "NIOPosix", package: "swift-nio", condition: nio),
                 .product(name: "HTTPTypes", package: "swift-http-types"),
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),

@@ -49,7 +49,7 @@ build=$(swift build $swift_traits --show-bin-path)
 triple=$(swift -print-target-info | sed -n 's/.*"triple": "\(.*\)",/\1/p' | head -1)
 rm -rf "$output/symbols" && mkdir -p "$output/symbols"
 clang_options=()
-for map in "$build"/*.build/module.modulemap Sources/*/include/module.modulemap Sources/*/module.modulemap; do
+for map in "$build"/*.build/module.modulemap {.,.build/checkouts/*}/Sources/*/{include/,}module.modulemap; do
     [[ -e $map ]] && clang_options+=(-Xcc "-fmodule-map-file=$map")
 done
 for module in $modules; do

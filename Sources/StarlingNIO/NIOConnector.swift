@@ -26,7 +26,7 @@ public struct NIOConnector: Connector {
 
     /// Opens a connection.
     ///
-    /// Behind a proxy, TLS to an address instead of a name needs ``Starling/ConnectTLS/serverName``: the other end's address
+    /// Behind a proxy, TLS to an address instead of a name needs ``/Starling/ConnectTLS/serverName``: the other end's address
     /// is the proxy's.
     public func connect(
         to target: ConnectTarget,

@@ -24,7 +24,7 @@ public import Starling
 /// does when the other server closes their channels, or asks them to go by NIO's `ServerQuiescingHelper`. A time limit of the
 /// other server's for idle channels must not hold for them: NIO's `IdleStateHandler` is taken out, others are not known.
 ///
-/// There are no health and readiness pages, and ``Starling/HTTPRoute(_:_:)`` has no effect: HTTP is the other server's.
+/// There are no health and readiness pages, and ``/Starling/HTTPRoute(_:_:)`` has no effect: HTTP is the other server's.
 public struct NIOWebSocketService: Service {
     /// Looks up, counts, sends to and closes the connections.
     public let registry: ConnectionRegistry

@@ -26,6 +26,10 @@ extension ConnectionDriver {
 
     /// Somebody else wants a connection gone: says 1001 to a WebSocket, and ends what is none yet.
     package func closeForTransport(_ index: Int) {
+        // What is not decided yet would open only to be waited for.
+        guard unsafe self.slots.pointer(index).pointee.phase != .deciding else {
+            return self.end(index, cause: .serverDraining)
+        }
         self.drainConnection(index)
     }
 }
