@@ -46,3 +46,12 @@ func speakByHand(_ network: InMemoryNetwork) async throws {
     let frame = try await client.nextFrame()
     print(frame as Any)
 }
+
+/// In the doc comment of `TransportConformance`.
+func checkTransport() async throws {
+    try await TransportConformance(connector: NativeConnector()) { address in
+        .tcp(host: "127.0.0.1", port: Int(address.split(separator: ":").last ?? "") ?? 0)
+    } makeTransport: { onListening in
+        NativeTransport(host: "127.0.0.1", port: 0, onListening: onListening)
+    }.run()
+}

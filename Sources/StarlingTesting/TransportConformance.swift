@@ -7,7 +7,7 @@ internal import StarlingCore
 /// try await TransportConformance(connector: NativeConnector()) { address in
 ///     .tcp(host: "127.0.0.1", port: Int(address.split(separator: ":").last ?? "") ?? 0)
 /// } makeTransport: { onListening in
-///     MyTransport(port: 0, onListening: onListening)
+///     NativeTransport(host: "127.0.0.1", port: 0, onListening: onListening)
 /// }.run()
 /// ```
 ///
