@@ -7,7 +7,7 @@ extension TransportConformance {
     // MARK: - Back-pressure
 
     /// More than the buffers between two ends hold together, the kernel's included.
-    private static let floodCount = 512
+    private static let floodCount = 320
     private static let floodBytes = 64 << 10
 
     private static func flood(_ number: Int) -> [UInt8] {

@@ -12,7 +12,7 @@ internal import StarlingCore
 /// ```
 ///
 /// Each check serves on a transport of its own. Nothing in them needs sockets: whatever the connector reaches will do. Most
-/// of the time goes into the checks of back-pressure, which move 32 MiB each.
+/// of the time goes into the checks of back-pressure, which move 20 MiB each.
 public struct TransportConformance: Sendable {
     let connector: any Connector
     let options: ConnectOptions
@@ -31,7 +31,7 @@ public struct TransportConformance: Sendable {
     public init(
         connector: any Connector,
         options: ConnectOptions = ConnectOptions(),
-        timeout: Duration = .seconds(60),
+        timeout: Duration = .seconds(120),
         target: @escaping @Sendable (String) -> ConnectTarget,
         makeTransport:
             @escaping @Sendable (_ onListening: @escaping @Sendable (String) -> Void) async throws ->
