@@ -139,6 +139,8 @@ final class InMemoryLoop: ConnectionIO, @unchecked Sendable {
 
     /// Nil for a connection that the server refuses, or that was closed before.
     private func accept(_ link: InMemoryLink, _ driver: ConnectionDriver) -> Int? {
+        // What a client still does on a link that the server has closed does not make it a new one.
+        guard !link.isClosedByServer else { return nil }
         guard let index = driver.accept(from: link.clientAddress) else {
             let response = self.server.fullResponse
             _ = unsafe link.writeByServer(response.span.bytes)

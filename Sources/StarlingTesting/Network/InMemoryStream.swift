@@ -245,6 +245,7 @@ final class InMemoryLink: Sendable {
     // MARK: - The server's end
 
     var isReset: Bool { self.state.withLock { $0.isReset } }
+    var isClosedByServer: Bool { self.state.withLock { $0.isClosedByServer } }
 
     /// Whether the client has made room since a write was cut short; true once.
     func takeRoom() -> Bool {
