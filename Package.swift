@@ -361,6 +361,17 @@ let package = Package(
             swiftSettings: settings
         ),
         .executableTarget(
+            name: "PressureServer",
+            dependencies: [
+                "Starling", "StarlingCore", "StarlingNative",
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
+                .product(name: "Logging", package: "swift-log"),
+            ],
+            path: "Tests/Pressure/Server",
+            swiftSettings: settings
+        ),
+        .executableTarget(name: "PressureCrowd", path: "Tests/Pressure/Crowd"),
+        .executableTarget(
             name: "TopicServer",
             dependencies: [
                 "Starling", "StarlingCore", "StarlingNative", "StarlingRedis", "StarlingTopics",
@@ -428,3 +439,21 @@ let package = Package(
         ),
     ] + fuzzers
 )
+
+// `Tests/run.sh` sets this to the names of test targets that are to be built without all the others.
+if let names = Context.environment["STARLING_TEST_TARGETS"] {
+    var wanted: Set<String> = []
+    func want(_ name: String) {
+        guard wanted.insert(name).inserted, let target = package.targets.first(where: { $0.name == name })
+        else { return }
+        for dependency in target.dependencies {
+            switch dependency {
+            case .targetItem(let name, _), .byNameItem(let name, _): want(name)
+            default: break
+            }
+        }
+    }
+    names.split(separator: " ").forEach { want(String($0)) }
+    package.targets.removeAll { !wanted.contains($0.name) }
+    package.products = []
+}

@@ -53,7 +53,7 @@ public struct ServerOptions: ParsableArguments {
     @Option(help: "Bytes that may wait for a peer that reads slowly.")
     var maxOutbound = 1 << 20
 
-    @Option(help: "What happens when more would wait: disconnect, drop-newest, drop-oldest or conflate.")
+    @Option(help: "What happens when more would wait: disconnect, recover, skip or conflate.")
     var slowConsumer = "disconnect"
 
     @Option(help: "Messages per second and connection.")
@@ -166,7 +166,7 @@ public struct ServerOptions: ParsableArguments {
             throw ValidationError("--trust-proxy: \(error)")
         }
         guard Self.slowConsumerPolicies[slowConsumer] != nil else {
-            throw ValidationError("--slow-consumer is disconnect, drop-newest, drop-oldest or conflate")
+            throw ValidationError("--slow-consumer is disconnect, recover, skip or conflate")
         }
         guard Logger.Level(rawValue: logLevel) != nil else {
             throw ValidationError("--log-level is trace, debug, info, notice, warning, error or critical")
@@ -287,7 +287,6 @@ public struct ServerOptions: ParsableArguments {
     }
 
     private static let slowConsumerPolicies: [String: SlowConsumerPolicy] = [
-        "disconnect": .disconnect, "drop-newest": .dropNewest, "drop-oldest": .dropOldest,
-        "conflate": .conflate,
+        "disconnect": .disconnect, "recover": .recover, "skip": .skip, "conflate": .conflate,
     ]
 }

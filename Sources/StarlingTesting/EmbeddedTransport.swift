@@ -86,7 +86,7 @@ public final class EmbeddedTransport {
     /// Lets a connection take only so many more bytes, as a peer does that stops reading; nil lifts the limit.
     public func limitOutput(of connection: Int, to byteCount: Int?) {
         self.io.setCapacity(byteCount, of: connection)
-        if byteCount == nil { self.tick { self.driver.writable(connection) } }
+        if byteCount != 0 { self.tick { self.driver.writable(connection) } }
     }
 
     /// Runs ticks until an operation that waits for the event loop is done, such as a question to ``registry``, or that happens

@@ -63,18 +63,6 @@ import Testing
         #expect(try echo() < first / 4)
     }
 
-    @Test(
-        "Where publications may be dropped, none refers to another",
-        arguments: [SlowConsumerPolicy.dropNewest, .dropOldest, .conflate]
-    )
-    func dropsAndContext(_ policy: SlowConsumerPolicy) throws {
-        var configuration = Self.configuration(keepsContext: true)
-        configuration.outbound.slowConsumerPolicy = policy
-        let endpoint = WebSocketEndpoint(configuration: configuration, handler: EchoHandler())
-        let (_, response) = try Self.client(of: EmbeddedTransport { WebSocketRoute("/", endpoint) })
-        #expect(response.contains("server_no_context_takeover"))
-    }
-
     @Test("A message below the size that is worth it goes out as it is")
     func smallMessages() throws {
         for (keepsContext, byteCount, first) in [

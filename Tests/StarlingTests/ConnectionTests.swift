@@ -279,37 +279,6 @@ struct RoomHandler: ConnectionHandler {
         #expect(server.isClosed(deaf.connection))
     }
 
-    @Test("Each policy for slow consumers does what it says, and the others are served")
-    func slowConsumers() throws {
-        let policies: [SlowConsumerPolicy] = [.disconnect, .dropNewest, .dropOldest, .conflate]
-        for policy in policies {
-            var configuration = EndpointConfiguration()
-            configuration.outbound.byteCountMax = 1000
-            configuration.outbound.slowConsumerPolicy = policy
-            let endpoint = WebSocketEndpoint(configuration: configuration, handler: RoomHandler())
-            let server = EmbeddedTransport { WebSocketRoute("/", endpoint) }
-            let slow = try Client(server)
-            let fast = try Client(server)
-            _ = slow.takeStatus()
-            _ = fast.takeStatus()
-            server.limitOutput(of: slow.connection, to: 50)
-            for number in 0..<50 as Range<UInt8> {
-                fast.send(.binary, [UInt8](repeating: number, count: 100))
-            }
-            #expect(fast.takeFrames().count == 50, "\(policy)")
-            server.limitOutput(of: slow.connection, to: nil)
-            let frames = slow.takeFrames()
-            let numbers = frames.filter { $0[0] == 0x82 }.map { $0[1] }
-            #expect(numbers.first == 0, "what was begun is finished")
-            switch policy {
-            case .disconnect: #expect(frames.last?.prefix(3) == [0x88, 0x03, 0xF5])
-            case .dropNewest: #expect(numbers == Array(0..<10))
-            case .dropOldest: #expect(numbers.last == 49 && numbers.count == 10)
-            default: #expect(numbers == [0, 49])
-            }
-        }
-    }
-
     @Test("A graceful shutdown says 1001 to everyone, and ends")
     func shutdown() throws {
         let server = EmbeddedTransport {

@@ -58,7 +58,7 @@ import Testing
             let server = Self.server(recorder, Self.endpoint { $0.limits.messageBytesMax = 10 })
             try Self.open(server).send(.text, [UInt8](repeating: 65, count: 11))
         case .slowConsumer:
-            let server = Self.server(recorder, Self.endpoint { $0.outbound.byteCountMax = 1000 })
+            let server = Self.server(recorder, Self.endpoint { $0.outbound.backlogByteCountMax = 1000 })
             let client = try Self.open(server)
             server.limitOutput(of: client.connection, to: 0)
             for _ in 0..<5 { client.send(.text, [UInt8](repeating: 65, count: 400)) }
@@ -128,7 +128,9 @@ import Testing
             await server.waiting {}
             server.endInput(of: connection)
         case .memoryExhausted:
-            let server = Self.server(recorder, Self.endpoint()) { $0.heldBytesMax = 1000 }
+            let server = Self.server(recorder, Self.endpoint()) {
+                $0.memory = MemoryBudget(byteCountMax: 1000)
+            }
             let frame = Client.frame(.binary, [UInt8](repeating: 7, count: 2000))
             server.receive(Array(frame.dropLast()), on: try Self.open(server).connection)
         case .publicationsLost:

@@ -1,12 +1,17 @@
 import Starling
 import StarlingCore
+import StarlingDeflate
 import StarlingTesting
 import Testing
 
 @Suite struct MemoryBudgetTests {
     private static func server(heldBytesMax: Int, _ endpoint: WebSocketEndpoint) -> EmbeddedTransport {
+        Self.server(MemoryBudget(byteCountMax: heldBytesMax, scarceByteCount: heldBytesMax), endpoint)
+    }
+
+    private static func server(_ memory: MemoryBudget, _ endpoint: WebSocketEndpoint) -> EmbeddedTransport {
         var configuration = ServerConfiguration()
-        configuration.heldBytesMax = heldBytesMax
+        configuration.memory = memory
         return EmbeddedTransport(configuration: configuration) { WebSocketRoute("/", endpoint) }
     }
 
@@ -38,13 +43,16 @@ import Testing
         #expect(third.takeFrames().isEmpty)
     }
 
-    @Test("Peers that read nothing are shed, and an upgrade is refused while there is no room")
+    @Test("Peers that take no answers are shed, and an upgrade is refused while there is no room")
     func waitingOutput() throws {
-        let server = Self.server(heldBytesMax: 10_000, WebSocketEndpoint(handler: RoomHandler()))
+        let server = Self.server(heldBytesMax: 10_000, WebSocketEndpoint(handler: EchoHandler()))
         let slow = try Self.open(server)
         let fast = try Self.open(server)
         server.limitOutput(of: slow.connection, to: 1000)
-        for _ in 0..<20 { fast.send(.binary, [UInt8](repeating: 7, count: 1000)) }
+        for _ in 0..<20 {
+            slow.send(.binary, [UInt8](repeating: 7, count: 1000))
+            fast.send(.binary, [UInt8](repeating: 7, count: 1000))
+        }
         #expect(fast.takeFrames().count == 20)
         server.limitOutput(of: slow.connection, to: nil)
         #expect(slow.takeFrames().last?.prefix(3) == Self.closeTryAgainLater[...])
@@ -52,13 +60,176 @@ import Testing
         // A frame that has begun must go out: its rest is kept, and there is no room until it does.
         let begun = try Self.open(server)
         server.limitOutput(of: begun.connection, to: 10)
-        fast.send(.binary, [UInt8](repeating: 7, count: 12_000))
+        begun.send(.binary, [UInt8](repeating: 7, count: 12_000))
         let late = try Client(server)
         #expect(late.takeStatus() == 503)
+        fast.send(.binary, [7])
         #expect(fast.takeFrames().count == 1)
         server.limitOutput(of: begun.connection, to: nil)
         #expect(begun.takeFrames().last?.prefix(3) == Self.closeTryAgainLater[...])
         _ = try Self.open(server)
+    }
+
+    @Test("The one that holds most is closed, and told how much it held")
+    func largest() throws {
+        let server = Self.server(heldBytesMax: 100_000, WebSocketEndpoint(handler: EchoHandler()))
+        let clients = try (0..<3).map { _ in try Self.open(server) }
+        for (client, byteCount) in zip(clients, [10_000, 60_000, 40_000]) {
+            server.receive(
+                Array(Client.frame(.binary, [UInt8](repeating: 7, count: byteCount)).dropLast()),
+                on: client.connection
+            )
+        }
+        #expect(clients[0].takeFrames().isEmpty && clients[2].takeFrames().isEmpty)
+        let frame = try #require(clients[1].takeFrames().first)
+        let reason = String(decoding: frame.dropFirst(3), as: UTF8.self)
+        // With the frame's header.
+        #expect(reason == "the server is out of memory, of which this connection held 60008 bytes")
+        for (client, byteCount) in zip(clients, [10_000, 60_000, 40_000]) where byteCount != 60_000 {
+            server.receive([7], on: client.connection)
+            #expect(server.takeOutput(of: client.connection).count == byteCount + 4)
+        }
+    }
+
+    @Test(
+        "While memory is scarce, those that come to hold more wait, and complete their messages one after the other"
+    )
+    func turns() throws {
+        let memory = MemoryBudget(byteCountMax: 1_000_000, scarceByteCount: 50_000)
+        let server = Self.server(memory, WebSocketEndpoint(handler: EchoHandler()))
+        let message = Client.frame(.binary, [UInt8](repeating: 7, count: 40_000))
+        let clients = try (0..<4).map { _ in try Self.open(server) }
+        for client in clients { server.receive(Array(message.prefix(30_000)), on: client.connection) }
+        // The first came while there was room; of the others one has its turn.
+        #expect(clients.map { server.isReading($0.connection) } == [true, true, false, false])
+        let quiet = try Self.open(server)
+        quiet.send(.text, Array("holds nothing".utf8))
+        #expect(quiet.takeFrames().count == 1)
+        for (number, client) in clients.enumerated().dropFirst() {
+            #expect(server.isReading(client.connection), "client \(number)")
+            server.receive(Array(message.dropFirst(30_000)), on: client.connection)
+            #expect(server.takeOutput(of: client.connection).count == 40_004)
+            server.advance(by: .milliseconds(10))
+        }
+        #expect(server.isReading(clients[0].connection))
+        server.receive(Array(message.dropFirst(30_000)), on: clients[0].connection)
+        #expect(memory.byteCount == 0)
+    }
+
+    @Test("A turn that leads to nothing ends after a second")
+    func turnTaken() throws {
+        let memory = MemoryBudget(byteCountMax: 1_000_000, scarceByteCount: 50_000)
+        let server = Self.server(memory, WebSocketEndpoint(handler: EchoHandler()))
+        let message = Client.frame(.binary, [UInt8](repeating: 7, count: 40_000))
+        let clients = try (0..<4).map { _ in try Self.open(server) }
+        for client in clients { server.receive(Array(message.prefix(30_000)), on: client.connection) }
+        #expect(server.isReading(clients[1].connection) && !server.isReading(clients[2].connection))
+        server.advance(by: .seconds(1.1))
+        #expect(!server.isReading(clients[1].connection) && server.isReading(clients[2].connection))
+        server.advance(by: .seconds(1.1))
+        #expect(server.isReading(clients[3].connection))
+        server.advance(by: .seconds(1.1))
+        #expect(server.isReading(clients[1].connection))
+        // There is room again.
+        for client in clients.dropLast() { server.endInput(of: client.connection) }
+        server.advance(by: .milliseconds(10))
+        #expect(server.isReading(clients[3].connection))
+    }
+
+    @Test(
+        "Heads of requests and compression windows are charged, and the windows released while memory is scarce"
+    )
+    func windows() throws {
+        let memory = MemoryBudget(byteCountMax: 10_000_000, scarceByteCount: 400_000)
+        var configuration = EndpointConfiguration()
+        configuration.deflate?.preferences.serverNoContextTakeover = false
+        configuration.deflate?.preferences.clientNoContextTakeover = false
+        let server = Self.server(
+            memory,
+            WebSocketEndpoint(configuration: configuration, handler: EchoHandler())
+        )
+        let head = try #require(server.connect())
+        server.receive(Array("GET / HTTP/1.1\r\nHost:".utf8), on: head)
+        #expect(memory.byteCount == 21)
+        server.endInput(of: head)
+        #expect(memory.byteCount == 0)
+        var charged: [Int] = []
+        for _ in 0..<2 {
+            let client = try Client(server, fields: ["Sec-WebSocket-Extensions: permessage-deflate"])
+            #expect(client.takeStatus() == 101)
+            client.send(.text, Array(String(repeating: "compress me ", count: 50).utf8))
+            #expect(client.takeFrames().first?.first == 0xC1)
+            charged.append(memory.byteCount)
+        }
+        // Two are more than there is room for: the second one's tick ends without both.
+        #expect(charged[0] > 200_000 && charged[1] == 0)
+    }
+
+    @Test("Of what waits for an async handler, what stops the reading is charged")
+    func inboxes() async throws {
+        let memory = MemoryBudget(byteCountMax: 10_000_000)
+        let gate = AsyncStream<Void>.makeStream()
+        let endpoint = WebSocketEndpoint { socket in
+            for await _ in gate.stream { break }
+            for try await _ in socket {}
+        }
+        let server = Self.server(memory, endpoint)
+        let client = try Self.open(server)
+        client.send(.binary, [UInt8](repeating: 7, count: 200_000))
+        #expect(memory.byteCount == 0)
+        client.send(.binary, [UInt8](repeating: 7, count: 200_000))
+        #expect(memory.byteCount == 256 << 10)
+        #expect(!server.isReading(client.connection))
+        gate.continuation.yield()
+        while !server.isReading(client.connection) { await server.waiting {} }
+        #expect(memory.byteCount == 0)
+    }
+
+    @Test(
+        "With three times as much offered as fits, the limit holds throughout, and those that behave go on",
+        arguments: 0..<10
+    )
+    func overload(_ seed: UInt64) throws {
+        var random = SeededGenerator(seed: seed)
+        let memory = MemoryBudget(byteCountMax: 1_000_000)
+        let server = Self.server(memory, WebSocketEndpoint(handler: EchoHandler()))
+        let good = try (0..<5).map { _ in try Self.open(server) }
+        // Each has a message of 100,000 bytes under way, or takes nothing of what it is answered.
+        let bad = try (0..<30).map { _ in try Self.open(server) }
+        let message = Client.frame(.binary, [UInt8](repeating: 7, count: 100_000))
+        var sent = [Int](repeating: 0, count: bad.count)
+        for client in bad.dropFirst(15) { server.limitOutput(of: client.connection, to: 10) }
+        var greatest = 0
+        for step in 0..<3000 {
+            let index = Int.random(in: 0..<bad.count, using: &random)
+            let client = bad[index]
+            if server.isReading(client.connection), !server.isClosed(client.connection) {
+                if index < 15 {
+                    let count = min(
+                        Int.random(in: 1...20_000, using: &random),
+                        message.count - 1 - sent[index]
+                    )
+                    server.receive(Array(message[sent[index]..<(sent[index] + count)]), on: client.connection)
+                    sent[index] += count
+                } else {
+                    client.send(.binary, [UInt8](repeating: 7, count: 10_000))
+                }
+            }
+            greatest = max(greatest, memory.byteCount)
+            if step % 10 == 0 { server.advance(by: .milliseconds(5)) }
+            if step % 50 == 0 {
+                for client in good {
+                    client.send(.text, Array("still here".utf8))
+                    #expect(client.takeFrames().count == 1)
+                }
+            }
+        }
+        #expect(greatest > memory.scarceByteCount, "there was pressure")
+        #expect(greatest <= memory.byteCountMax + 20_000, "beyond the limit no more than what came last")
+        for client in bad { server.endInput(of: client.connection) }
+        // Those that were shed had begun a frame, and are cut when they take no more of it.
+        server.advance(by: .seconds(15))
+        #expect(memory.byteCount == 0)
     }
 
     @Test("A connection that is cut gives back what it held")

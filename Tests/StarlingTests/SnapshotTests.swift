@@ -58,7 +58,7 @@ import Testing
         #expect(loop.mailboxCount > 0, "the question itself came by it")
         #expect(snapshot.topics.map(\.name) == ["everybody", "/room-0", "/room-1"])
         #expect(snapshot.topics.map(\.subscriberCount) == [3, 2, 1])
-        #expect(snapshot.memory.heldBytesMax == ServerConfiguration().heldBytesMax)
+        #expect(snapshot.memory.heldBytesMax == ServerConfiguration().memory.byteCountMax)
         #expect(snapshot.limits.connectionsMax == 1_000_000)
         #expect(snapshot.limits.connectionsPerUserMax == nil)
         #expect(snapshot.endpoints.map(\.path) == ["*"])

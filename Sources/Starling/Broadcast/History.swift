@@ -100,8 +100,17 @@ public struct TopicSubscription: Sendable, Hashable {
 public struct TopicGap: Sendable, Hashable {
     /// The topic.
     public let topic: Topic
+    /// The last position that the subscriber has had; nil for a gap that the broadcaster reports, which is not one
+    /// subscriber's alone.
+    public let after: StreamPosition?
     /// The position behind which everything is delivered again.
     public let newest: StreamPosition
+
+    init(topic: Topic, after: StreamPosition? = nil, newest: StreamPosition) {
+        self.topic = topic
+        self.after = after
+        self.newest = newest
+    }
 }
 
 /// What subscribers are sent; the default is the published message itself.

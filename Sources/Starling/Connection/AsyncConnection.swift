@@ -97,7 +97,7 @@ internal import Synchronization
             unsafe !self.state.pointee.isReadingPaused
         {
             unsafe self.state.pointee.isReadingPaused = true
-            context.setReading(false)
+            context.pauseReading(holding: self.inboundByteCountMax)
         }
         self.resumeReader()
     }
@@ -247,7 +247,7 @@ internal import Synchronization
             unsafe self.state.pointee.inbox.byteCount <= self.inboundByteCountMax / 2
         {
             unsafe self.state.pointee.isReadingPaused = false
-            self.loop.currentDriver?.setReading(true, self.id)
+            self.loop.currentDriver?.inboxHasRoom(self.id)
         }
         return message
     }
@@ -397,11 +397,11 @@ internal import Synchronization
         self.loop.post(.send(message, to: self))
     }
 
-    func subscribe(to topic: Topic) async throws(WebSocketError) {
+    func subscribe(to topic: Topic, _ policy: SlowConsumerPolicy?) async throws(WebSocketError) {
         guard !self.isClient else { throw WebSocketError(.noTopics) }
         guard !topic.isReserved else { throw WebSocketError(.reservedTopic) }
         let outcome: SubscriptionOutcome = await self.onLoop(orElse: .closed) {
-            $0.beginSubscription(self.id, to: topic)
+            $0.beginSubscription(self.id, to: topic, policy)
         }
         switch outcome {
         case .closed: throw WebSocketError(.closed)

@@ -112,10 +112,14 @@ public struct Connection<Handler: ConnectionHandler>: ~Copyable, ~Escapable {
     ///
     /// With a broadcaster that spans nodes, publications of other nodes arrive once the broker knows of the interest.
     ///
+    /// - Parameters:
+    ///   - topic: The topic.
+    ///   - slowConsumerPolicy: What happens when the client is so slow that the topic's ring passes it; nil for the
+    ///     endpoint's ``OutboundConfiguration/slowConsumerPolicy``.
     /// - Returns: False at the limit ``EndpointConfiguration/subscriptionsMax``, and for a name that is reserved.
     @discardableResult
-    public mutating func subscribe(to topic: Topic) -> Bool {
-        self.context.subscribe(to: topic)
+    public mutating func subscribe(to topic: Topic, slowConsumerPolicy: SlowConsumerPolicy? = nil) -> Bool {
+        self.context.subscribe(to: topic, slowConsumerPolicy)
     }
 
     /// Ends a subscription, if there is one.
@@ -197,8 +201,9 @@ public struct Connection<Handler: ConnectionHandler>: ~Copyable, ~Escapable {
         unsafe self.driver._withUnsafeGuaranteedRef { $0.send(kind, bytes, to: self.index) }
     }
 
-    func setReading(_ isOn: Bool) {
-        unsafe self.driver._withUnsafeGuaranteedRef { $0.setReading(isOn, self.index) }
+    /// The application does not take its messages, of which `byteCount` bytes wait.
+    func pauseReading(holding byteCount: Int) {
+        unsafe self.driver._withUnsafeGuaranteedRef { $0.inboxIsFull(self.index, byteCount: byteCount) }
     }
 
     func start(_ async: AsyncConnection, _ body: @escaping @Sendable (WebSocket) async throws -> Void) {
@@ -211,9 +216,9 @@ public struct Connection<Handler: ConnectionHandler>: ~Copyable, ~Escapable {
         }
     }
 
-    func subscribe(to topic: Topic) -> Bool {
+    func subscribe(to topic: Topic, _ policy: SlowConsumerPolicy?) -> Bool {
         guard !topic.isReserved else { return false }
-        return unsafe self.driver._withUnsafeGuaranteedRef { $0.subscribe(self.index, to: topic) }
+        return unsafe self.driver._withUnsafeGuaranteedRef { $0.subscribe(self.index, to: topic, policy) }
     }
 
     func unsubscribe(from topic: Topic) {

@@ -16,6 +16,12 @@ public struct EndpointConfiguration: Sendable {
     ///
     /// TCP then slows the sender down.
     public var inboundByteCountMax = 256 << 10
+    /// What a newer publication must have in common with an older one of its topic to take its place, for subscribers with
+    /// ``SlowConsumerPolicy/conflate`` that are behind.
+    ///
+    /// Called on the loop's thread, once per publication, while there are such; it must be quick. Without one a topic's newest
+    /// publication takes the place of all others.
+    public var conflationKey: (@Sendable (Publication) -> String)?
     /// Topics that one connection may subscribe to; a further one fails.
     public var subscriptionsMax = 1024
     /// What subscribers are sent for a publication, and for a gap.
@@ -96,36 +102,51 @@ public struct RateLimits: Sendable, Hashable {
 
 /// What may wait for a peer that reads slowly, and what happens when it is too much.
 public struct OutboundConfiguration: Sendable, Hashable {
-    /// Bytes that may wait for one connection.
+    /// Bytes of messages to it alone that may wait for one connection.
+    ///
+    /// Publications do not wait for a connection: it has a cursor in the topic's ring.
     public var byteCountMax = 1 << 20
     /// Above it `send` suspends, and a synchronous send says ``SendResult/buffered``.
     public var highWatermark = 64 << 10
     /// Below it again, `send` goes on and `drained` is called.
     public var lowWatermark = 16 << 10
-    /// What happens to a publication that does not fit any more.
+    /// What happens to a subscriber that the topic's ring has passed, unless its subscription says otherwise; and, if it is
+    /// ``SlowConsumerPolicy/disconnect``, to a peer for which a message to it alone does not fit any more.
     public var slowConsumerPolicy = SlowConsumerPolicy.disconnect
+    /// Bytes of publications that a topic's ring keeps for those of its subscribers that take no bytes: once per event loop,
+    /// however many they are, and only while there are some.
+    ///
+    /// Each publication counts 160 bytes more than its payload. Above the soft limit of ``MemoryBudget`` an eighth.
+    public var backlogByteCountMax = 512 << 10
+    /// How long the ring keeps a publication.
+    public var backlogAgeMax: Duration = .seconds(30)
 
     /// The defaults.
     public init() {}
 }
 
-/// What happens to publications for a peer that does not keep up.
+/// What happens to a subscriber that takes bytes again, or does not, when its topic's ring has given up publications that it
+/// has not had.
 ///
-/// Messages that were sent to it alone are never dropped: their sender is told.
+/// What the ring still has it gets in any case. Messages that were sent to it alone are never dropped: their sender is told.
+/// Presence events that the ring has given up cannot be replaced: the connection is closed with 1013.
 public struct SlowConsumerPolicy: Sendable, Hashable {
-    enum Base: Sendable {
-        case disconnect, dropNewest, dropOldest, conflate
+    enum Base: UInt8, Sendable {
+        case disconnect, recover, skip, conflate
     }
     let base: Base
 
-    /// At the limit, close with 1013 (try again later): the client comes back and asks for what it missed.
+    /// Close with 1013 (try again later): the client comes back and asks for what it missed.
     public static let disconnect = SlowConsumerPolicy(base: .disconnect)
-    /// At the limit, leave the new publication out.
-    public static let dropNewest = SlowConsumerPolicy(base: .dropNewest)
-    /// At the limit, leave the oldest waiting publications out.
-    public static let dropOldest = SlowConsumerPolicy(base: .dropOldest)
-    /// While the peer takes no bytes, a new publication replaces the waiting one of its topic; at the limit,
-    /// as ``dropNewest``.
+    /// Send what it missed from the topic's history; if that does not reach back so far, as ``skip``.
+    public static let recover = SlowConsumerPolicy(base: .recover)
+    /// Go on with the oldest publication in the ring.
+    ///
+    /// For a topic with positions the subscriber is told first, as ``PublicationFormat/gap`` says; without that it is closed
+    /// with 1013. A topic without positions promises nothing: what is left out is only counted.
+    public static let skip = SlowConsumerPolicy(base: .skip)
+    /// Send the newest publication of each key alone, whatever the ring has; see
+    /// ``EndpointConfiguration/conflationKey``.
     ///
     /// For topics where only the newest state counts.
     public static let conflate = SlowConsumerPolicy(base: .conflate)

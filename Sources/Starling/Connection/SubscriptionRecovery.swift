@@ -5,6 +5,7 @@
 struct SubscriptionRecovery {
     private let connection: AsyncConnection
     private let topic: Topic
+    private let policy: SlowConsumerPolicy?
     private let prologue: (@Sendable (TopicSubscription) async throws(BroadcastError) -> Message)?
 
     /// Publications that are read from the history at once.
@@ -13,10 +14,12 @@ struct SubscriptionRecovery {
     init(
         _ connection: AsyncConnection,
         _ topic: Topic,
+        _ policy: SlowConsumerPolicy?,
         _ prologue: (@Sendable (TopicSubscription) async throws(BroadcastError) -> Message)?
     ) {
         self.connection = connection
         self.topic = topic
+        self.policy = policy
         self.prologue = prologue
     }
 
@@ -33,8 +36,8 @@ struct SubscriptionRecovery {
     private func begin() async throws(WebSocketError) -> BroadcastHub {
         guard !self.connection.isClient else { throw WebSocketError(.noTopics) }
         guard !self.topic.isReserved else { throw WebSocketError(.reservedTopic) }
-        let (id, topic) = (self.connection.id, self.topic)
-        switch await self.connection.onLoop(orElse: .closed, { $0.beginRecovery(id, to: topic) }) {
+        let (id, topic, policy) = (self.connection.id, self.topic, self.policy)
+        switch await self.connection.onLoop(orElse: .closed, { $0.beginRecovery(id, to: topic, policy) }) {
         case .began(let hub): return hub
         case .tooMany: throw WebSocketError(.tooManySubscriptions)
         case .closed: throw WebSocketError(.closed)

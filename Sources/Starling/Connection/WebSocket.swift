@@ -68,9 +68,16 @@ public struct WebSocket: Sendable, AsyncSequence {
     ///
     /// Publications go from the loop's topic table straight to the outbound buffer; this connection's task is not woken.
     ///
+    /// - Parameters:
+    ///   - topic: The topic.
+    ///   - slowConsumerPolicy: What happens when the client is so slow that the topic's ring passes it; nil for the
+    ///     endpoint's ``OutboundConfiguration/slowConsumerPolicy``.
     /// - Throws: If the connection is closing, is subscribed to too many topics, or the broadcaster fails.
-    public func subscribe(to topic: Topic) async throws(WebSocketError) {
-        try await self.connection.subscribe(to: topic)
+    public func subscribe(
+        to topic: Topic,
+        slowConsumerPolicy: SlowConsumerPolicy? = nil
+    ) async throws(WebSocketError) {
+        try await self.connection.subscribe(to: topic, slowConsumerPolicy)
     }
 
     /// Subscribes to a topic from a position on: what was published since is sent first, and live publications follow
@@ -84,6 +91,7 @@ public struct WebSocket: Sendable, AsyncSequence {
     /// - Parameters:
     ///   - topic: The topic.
     ///   - position: The last publication that the client has; nil for those from now on.
+    ///   - slowConsumerPolicy: As for ``subscribe(to:slowConsumerPolicy:)``.
     ///   - prologue: Makes a message that goes out before the first publication, to tell the client what it gets. What is
     ///     published while it suspends waits, presence events included.
     /// - Returns: Where the subscription begins.
@@ -92,9 +100,12 @@ public struct WebSocket: Sendable, AsyncSequence {
     public func subscribe(
         to topic: Topic,
         from position: StreamPosition?,
+        slowConsumerPolicy: SlowConsumerPolicy? = nil,
         prologue: (@Sendable (TopicSubscription) async throws(BroadcastError) -> Message)? = nil
     ) async throws(WebSocketError) -> TopicSubscription {
-        try await SubscriptionRecovery(self.connection, topic, prologue).run(from: position)
+        try await SubscriptionRecovery(self.connection, topic, slowConsumerPolicy, prologue).run(
+            from: position
+        )
     }
 
     /// Ends a subscription, if there is one.

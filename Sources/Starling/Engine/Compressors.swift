@@ -110,6 +110,11 @@ final class ConnectionDeflate {
         self.deflater != nil
     }
 
+    /// Whether a decompressor of the connection's own is in memory.
+    var hasPeerWindow: Bool {
+        self.inflater != nil
+    }
+
     /// The connection's own compressor, made when it is first needed.
     func ownDeflater() throws(DeflateError) -> Deflater {
         if let deflater = self.deflater { return deflater }
@@ -128,6 +133,17 @@ final class ConnectionDeflate {
         let inflater = try Inflater(windowBits: self.peerWindowBits)
         self.inflater = inflater
         return inflater
+    }
+
+    /// What the windows of the connection's own take.
+    var windowByteCount: Int {
+        (self.deflater?.memoryByteCount ?? 0) + (self.inflater?.memoryByteCount ?? 0)
+    }
+
+    /// Lets everything go, at the end.
+    func releaseAll() {
+        self.deflater = nil
+        self.inflater = nil
     }
 
     /// Lets the compressor's window go.

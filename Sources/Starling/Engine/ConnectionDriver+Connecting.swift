@@ -78,7 +78,7 @@ extension ConnectionDriver {
     func begin(_ id: ConnectionID) {
         guard let index = self.index(of: id) else { return }
         let slot = unsafe self.slots.pointer(index)
-        self.setReading(true, index)
+        self.resumeReading(index, from: .application)
         var stash = self.details(of: index).stash
         self.details(of: index).stash = []
         guard unsafe slot.pointee.phase == .open, !stash.isEmpty else { return }
@@ -122,7 +122,7 @@ extension ConnectionDriver {
         let details = self.details(of: index)
         details.subprotocol = try attempt.handshake.confirm(response)
         let extensions = response.response.headerFields[values: .secWebSocketExtensions]
-        if let configuration = endpoint.deflate {
+        if let configuration = endpoint.configuration.deflate {
             let agreed: PermessageDeflate?
             do throws(PermessageDeflate.NegotiationError) {
                 agreed = try PermessageDeflate.confirm(
@@ -140,7 +140,7 @@ extension ConnectionDriver {
         }
         details.attempt = nil
         details.userData = attempt.outcome
-        self.setReading(false, index)
+        self.pauseReading(index, for: .application)
         self.becomeOpen(index, endpoint)
     }
 }

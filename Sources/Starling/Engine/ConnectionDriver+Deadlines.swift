@@ -149,6 +149,7 @@ extension ConnectionDriver {
             let timeout = endpoint.compressionWindowTimeout, self.isDue(deflate.usedAt + timeout)
         {
             deflate.releaseIdleWindow()
+            self.chargeMemory(of: index)
         }
         self.servePing(index, endpoint)
     }
@@ -157,7 +158,7 @@ extension ConnectionDriver {
         let slot = unsafe self.slots.pointer(index)
         if unsafe slot.pointee.flags.contains(.awaitingPong) {
             // A connection that we do not read cannot show that it lives; it must not die of that.
-            if unsafe slot.pointee.flags.contains(.readingPaused) {
+            if unsafe !slot.pointee.pauses.isEmpty {
                 unsafe slot.pointee.pingSentAt = self.now
             } else if unsafe self.isDue(slot.pointee.pingSentAt + endpoint.pongTimeout) {
                 self.end(index, cause: .pingTimeout)

@@ -246,7 +246,7 @@ extension ConnectionDriver {
         let slot = unsafe self.slots.pointer(index)
         unsafe slot.pointee.phase = .deciding
         unsafe slot.pointee.phaseSince = self.now
-        self.setReading(false, index)
+        self.pauseReading(index, for: .application)
         self.scheduleDeadline(index)
     }
 
@@ -279,7 +279,7 @@ extension ConnectionDriver {
     private func resumeAfterDecision(_ index: Int) {
         let slot = unsafe self.slots.pointer(index)
         unsafe slot.pointee.phaseSince = self.now
-        self.setReading(true, index)
+        self.resumeReading(index, from: .application)
         self.scheduleDeadline(index)
         guard let details = unsafe slot.pointee.details, !details.stash.isEmpty else {
             return self.dropDetailsIfPossible(index)
@@ -324,7 +324,7 @@ extension ConnectionDriver {
             subprotocol
             ?? endpoint.configuration.subprotocols.first { handshake.subprotocols.contains($0.name) }?.name
         var extensions: String?
-        if let configuration = endpoint.deflate {
+        if let configuration = endpoint.configuration.deflate {
             do throws(PermessageDeflate.NegotiationError) {
                 let answer = try PermessageDeflate.accept(
                     offers: handshake.extensionOffers,

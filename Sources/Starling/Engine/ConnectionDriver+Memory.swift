@@ -1,49 +1,29 @@
 internal import StarlingCore
-internal import Synchronization
 
-/// What the connections of a server may hold together, on all its loops.
-///
-/// Charged only when what a connection holds changes, which for most never happens: a peer that sends whole messages and
-/// reads what it is sent holds nothing between two ticks.
-final class MemoryBudget: Sendable {
-    private let byteCountMax: Int
-    private let used = Atomic<Int>(0)
-
-    init(byteCountMax: Int) {
-        self.byteCountMax = byteCountMax
-    }
-
-    func charge(_ byteCount: Int) {
-        self.used.add(byteCount, ordering: .relaxed)
-    }
-
-    var byteCount: Int {
-        self.used.load(ordering: .relaxed)
-    }
-
-    var isFull: Bool {
-        self.byteCount > self.byteCountMax
-    }
-}
-
+/// What connections hold, and what happens when it is too much together; see ``MemoryBudget``.
 extension ConnectionDriver {
-    /// Charges what a connection holds now instead of what it held before, and sheds it if it has come to hold more while
-    /// there is no room.
+    /// Charges what a connection holds now instead of what it held before.
+    ///
+    /// Called only when that changes, which for most connections never happens.
     func chargeMemory(of index: Int) {
         let slot = unsafe self.slots.pointer(index)
         let waiting = unsafe slot.pointee.outbound.byteCount
         self.countWaiting(waiting, of: index)
-        let held = unsafe waiting + slot.pointee.codec.partialByteCount
+        var held = unsafe waiting + slot.pointee.codec.partialByteCount
+        if let details = unsafe slot.pointee.details { held += details.heldByteCount }
         let before = unsafe Int(slot.pointee.chargedByteCount)
         guard held != before else { return }
         unsafe slot.pointee.chargedByteCount = UInt32(clamping: held)
-        self.server.memory.charge(unsafe Int(slot.pointee.chargedByteCount) - before)
-        if held > before, self.server.memory.isFull { self.shed(index) }
+        let growth = unsafe Int(slot.pointee.chargedByteCount) - before
+        self.chargedByteCount += growth
+        self.server.memory.charge(growth)
+        if growth > 0, self.server.memory.isScarce { self.grew(index) }
     }
 
     /// The connection is gone, and what it held with it.
     func releaseMemory(of index: Int) {
         let slot = unsafe self.slots.pointer(index)
+        self.chargedByteCount -= unsafe Int(slot.pointee.chargedByteCount)
         self.server.memory.charge(unsafe -Int(slot.pointee.chargedByteCount))
         unsafe slot.pointee.chargedByteCount = 0
         self.countWaiting(0, of: index)
@@ -59,16 +39,139 @@ extension ConnectionDriver {
         self.counts.outboundBytes = self.counts.outboundBytes &+ UInt64(waiting) &- UInt64(before)
     }
 
+    // MARK: - While memory is scarce
+
+    /// A connection has come to hold more while memory is scarce: it is not read, unless it is the one whose turn it is.
+    private func grew(_ index: Int) {
+        if self.server.memory.isFull { self.shedLargest(atLeast: index) }
+        let slot = unsafe self.slots.pointer(index)
+        guard unsafe slot.pointee.phase == .open, unsafe slot.pointee.closing.isOpen else { return }
+        let id = self.id(of: index)
+        guard self.memoryTurn?.connection != id, unsafe !slot.pointee.pauses.contains(.memory) else { return }
+        self.pauseReading(index, for: .memory)
+        self.waitingForMemory.append(id)
+        self.counts.memoryPauses &+= 1
+    }
+
+    /// Once a tick: lets connections be read again as there is room, and takes what can be spared while there is none.
+    func serveMemory() {
+        let memory = self.server.memory
+        guard memory.isScarce else {
+            self.isMemoryScarce = false
+            self.memoryTurn = nil
+            if !self.waitingForMemory.isEmpty { self.endMemoryPauses() }
+            return
+        }
+        if memory.isFull { self.shedLargest() }
+        // Once when it begins, and then about once a second.
+        if !self.isMemoryScarce || !self.now.isBefore(self.nextMemorySweep) {
+            self.isMemoryScarce = true
+            self.nextMemorySweep = self.now + LoopInterval(.seconds(1))
+            self.releaseWhatIsIdle()
+        }
+        self.passTurn()
+    }
+
+    private func endMemoryPauses() {
+        let connections = self.waitingForMemory
+        self.waitingForMemory = []
+        for id in connections {
+            if let index = self.index(of: id) { self.resumeReading(index, from: .memory) }
+        }
+    }
+
+    /// Lets the connection that has waited longest be read until it holds nothing, or its time is up.
+    private func passTurn() {
+        if let turn = self.memoryTurn, self.now.isBefore(turn.until),
+            let index = self.index(of: turn.connection),
+            unsafe self.slots.pointer(index).pointee.chargedByteCount > 0
+        {
+            return
+        }
+        let last = self.memoryTurn?.connection
+        self.memoryTurn = nil
+        while !self.waitingForMemory.isEmpty {
+            let id = self.waitingForMemory.removeFirst()
+            guard let index = self.index(of: id) else { continue }
+            self.memoryTurn = (id, self.now + LoopInterval(Self.memoryTurnMax))
+            self.resumeReading(index, from: .memory)
+            break
+        }
+        // Whoever has not done in its time waits again, behind the others.
+        if let last, let index = self.index(of: last),
+            unsafe self.slots.pointer(index).pointee.chargedByteCount > 0
+        {
+            self.pauseReading(index, for: .memory)
+            self.waitingForMemory.append(last)
+        }
+    }
+
+    /// How long a connection is read alone to complete its message, while others wait.
+    static let memoryTurnMax = Duration.seconds(1)
+
+    /// Lets compression windows and publications go that can be made or read anew.
+    private func releaseWhatIsIdle() {
+        for index in 0..<self.slots.usedCapacity {
+            let slot = unsafe self.slots.pointer(index)
+            guard unsafe slot.pointee.phase == .open, let deflate = unsafe slot.pointee.details?.deflate,
+                deflate.hasWindow
+            else { continue }
+            deflate.releaseIdleWindow()
+            self.chargeMemory(of: index)
+        }
+        for endpoint in self.endpoints {
+            for entry in endpoint.topics.list {
+                if let backlog = entry.backlog { self.trim(backlog, endpoint) }
+            }
+        }
+    }
+
+    // MARK: - When there is none left
+
+    /// Closes those of the loop's connections that hold most, until its share of what is too much is free.
+    ///
+    /// - Parameter newest: The connection that has just come to hold more; of two that hold the same, the one to go.
+    private func shedLargest(atLeast newest: Int? = nil) {
+        let excess = self.server.memory.byteCount - self.server.memory.byteCountMax
+        let total = max(1, self.server.memory.byteCount)
+        // Each loop frees its share; whoever has just grown frees at least something.
+        let share = Int((Double(excess) * Double(self.chargedByteCount) / Double(total)).rounded(.up))
+        guard share > 0 else { return }
+        var holders: [(byteCount: UInt32, index: Int)] = []
+        for index in 0..<self.slots.usedCapacity {
+            let slot = unsafe self.slots.pointer(index)
+            let held = unsafe slot.pointee.chargedByteCount
+            guard held > 0, unsafe slot.pointee.phase == .open, unsafe slot.pointee.closing.isOpen
+            else { continue }
+            holders.append((held, index))
+        }
+        holders.sort { left, right in
+            left.byteCount != right.byteCount ? left.byteCount > right.byteCount : left.index == newest
+        }
+        var freed = 0
+        for holder in holders {
+            guard freed < share else { break }
+            freed += Int(holder.byteCount)
+            self.shed(holder.index)
+        }
+    }
+
     /// Closes a connection for want of memory and lets go of what it holds, but for the rest of a frame that has begun.
     private func shed(_ index: Int) {
         let slot = unsafe self.slots.pointer(index)
-        guard unsafe slot.pointee.phase == .open, unsafe slot.pointee.closing.isOpen,
-            let endpoint = unsafe slot.pointee.endpoint
-        else { return }
+        guard let endpoint = unsafe slot.pointee.endpoint else { return }
+        let held = unsafe slot.pointee.chargedByteCount
         unsafe slot.pointee.outbound.removeAllButStarted()
         unsafe slot.pointee.codec = FrameCodec(settings: endpoint.codecSettings)
+        unsafe slot.pointee.details?.deflate?.releaseAll()
         unsafe slot.pointee.flags.insert(.inputEnded)
-        self.fail(index, .tryAgainLater, reason: "the server is out of memory", cause: .memoryExhausted)
+        self.counts.memorySheds &+= 1
+        self.fail(
+            index,
+            .tryAgainLater,
+            reason: "the server is out of memory, of which this connection held \(held) bytes",
+            cause: .memoryExhausted
+        )
         self.chargeMemory(of: index)
     }
 }

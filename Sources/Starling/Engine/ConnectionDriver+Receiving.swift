@@ -25,9 +25,13 @@ extension ConnectionDriver {
             if unsafe slot.pointee.codec.holdsPartialInput || slot.pointee.chargedByteCount > 0 {
                 self.chargeMemory(of: index)
             }
-        case .http: self.receiveHead(&bytes, on: index)
+        case .http:
+            self.receiveHead(&bytes, on: index)
+            self.chargeMemory(of: index)
         case .connecting: self.receiveResponse(&bytes, on: index)
-        case .deciding: self.stash(bytes.bytes, on: index)
+        case .deciding:
+            self.stash(bytes.bytes, on: index)
+            self.chargeMemory(of: index)
         case .lingering, .free: break
         }
         if self.unansweredByteCount >= Self.unansweredByteCountMax { self.answerEarly() }
@@ -170,12 +174,15 @@ extension ConnectionDriver {
         on index: Int,
         _ endpoint: LoopEndpoint
     ) throws(ProtocolError) -> [UInt8]? {
+        let hadWindow = deflate.hasPeerWindow
         do throws(DeflateError) {
-            return try self.compressors.inflate(
+            let inflated = try self.compressors.inflate(
                 bytes,
                 byteCountMax: endpoint.configuration.limits.messageBytesMax,
                 for: deflate
             )
+            if deflate.hasPeerWindow != hadWindow { self.chargeMemory(of: index) }
+            return inflated
         } catch {
             if error.code == .tooBig { throw ProtocolError(.messageTooBig) }
             if error.code == .corrupt { throw ProtocolError(.corruptCompression) }
@@ -234,22 +241,5 @@ extension ConnectionDriver {
         guard unsafe slot.pointee.rates.bytes > UInt64(max) else { return true }
         self.fail(index, .policyViolation, reason: "too many bytes per second", cause: .limitExceeded)
         return false
-    }
-
-    // MARK: - Pausing
-
-    func setReading(_ isOn: Bool, _ index: Int) {
-        let slot = unsafe self.slots.pointer(index)
-        guard unsafe slot.pointee.flags.contains(.readingPaused) == isOn else { return }
-        if isOn {
-            unsafe slot.pointee.flags.remove(.readingPaused)
-        } else {
-            unsafe slot.pointee.flags.insert(.readingPaused)
-        }
-        self.io.setReading(isOn, on: index)
-    }
-
-    func setReading(_ isOn: Bool, _ id: ConnectionID) {
-        if let index = self.index(of: id) { self.setReading(isOn, index) }
     }
 }

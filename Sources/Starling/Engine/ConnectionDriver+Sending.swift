@@ -14,6 +14,7 @@ extension ConnectionDriver {
             }
         }
         self.markDirty(index)
+        self.scheduleCatchUp(index)
     }
 
     func send(_ kind: MessageView.Kind, _ bytes: RawSpan, to id: ConnectionID) -> SendResult {
@@ -62,7 +63,10 @@ extension ConnectionDriver {
         if deflate.keepsContext, compressed != nil {
             deflate.usedAt = self.now
             // From now on there is a window to be released.
-            if !hadWindow { self.scheduleDeadline(index) }
+            if !hadWindow {
+                self.scheduleDeadline(index)
+                self.chargeMemory(of: index)
+            }
         }
         return compressed
     }
@@ -141,7 +145,7 @@ extension ConnectionDriver {
     func appendBytes(_ bytes: [UInt8], to index: Int) {
         guard !bytes.isEmpty else { return }
         let segment = unsafe OutboundSegment(copying: bytes.span.bytes)
-        unsafe self.slots.pointer(index).pointee.outbound.append(segment, merging: false)
+        unsafe self.slots.pointer(index).pointee.outbound.append(segment)
         self.markDirty(index)
     }
 
@@ -151,6 +155,7 @@ extension ConnectionDriver {
         if flags.isDisjoint(with: [.dirty, .writeBlocked]) {
             self.becomeDirty(index)
         } else if flags.contains(.writeBlocked) {
+            unsafe self.slots.pointer(index).pointee.outbound.leaveLastChunk()
             self.chargeMemory(of: index)
         }
     }
@@ -204,7 +209,7 @@ extension ConnectionDriver {
         let slot = unsafe self.slots.pointer(index)
         unsafe slot.pointee.flags.insert(.writeBlocked)
         unsafe slot.pointee.blockedSince = self.now
-        unsafe slot.pointee.outbound.ownDirectSegments()
+        unsafe slot.pointee.outbound.leaveChunks()
         self.scheduleDeadline(index)
     }
 }

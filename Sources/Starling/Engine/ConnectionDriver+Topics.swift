@@ -2,7 +2,7 @@ internal import StarlingCore
 internal import StarlingDeflate
 
 extension ConnectionDriver {
-    func subscribe(_ index: Int, to topic: Topic) -> Bool {
+    func subscribe(_ index: Int, to topic: Topic, _ policy: SlowConsumerPolicy? = nil) -> Bool {
         let slot = unsafe self.slots.pointer(index)
         guard unsafe slot.pointee.phase == .open, unsafe slot.pointee.closing.isOpen,
             let endpoint = unsafe slot.pointee.endpoint
@@ -12,7 +12,8 @@ extension ConnectionDriver {
         guard unsafe slot.pointee.subscriptions.count < endpoint.configuration.subscriptionsMax else {
             return false
         }
-        if endpoint.topics.subscribe(index, to: topic, in: self.slots) == true {
+        let policy = policy ?? endpoint.outbound.slowConsumerPolicy
+        if endpoint.topics.subscribe(index, to: topic, policy, in: self.slots) == true {
             endpoint.hub.addInterest(in: topic, of: self.loop)
         }
         return true
@@ -29,24 +30,35 @@ extension ConnectionDriver {
         if let index = self.index(of: id) { self.unsubscribe(index, from: topic) }
     }
 
-    func beginSubscription(_ id: ConnectionID, to topic: Topic) -> SubscriptionOutcome {
+    func beginSubscription(
+        _ id: ConnectionID,
+        to topic: Topic,
+        _ policy: SlowConsumerPolicy?
+    ) -> SubscriptionOutcome {
         guard self.isOpen(id), let index = self.index(of: id),
             let endpoint = unsafe self.slots.pointer(index).pointee.endpoint
         else { return .closed }
-        return self.subscribe(index, to: topic) ? .subscribed(endpoint.hub) : .tooMany
+        return self.subscribe(index, to: topic, policy) ? .subscribed(endpoint.hub) : .tooMany
     }
 
     // MARK: - From a position on
 
     /// Subscribes, with live publications held back until ``finishRecovery(_:of:in:)``; a subscription that there was
     /// begins anew.
-    func beginRecovery(_ id: ConnectionID, to topic: Topic) -> RecoveryOutcome {
+    func beginRecovery(
+        _ id: ConnectionID,
+        to topic: Topic,
+        _ policy: SlowConsumerPolicy?
+    ) -> RecoveryOutcome {
         guard self.isOpen(id), let index = self.index(of: id),
             let endpoint = unsafe self.slots.pointer(index).pointee.endpoint
         else { return .closed }
         // Not unsubscribed first: the hub would see a topic without subscribers.
         let isSubscribed = endpoint.topics.isSubscribed(index, to: topic, in: self.slots)
-        guard isSubscribed || self.subscribe(index, to: topic) else { return .tooMany }
+        if isSubscribed, let policy {
+            _ = endpoint.topics.subscribe(index, to: topic, policy, in: self.slots)
+        }
+        guard isSubscribed || self.subscribe(index, to: topic, policy) else { return .tooMany }
         guard let entry = endpoint.topics.subscribers(of: topic) else { return .closed }
         entry.forget(UInt32(index))
         entry.recovering[UInt32(index)] = Recovery()
@@ -109,12 +121,7 @@ extension ConnectionDriver {
     func reportGap(_ gap: TopicGap, to id: ConnectionID) -> Bool {
         guard let index = self.index(of: id), let endpoint = unsafe self.slots.pointer(index).pointee.endpoint
         else { return false }
-        let format = unsafe self.slots.pointer(index).pointee.format
-        guard let message = endpoint.formats[Int(format)].gap?(gap) else {
-            self.closeForGap(index)
-            return false
-        }
-        return self.send(message.kind, message.bytes, to: index) != .dropped
+        return self.tellGap(gap, to: index, endpoint)
     }
 
     func unsubscribeFromAll(_ index: Int) {
@@ -142,6 +149,7 @@ extension ConnectionDriver {
         if let position = publication.position { entry.lastPosition = position }
         self.counts.publicationsDelivered &+= 1
         for format in entry.formats { self.deliver(publication, endpoint, entry, format) }
+        if entry.backlog != nil { self.keep(publication, entry, endpoint) }
     }
 
     /// Frames a publication once for the subscribers of a format, compresses it once for each way that they want it, and
@@ -155,7 +163,6 @@ extension ConnectionDriver {
         guard let message = self.message(for: publication, endpoint, entry, format) else { return }
         let isOnlyFormat = entry.formats.count == 1
         let opcode = message.kind.opcode
-        let topic = entry.number
         var plain: OutboundSegment?
         var compressed: [(windowBits: Int, segment: OutboundSegment)] = []
         for subscriber in entry.subscribers {
@@ -167,8 +174,12 @@ extension ConnectionDriver {
                 recovery.append(publication)
                 continue
             }
+            if unsafe !slot.pointee.flags.isDisjoint(with: [.writeBlocked, .behind]),
+                self.isHeldBack(publication, from: index, entry)
+            {
+                continue
+            }
             if !entry.ahead.isEmpty, entry.hasHad(publication, subscriber) { continue }
-            self.counts.messagesSent &+= 1
             var segment: OutboundSegment?
             if unsafe slot.pointee.flags.contains(.compressing),
                 let deflate = unsafe slot.pointee.details?.deflate
@@ -180,8 +191,7 @@ extension ConnectionDriver {
                         segment = unsafe self.published.encode(
                             opcode,
                             bytes.span.bytes,
-                            isCompressed: true,
-                            topic: topic
+                            isCompressed: true
                         )
                         self.compressors.recycle(bytes)
                     }
@@ -191,8 +201,7 @@ extension ConnectionDriver {
                     let made = unsafe self.published.encode(
                         opcode,
                         bytes.span.bytes,
-                        isCompressed: true,
-                        topic: topic
+                        isCompressed: true
                     )
                     compressed.append((bits, made))
                     segment = made
@@ -204,13 +213,21 @@ extension ConnectionDriver {
                     plain = self.published.encode(
                         opcode,
                         message.bytes,
-                        isCompressed: false,
-                        topic: topic
+                        isCompressed: false
                     )
                 }
                 segment = plain
             }
-            if let segment { self.append(segment, to: index, endpoint) }
+            guard let segment else { continue }
+            // Little is gathered for one connection: what its peer does not take now waits in the ring.
+            if unsafe slot.pointee.outbound.byteCount + segment.byteCount > endpoint.outbound.highWatermark,
+                self.mustHoldBack(publication, from: index, entry)
+            {
+                continue
+            }
+            self.counts.messagesSent &+= 1
+            unsafe slot.pointee.outbound.append(segment)
+            self.markDirty(index)
         }
     }
 
@@ -242,6 +259,8 @@ extension ConnectionDriver {
         where unsafe self.slots.pointer(Int(subscriber)).pointee.format == format {
             if let recovery = entry.recovering[subscriber] {
                 recovery.append(publication)
+            } else if self.isHeldBack(publication, from: Int(subscriber), entry) {
+                continue
             } else if !entry.hasHad(publication, subscriber) {
                 self.closeForGap(Int(subscriber))
             }
@@ -249,7 +268,7 @@ extension ConnectionDriver {
         return nil
     }
 
-    private func closeForGap(_ index: Int) {
+    func closeForGap(_ index: Int) {
         let slot = unsafe self.slots.pointer(index)
         guard unsafe slot.pointee.closing.isOpen else { return }
         self.fail(
@@ -258,38 +277,5 @@ extension ConnectionDriver {
             reason: "publications were lost: subscribe anew",
             cause: .publicationsLost
         )
-    }
-
-    /// Adds a publication to a subscriber's outbound buffer, or does with it what the policy for slow consumers says.
-    private func append(_ segment: OutboundSegment, to index: Int, _ endpoint: LoopEndpoint) {
-        let slot = unsafe self.slots.pointer(index)
-        let outbound = endpoint.configuration.outbound
-        if unsafe slot.pointee.flags.contains(.writeBlocked), outbound.slowConsumerPolicy == .conflate,
-            unsafe slot.pointee.outbound.removeOldestPublication(ofTopic: segment.topic) != nil
-        {
-            self.counts.slowConsumerConflations &+= 1
-        }
-        // What the peer would take at once is no backlog.
-        if unsafe slot.pointee.outbound.byteCount + segment.byteCount > outbound.byteCountMax {
-            self.flush(index)
-        }
-        if unsafe slot.pointee.outbound.byteCount + segment.byteCount > outbound.byteCountMax {
-            switch outbound.slowConsumerPolicy.base {
-            case .disconnect: return self.disconnectSlowConsumer(index)
-            case .dropNewest, .conflate:
-                self.counts.slowConsumerDrops &+= 1
-                return
-            case .dropOldest:
-                while unsafe slot.pointee.outbound.byteCount + segment.byteCount > outbound.byteCountMax {
-                    self.counts.slowConsumerDrops &+= 1
-                    guard unsafe slot.pointee.outbound.removeOldestPublication() != nil else { return }
-                }
-            }
-        }
-        unsafe slot.pointee.outbound.append(segment, merging: !endpoint.keepsPublicationsApart)
-        self.markDirty(index)
-        if unsafe slot.pointee.outbound.byteCount > outbound.highWatermark {
-            unsafe slot.pointee.flags.insert(.aboveHighWatermark)
-        }
     }
 }

@@ -34,6 +34,18 @@ internal import StarlingDeflate
     var ending: [UInt32] = []
     /// Connections whose handlers must be told that the outbound buffer is low again.
     var drained: [UInt32] = []
+    /// Connections that take bytes again and have missed publications.
+    var catchingUp: [UInt32] = []
+    /// Pages of histories that are asked for on behalf of such connections, and those to be asked for after them.
+    var backlogReadings = 0
+    var waitingReadings: [BacklogReading] = []
+    /// What of the budget is charged for this loop's connections.
+    var chargedByteCount = 0
+    /// Connections that are not read because memory is scarce, and the one that is read all the same.
+    var waitingForMemory: [ConnectionID] = []
+    var memoryTurn: (connection: ConnectionID, until: LoopInstant)?
+    var isMemoryScarce = false
+    var nextMemorySweep = LoopInstant(hundredths: 0)
     private var expired: [Int] = []
     /// Peers that closed or broke the protocol in this tick, until the tasks have seen the messages before it.
     var inputEnds: [(index: Int, end: InputEnd)] = []
@@ -111,9 +123,11 @@ internal import StarlingDeflate
             self.takeMail()
             self.runJobs(&jobsLeft)
             self.fanOut()
+            self.continueCatchingUp()
             self.answerInputEnds()
             self.flushDirty()
             self.serveDeadlines()
+            self.serveMemory()
             self.continueDrain()
             // Ends, and buffers that are low again, wake tasks; those may send, and those sends go out in this tick.
             var rounds = 0
@@ -133,7 +147,7 @@ internal import StarlingDeflate
             self.counts.ticks &+= 1
             self.statistics.publish(self.counts, self.gauges)
             return !self.jobs.isEmpty || !self.dirty.isEmpty || !self.drained.isEmpty
-                || !self.publications.isEmpty
+                || !self.publications.isEmpty || !self.catchingUp.isEmpty
         }
     }
 
@@ -148,7 +162,8 @@ internal import StarlingDeflate
     /// Whoever hands it work from now on wakes it.
     public func prepareToSleep() -> Int32 {
         guard self.loop.mailbox.prepareToSleep() else { return 0 }
-        return self.wheel.count > 0 || self.drain != nil ? Int32(TimerWheel.intervalMilliseconds) : -1
+        return self.wheel.count > 0 || self.drain != nil || !self.waitingForMemory.isEmpty
+            ? Int32(TimerWheel.intervalMilliseconds) : -1
     }
 
     /// Whether the server ends and nothing is left to do for it here.

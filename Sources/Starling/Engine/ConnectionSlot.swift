@@ -28,8 +28,6 @@ internal import StarlingCore
         static let writeBlocked = Flags(rawValue: 1 << 1)
         /// The outbound buffer passed its high watermark and is not below the low one again.
         static let aboveHighWatermark = Flags(rawValue: 1 << 2)
-        /// The application reads too slowly: the transport does not read.
-        static let readingPaused = Flags(rawValue: 1 << 3)
         /// A ping is out, and nothing has arrived since.
         static let awaitingPong = Flags(rawValue: 1 << 4)
         /// When the outbound buffer is empty: end the stream.
@@ -51,11 +49,17 @@ internal import StarlingCore
         static let explained = Flags(rawValue: 1 << 12)
         /// The stream has ended behind the peer's close frame: once that is answered, there is nothing to wait for.
         static let streamEnded = Flags(rawValue: 1 << 13)
+        /// Has a cursor in the ring of at least one topic.
+        static let behind = Flags(rawValue: 1 << 14)
+        /// In the list of connections that are sent what they have missed.
+        static let catchingUp = Flags(rawValue: 1 << 15)
     }
 
     var generation: UInt32 = 0
     var phase = Phase.free
     var flags: Flags = []
+    /// Why the transport does not read it.
+    var pauses: ReadingPauses = []
     var closing = ClosingHandshake()
     var cause = CloseCause.none
     /// How publications are sent to it; see ``LoopEndpoint/formats``.
@@ -126,6 +130,8 @@ final class ConnectionDetails {
     var upgradeSpan: UpgradeSpan?
     /// The newest ping's payload while the peer takes no bytes.
     var pendingPong: [UInt8]?
+    /// Bytes of messages that wait for an async handler, from the moment that they were too many until they are half of it.
+    var inboxByteCount = 0
     /// Whose `ping()` waits for a pong.
     var pinger: AsyncConnection?
 
@@ -133,10 +139,16 @@ final class ConnectionDetails {
         self.headReader = headReader
     }
 
+    /// Bytes that are held here: a request's head, what has come behind it, compression windows, a full inbox.
+    var heldByteCount: Int {
+        self.headReader.byteCount + self.stash.count + (self.deflate?.windowByteCount ?? 0)
+            + self.inboxByteCount
+    }
+
     /// Whether an open connection still needs any of this.
     var isNeeded: Bool {
         !self.path.isEmpty || self.subprotocol != nil || self.user != nil || self.deflate != nil
-            || !self.endReason.isEmpty
+            || !self.endReason.isEmpty || self.inboxByteCount > 0
     }
 }
 

@@ -20,12 +20,8 @@ final class LoopEndpoint {
     let authenticationTimeout: LoopInterval
     let lifetimeMax: LoopInterval?
     let compressionWindowTimeout: LoopInterval?
-    /// What is negotiated about compression.
-    ///
-    /// Where publications may be dropped, no message refers to an earlier one.
-    let deflate: DeflateConfiguration?
-    /// Whether waiting publications must stay apart, so that they can be dropped one by one.
-    let keepsPublicationsApart: Bool
+    /// How long a topic's ring keeps a publication.
+    let backlogAgeMax: LoopInterval
     let limitsRates: Bool
 
     /// What subscribers are sent, by the number of their format: 0 for those without a subprotocol of the endpoint's, and
@@ -65,15 +61,7 @@ final class LoopEndpoint {
         self.authenticationTimeout = LoopInterval(configuration.timeouts.authenticationTimeout)
         self.lifetimeMax = configuration.timeouts.lifetimeMax.map(LoopInterval.init)
         self.compressionWindowTimeout = configuration.timeouts.compressionWindowTimeout.map(LoopInterval.init)
-        var deflate = configuration.deflate
-        if configuration.outbound.slowConsumerPolicy != .disconnect {
-            deflate?.preferences.serverNoContextTakeover = true
-        }
-        self.deflate = deflate
-        switch configuration.outbound.slowConsumerPolicy.base {
-        case .disconnect, .dropNewest: self.keepsPublicationsApart = false
-        case .dropOldest, .conflate: self.keepsPublicationsApart = true
-        }
+        self.backlogAgeMax = LoopInterval(configuration.outbound.backlogAgeMax)
         self.limitsRates =
             configuration.rates.messagesPerSecondMax != nil || configuration.rates.bytesPerSecondMax != nil
     }

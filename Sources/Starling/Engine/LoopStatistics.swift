@@ -87,6 +87,11 @@ struct LoopCounts {
     var slowConsumerDisconnects: UInt64 = 0
     var slowConsumerDrops: UInt64 = 0
     var slowConsumerConflations: UInt64 = 0
+    var slowConsumers: UInt64 = 0
+    var memoryPauses: UInt64 = 0
+    var memorySheds: UInt64 = 0
+    var slowConsumerGaps: UInt64 = 0
+    var slowConsumerRecoveries: UInt64 = 0
     var acceptPauses: UInt64 = 0
     var affinityHits: UInt64 = 0
     var affinityMisses: UInt64 = 0
@@ -158,6 +163,11 @@ final class LoopStatistics: Sendable {
         store(.slowConsumerDisconnects, counts.slowConsumerDisconnects)
         store(.slowConsumerDrops, counts.slowConsumerDrops)
         store(.slowConsumerConflations, counts.slowConsumerConflations)
+        store(.memoryPauses, counts.memoryPauses)
+        store(.memorySheds, counts.memorySheds)
+        store(.slowConsumers, counts.slowConsumers)
+        store(.slowConsumerGaps, counts.slowConsumerGaps)
+        store(.slowConsumerRecoveries, counts.slowConsumerRecoveries)
         store(.acceptPauses, counts.acceptPauses)
         store(.openConnections, counts.openConnections)
         store(.affinityHits, counts.affinityHits)

@@ -36,19 +36,26 @@ struct OutboundSegment {
     var chunk: OutboundChunk
     var start: UInt32
     var end: UInt32
-    /// The topic's number for a publication, or 0: only publications may be dropped or conflated.
-    var topic: UInt32
 
     /// A segment in a chunk of its own.
     init(copying bytes: RawSpan) {
-        self.init(chunk: OutboundChunk(copying: bytes), start: 0, end: UInt32(bytes.byteCount), topic: 0)
+        self.init(chunk: OutboundChunk(copying: bytes), start: 0, end: UInt32(bytes.byteCount))
     }
 
-    init(chunk: OutboundChunk, start: UInt32, end: UInt32, topic: UInt32) {
+    init(chunk: OutboundChunk, start: UInt32, end: UInt32) {
         self.chunk = chunk
         self.start = start
         self.end = end
-        self.topic = topic
+    }
+
+    /// Whether the other one begins where this one ends.
+    func isFollowed(by other: OutboundSegment) -> Bool {
+        self.chunk === other.chunk && self.end == other.start
+    }
+
+    /// Whether it is no more than a quarter of the chunk that it keeps alive.
+    var isSmallPart: Bool {
+        self.byteCount * 4 <= self.chunk.capacity
     }
 
     var byteCount: Int {
@@ -62,11 +69,8 @@ struct OutboundSegment {
 
     /// The same bytes in a chunk that holds nothing else.
     func alone() -> OutboundSegment {
-        if self.byteCount == self.chunk.capacity { return self }
         // The chunk lives at least as long as `self`.
-        var copy = unsafe OutboundSegment(copying: RawSpan(_unsafeBytes: self.bytes))
-        copy.topic = self.topic
-        return copy
+        unsafe OutboundSegment(copying: RawSpan(_unsafeBytes: self.bytes))
     }
 }
 
@@ -87,8 +91,7 @@ struct OutboundSegment {
     mutating func encode(
         _ opcode: Opcode,
         _ payload: RawSpan,
-        isCompressed: Bool,
-        topic: UInt32 = 0
+        isCompressed: Bool
     ) -> OutboundSegment {
         let header = FrameHeader(
             opcode: opcode,
@@ -103,7 +106,7 @@ struct OutboundSegment {
             if byteCount > Self.chunkByteCount / 4 {
                 let chunk = OutboundChunk(capacity: byteCount)
                 unsafe FrameCodec.write(header, payload, to: chunk.base)
-                return OutboundSegment(chunk: chunk, start: 0, end: UInt32(byteCount), topic: topic)
+                return OutboundSegment(chunk: chunk, start: 0, end: UInt32(byteCount))
             }
             self.chunk = OutboundChunk(capacity: Self.chunkByteCount)
             self.used = 0
@@ -114,8 +117,7 @@ struct OutboundSegment {
         return OutboundSegment(
             chunk: self.chunk,
             start: UInt32(start),
-            end: UInt32(start + byteCount),
-            topic: topic
+            end: UInt32(start + byteCount)
         )
     }
 
@@ -132,7 +134,7 @@ struct OutboundSegment {
             unsafe queue.extendOnly(self.chunk.base, endingAt: self.used, by: byteCount)
         else {
             let segment = self.encode(opcode, payload, isCompressed: isCompressed)
-            return queue.append(segment, merging: true)
+            return queue.append(segment)
         }
         // The space was just checked; the queue's segment has been lengthened by it.
         unsafe FrameCodec.write(

@@ -35,27 +35,27 @@ struct OutboundQueue: ~Copyable {
         by byteCount: Int
     ) -> Bool {
         guard self.isContiguous, self.first != nil, unsafe self.first!.chunk.base == base,
-            Int(self.first!.end) == end, self.first!.topic == 0
+            Int(self.first!.end) == end
         else { return false }
         self.first!.end += UInt32(byteCount)
         self.byteCount += byteCount
         return true
     }
 
-    /// Adds a segment at the end; `merging` joins it with its neighbour, after which they can only go together.
-    mutating func append(_ segment: OutboundSegment, merging: Bool) {
+    /// Adds a segment at the end; joined with its neighbour if the two stand together.
+    mutating func append(_ segment: OutboundSegment) {
         self.byteCount += segment.byteCount
         if self.first == nil {
             self.first = segment
         } else if self.isContiguous {
-            if merging, self.first!.chunk === segment.chunk, self.first!.end == segment.start {
+            if self.first!.isFollowed(by: segment) {
                 self.first!.end = segment.end
             } else {
                 self.rest.append(segment)
             }
         } else {
             let last = self.rest.count - 1
-            if merging, self.rest[last].chunk === segment.chunk, self.rest[last].end == segment.start {
+            if self.rest[last].isFollowed(by: segment) {
                 self.rest[last].end = segment.end
             } else {
                 self.rest.append(segment)
@@ -70,8 +70,6 @@ struct OutboundQueue: ~Copyable {
         while left > 0, let segment = self.first {
             if left < segment.byteCount {
                 self.first!.start += UInt32(left)
-                // The rest of a frame must go out: it is no publication that could be dropped any more.
-                self.first!.topic = 0
                 self.isFirstStarted = true
                 return
             }
@@ -97,27 +95,22 @@ struct OutboundQueue: ~Copyable {
         self.byteCount = 0
     }
 
-    /// Removes the oldest publication of which nothing is written yet, of `topic` or of any; returns its bytes or nil.
-    mutating func removeOldestPublication(ofTopic topic: UInt32? = nil) -> Int? {
-        let matches = { (segment: OutboundSegment) in
-            segment.topic != 0 && (topic == nil || segment.topic == topic)
+    /// Copies what is left out of chunks that it would keep alive for little, now that the peer takes no bytes.
+    ///
+    /// Those that share much of a chunk go on sharing it: many peers that stop in one tick hold the same bytes.
+    mutating func leaveChunks() {
+        if let segment = self.first, segment.isSmallPart { self.first = segment.alone() }
+        for index in self.rest.indices[self.restStart...] where self.rest[index].isSmallPart {
+            self.rest[index] = self.rest[index].alone()
         }
-        if let segment = self.first, matches(segment) {
-            self.byteCount -= segment.byteCount
-            self.advance()
-            return segment.byteCount
-        }
-        guard let index = self.rest[self.restStart...].firstIndex(where: matches) else { return nil }
-        let removed = self.rest.remove(at: index).byteCount
-        self.byteCount -= removed
-        return removed
     }
 
-    /// Copies what is not a publication out of the loop's chunk, so that a peer that does not read cannot pin it.
-    mutating func ownDirectSegments() {
-        if let segment = self.first, segment.topic == 0 { self.first = segment.alone() }
-        for index in self.rest.indices[self.restStart...] where self.rest[index].topic == 0 {
-            self.rest[index] = self.rest[index].alone()
+    /// The same for what was just added behind it.
+    mutating func leaveLastChunk() {
+        if self.isContiguous {
+            if let segment = self.first, segment.isSmallPart { self.first = segment.alone() }
+        } else if let segment = self.rest.last, segment.isSmallPart {
+            self.rest[self.rest.count - 1] = segment.alone()
         }
     }
 

@@ -1,8 +1,6 @@
 /// A topic with subscribers on this loop.
 final class TopicEntry {
     let topic: Topic
-    /// Tells publications of different topics apart in outbound buffers; never 0.
-    let number: UInt32
     /// The subscribers' slots, in no order.
     var subscribers: [UInt32] = []
     /// Those of them that are being brought up to date, and get nothing live until they are.
@@ -23,9 +21,11 @@ final class TopicEntry {
         let pastEpoch: UInt64?
     }
 
-    init(topic: Topic, number: UInt32) {
+    /// What subscribers that have fallen behind have yet to get; nil while there are none.
+    var backlog: TopicBacklog?
+
+    init(topic: Topic) {
         self.topic = topic
-        self.number = number
     }
 
     /// A subscriber has had everything up to `cursor`.
@@ -54,19 +54,23 @@ final class TopicEntry {
     func forget(_ subscriber: UInt32) {
         if !self.recovering.isEmpty { self.recovering[subscriber] = nil }
         if !self.ahead.isEmpty { self.ahead[subscriber] = nil }
+        guard let backlog = self.backlog else { return }
+        backlog.remove(subscriber)
+        if backlog.isEmpty { self.backlog = nil }
     }
 }
 
 /// A connection's place among a topic's subscribers.
 struct Subscription {
     let entry: TopicEntry
-    var position: Int
+    var position: UInt32
+    /// What happens when the ring has passed the subscriber.
+    var policy: SlowConsumerPolicy
 }
 
 /// Who on this loop is subscribed to what, for one endpoint.
 struct TopicTable: ~Copyable {
     private var entries: [Topic: TopicEntry] = [:]
-    private var lastNumber: UInt32 = 0
     /// The same entries, in no order, for whoever looks at some of them at a time.
     private(set) var list: [TopicEntry] = []
     /// Subscribers of all topics together.
@@ -85,21 +89,28 @@ struct TopicTable: ~Copyable {
     }
 
     /// Adds a subscriber; says whether it is the loop's first of the topic, or nil if it was one before.
-    mutating func subscribe(_ index: Int, to topic: Topic, in slots: borrowing Slots) -> Bool? {
+    mutating func subscribe(
+        _ index: Int,
+        to topic: Topic,
+        _ policy: SlowConsumerPolicy,
+        in slots: borrowing Slots
+    ) -> Bool? {
         let slot = unsafe slots.pointer(index)
-        if unsafe slot.pointee.subscriptions.contains(where: { $0.entry.topic == topic }) { return nil }
+        if let place = unsafe slot.pointee.subscriptions.firstIndex(where: { $0.entry.topic == topic }) {
+            unsafe slot.pointee.subscriptions[place].policy = policy
+            return nil
+        }
         let entry: TopicEntry
         if let known = self.entries[topic] {
             entry = known
         } else {
-            self.lastNumber = self.lastNumber == .max ? 1 : self.lastNumber + 1
-            entry = TopicEntry(topic: topic, number: self.lastNumber)
+            entry = TopicEntry(topic: topic)
             self.entries[topic] = entry
             entry.position = self.list.count
             self.list.append(entry)
         }
         unsafe slot.pointee.subscriptions.append(
-            Subscription(entry: entry, position: entry.subscribers.count)
+            Subscription(entry: entry, position: UInt32(entry.subscribers.count), policy: policy)
         )
         entry.subscribers.append(UInt32(index))
         self.subscriptionCount += 1
@@ -120,11 +131,12 @@ struct TopicTable: ~Copyable {
     /// Takes a subscriber's place away, moves the last one there, and says whether the topic is now empty.
     mutating func remove(_ subscription: Subscription, in slots: borrowing Slots) -> Bool {
         let entry = subscription.entry
-        entry.forget(entry.subscribers[subscription.position])
+        let position = Int(subscription.position)
+        entry.forget(entry.subscribers[position])
         let moved = entry.subscribers.removeLast()
         self.subscriptionCount -= 1
-        if subscription.position < entry.subscribers.count {
-            entry.subscribers[subscription.position] = moved
+        if position < entry.subscribers.count {
+            entry.subscribers[position] = moved
             let other = unsafe slots.pointer(Int(moved))
             // The moved subscriber has this topic in its list: it was in the topic's.
             let place = unsafe other.pointee.subscriptions.firstIndex { $0.entry === entry }

@@ -5,6 +5,7 @@ enum LoopFigure: Int, CaseIterable, Sendable {
     case connections, topics, accepted, opened, messagesReceived, messagesSent, bytesReceived, bytesSent
     case publicationsDelivered, pings, httpResponses
     case slowConsumerDisconnects, slowConsumerDrops, slowConsumerConflations, acceptPauses, openConnections
+    case slowConsumers, slowConsumerGaps, slowConsumerRecoveries, memoryPauses, memorySheds
     case affinityHits, affinityMisses, recoveries, recoveryFailures
     case subscriptions, tasks, outboundBytes, ticks
 
@@ -50,7 +51,37 @@ enum LoopFigure: Int, CaseIterable, Sendable {
             .counter(
                 "slow_consumer_conflations_total",
                 "messages",
-                "Publications replaced by newer ones of their topic."
+                "Publications left out for newer ones of their key."
+            )
+        case .slowConsumers:
+            .counter(
+                "slow_consumers_total",
+                "subscriptions",
+                "Times that a subscriber fell behind its topic."
+            )
+        case .memoryPauses:
+            .counter(
+                "memory_pauses_total",
+                "connections",
+                "Times that a connection was not read because memory was scarce."
+            )
+        case .memorySheds:
+            .counter(
+                "memory_sheds_total",
+                "connections",
+                "Connections closed because they held most when memory was used up."
+            )
+        case .slowConsumerGaps:
+            .counter(
+                "slow_consumer_gaps_total",
+                "subscriptions",
+                "Times that a slow subscriber went on behind a gap."
+            )
+        case .slowConsumerRecoveries:
+            .counter(
+                "slow_consumer_recoveries_total",
+                "subscriptions",
+                "Times that a slow subscriber was served from the history."
             )
         case .acceptPauses:
             .counter(

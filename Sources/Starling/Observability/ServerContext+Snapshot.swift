@@ -29,7 +29,7 @@ extension ServerContext {
             topics: await self.largestTopics(min(options.topicCountMax, ServerSnapshot.countMax), deadline),
             memory: ServerSnapshot.Memory(
                 heldBytes: self.memory.byteCount,
-                heldBytesMax: self.configuration.heldBytesMax,
+                heldBytesMax: self.memory.byteCountMax,
                 outboundBytes: figures[.outboundBytes]
             ),
             limits: ServerSnapshot.ServerLimits(

@@ -118,7 +118,7 @@ public struct ServerSnapshot: Sendable, Hashable, Codable {
     public struct Memory: Sendable, Hashable, Codable {
         /// Bytes of unfinished messages, and of what waits for peers.
         public var heldBytes: Int
-        /// The limit, ``ServerConfiguration/heldBytesMax``.
+        /// The limit, ``MemoryBudget/byteCountMax``.
         public var heldBytesMax: Int
         /// What of it waits for peers.
         public var outboundBytes: UInt64

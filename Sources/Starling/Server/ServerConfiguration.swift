@@ -18,12 +18,8 @@ public struct ServerConfiguration: Sendable {
     ///
     /// Off by default.
     public var upgradesPerSecondMax: Int?
-    /// Bytes that all connections may hold together: unfinished messages, and what waits for peers that read slowly.
-    ///
-    /// Above it upgrades are refused with 503 and `Retry-After`, and a connection that comes to hold more is closed with
-    /// 1013; those that hold nothing go on. An idle connection holds nothing. A publication that waits for several peers
-    /// is counted for each of them.
-    public var heldBytesMax = 1 << 30
+    /// What all connections may hold together, shared with the process's other servers by default.
+    public var memory = MemoryBudget.process
     /// Bytes and fields of a request's head.
     public var headLimits = Limits()
     /// A request's head must arrive within this time; a connection that is kept must send the next one within it.

@@ -60,7 +60,7 @@ public final class ServerContext: Sendable {
         self.configuration = configuration
         self.routes = routes
         self.admission = AdmissionControl(configuration)
-        self.memory = MemoryBudget(byteCountMax: configuration.heldBytesMax)
+        self.memory = configuration.memory
         self.logger = configuration.logger
         self.handshakeTimeout = LoopInterval(configuration.handshakeTimeout)
         self.lingerTimeout = LoopInterval(configuration.lingerTimeout)
@@ -212,7 +212,7 @@ public final class ServerContext: Sendable {
         var readings = LoopFigure.allCases.map { MetricReading($0.family, figures[$0]) }
         readings += [
             MetricReading(.heldBytes, UInt64(max(0, self.memory.byteCount))),
-            MetricReading(.heldBytesMax, UInt64(max(0, self.configuration.heldBytesMax))),
+            MetricReading(.heldBytesMax, UInt64(self.memory.byteCountMax)),
             MetricReading(.connectionsMax, UInt64(max(0, self.configuration.connectionsMax))),
             MetricReading(.ready, self.isReady ? 1 : 0),
             MetricReading(.draining, self.stage == .draining ? 1 : 0),

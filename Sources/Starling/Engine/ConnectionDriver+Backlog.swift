@@ -1,0 +1,405 @@
+internal import StarlingCore
+
+/// Subscribers that have fallen behind, and how they catch up.
+///
+/// A subscriber that takes no bytes is given no publications: it gets a cursor in the topic's ring. When it takes bytes again
+/// it is sent what the ring has, a portion per tick, so that those who keep up are not kept waiting. What the ring has
+/// given up meanwhile is dealt with as the subscription's ``SlowConsumerPolicy`` says.
+extension ConnectionDriver {
+    /// Publications that are read from a history at once for a subscriber that catches up.
+    static let backlogPageCountMax = 64
+    /// Subscribers of a loop that may be served from histories at once; others wait their turn.
+    static let backlogReadingsMax = 16
+
+    /// Whether a publication waits in the ring for this subscriber, since it cannot be written or has not caught up.
+    func isHeldBack(_ publication: Publication, from index: Int, _ entry: TopicEntry) -> Bool {
+        let slot = unsafe self.slots.pointer(index)
+        if unsafe slot.pointee.flags.contains(.behind), entry.backlog?.cursors[UInt32(index)] != nil {
+            return true
+        }
+        guard unsafe slot.pointee.flags.contains(.writeBlocked) else { return false }
+        self.fallBehind(index, missing: publication, entry)
+        return true
+    }
+
+    /// Writes what has been gathered for a subscriber; whether the publication must wait, since the peer takes no more.
+    func mustHoldBack(_ publication: Publication, from index: Int, _ entry: TopicEntry) -> Bool {
+        let slot = unsafe self.slots.pointer(index)
+        self.flush(index)
+        guard unsafe slot.pointee.closing.isOpen else { return true }
+        guard unsafe slot.pointee.flags.contains(.writeBlocked) else { return false }
+        self.fallBehind(index, missing: publication, entry)
+        return true
+    }
+
+    /// Gives a subscriber a cursor, from this publication on.
+    func fallBehind(_ index: Int, missing publication: Publication, _ entry: TopicEntry) {
+        let slot = unsafe self.slots.pointer(index)
+        let policy = unsafe slot.pointee.subscriptions.first { $0.entry === entry }?.policy ?? .disconnect
+        let backlog = entry.backlog ?? TopicBacklog(budget: self.server.memory)
+        entry.backlog = backlog
+        backlog.add(UInt32(index), missing: publication, policy)
+        unsafe slot.pointee.flags.insert(.behind)
+        self.counts.slowConsumers &+= 1
+    }
+
+    /// Puts a publication that is delivered into the topic's ring, if somebody is behind.
+    func keep(_ publication: Publication, _ entry: TopicEntry, _ endpoint: LoopEndpoint) {
+        guard let backlog = entry.backlog else { return }
+        guard !backlog.isEmpty else {
+            entry.backlog = nil
+            return
+        }
+        backlog.append(publication, at: self.now) { endpoint.configuration.conflationKey?($0) ?? "" }
+        self.trim(backlog, endpoint)
+        for subscriber in backlog.passedForGood() { self.disconnectSlowConsumer(Int(subscriber)) }
+    }
+
+    func trim(_ backlog: TopicBacklog, _ endpoint: LoopEndpoint) {
+        let outbound = endpoint.outbound
+        let oldest = LoopInstant(hundredths: self.now.hundredths &- endpoint.backlogAgeMax.hundredths)
+        let byteCountMax =
+            self.server.memory.isScarce
+            ? outbound.backlogByteCountMax / Self.scarceBacklogDivisor : outbound.backlogByteCountMax
+        backlog.trim(byteCountMax: byteCountMax, arrivedBefore: oldest)
+    }
+
+    /// Above the soft limit of memory, rings are so many times smaller.
+    static let scarceBacklogDivisor: Int = 8
+
+    // MARK: - Catching up
+
+    /// Has a connection caught up in this tick, or the next.
+    func scheduleCatchUp(_ index: Int) {
+        let slot = unsafe self.slots.pointer(index)
+        guard unsafe slot.pointee.flags.contains(.behind), unsafe !slot.pointee.flags.contains(.catchingUp)
+        else { return }
+        unsafe slot.pointee.flags.insert(.catchingUp)
+        self.catchingUp.append(UInt32(index))
+    }
+
+    /// Sends each connection that takes bytes again a portion of what it has missed.
+    func continueCatchingUp() {
+        guard !self.catchingUp.isEmpty else { return }
+        let indices = self.catchingUp
+        self.catchingUp = []
+        for index in indices {
+            let slot = unsafe self.slots.pointer(Int(index))
+            guard unsafe slot.pointee.flags.contains(.catchingUp) else { continue }
+            unsafe slot.pointee.flags.remove(.catchingUp)
+            self.catchUp(Int(index))
+        }
+    }
+
+    private func catchUp(_ index: Int) {
+        let slot = unsafe self.slots.pointer(index)
+        guard unsafe slot.pointee.phase == .open, unsafe slot.pointee.closing.isOpen,
+            let endpoint = unsafe slot.pointee.endpoint
+        else { return }
+        // What still waits from before comes first.
+        self.flush(index)
+        var isBehind = false
+        var mayGoOn = false
+        let count = unsafe slot.pointee.subscriptions.count
+        for offset in 0..<count {
+            // Not always the same topic first.
+            let place = (offset + Int(truncatingIfNeeded: self.counts.ticks)) % count
+            let entry = unsafe slot.pointee.subscriptions[place].entry
+            guard let backlog = entry.backlog, backlog.cursors[UInt32(index)] != nil else { continue }
+            let outcome = self.catchUp(index, entry, backlog, endpoint)
+            guard unsafe slot.pointee.closing.isOpen else { return }
+            switch outcome {
+            case .upToDate: continue
+            case .waiting: isBehind = true
+            case .more:
+                isBehind = true
+                mayGoOn = true
+            }
+        }
+        self.flush(index)
+        if !isBehind {
+            unsafe slot.pointee.flags.remove(.behind)
+        } else if mayGoOn, unsafe !slot.pointee.flags.contains(.writeBlocked) {
+            self.scheduleCatchUp(index)
+        }
+    }
+
+    private enum CatchUp {
+        case upToDate
+        /// The history is asked, or the connection takes no more.
+        case waiting
+        case more
+    }
+
+    /// Sends what a subscriber has missed of one topic, as much as there is room for in its outbound buffer.
+    private func catchUp(
+        _ index: Int,
+        _ entry: TopicEntry,
+        _ backlog: TopicBacklog,
+        _ endpoint: LoopEndpoint
+    ) -> CatchUp {
+        let slot = unsafe self.slots.pointer(index)
+        let subscriber = UInt32(index)
+        guard var cursor = backlog.cursors[subscriber] else { return .upToDate }
+        self.trim(backlog, endpoint)
+        // A subscriber that begins anew from a position takes another way; it has no cursor any more.
+        while true {
+            guard unsafe slot.pointee.outbound.byteCount < endpoint.outbound.highWatermark else {
+                backlog.update(subscriber, cursor)
+                return unsafe slot.pointee.flags.contains(.writeBlocked) ? .waiting : .more
+            }
+            if case .asked = cursor.reading { return .waiting }
+            if case .page(var rest, let newest, let askedAt) = cursor.reading {
+                if let publication = rest.popFirst() {
+                    cursor.reading = .page(rest, newest: newest, askedAt: askedAt)
+                    cursor.position = publication.position ?? cursor.position
+                    self.deliver(publication, to: index, entry, endpoint)
+                } else if let position = cursor.position,
+                    let number = backlog.number(after: position, newest: newest, askedAt: askedAt)
+                {
+                    cursor.next = number
+                    cursor.reading = .none
+                } else {
+                    return self.readOn(index, entry, backlog, cursor, endpoint)
+                }
+                continue
+            }
+            if backlog.hasPassed(cursor) {
+                guard let next = self.passed(index, entry, backlog, cursor, endpoint) else { return .waiting }
+                cursor = next
+                if case .asked = cursor.reading { return .waiting }
+            }
+            guard let missed = backlog.next(for: cursor) else { break }
+            if cursor.policy == .conflate {
+                self.counts.slowConsumerConflations &+= missed.number - cursor.next
+            }
+            cursor.next = missed.number + 1
+            // The history has brought it further than this.
+            if let position = missed.publication.position, let had = cursor.position,
+                missed.publication.notice == nil
+            {
+                if position.epoch == had.epoch, position.offset <= had.offset { continue }
+                cursor.position = position
+            }
+            if !self.deliverMissed(missed.publication, to: index, entry, endpoint) { return .waiting }
+        }
+        backlog.remove(subscriber)
+        if backlog.isEmpty { entry.backlog = nil }
+        if let position = cursor.position { entry.broughtUp(subscriber, to: position) }
+        return .upToDate
+    }
+
+    /// Sends a subscriber something out of the ring; false if it was closed instead.
+    private func deliverMissed(
+        _ publication: Publication,
+        to index: Int,
+        _ entry: TopicEntry,
+        _ endpoint: LoopEndpoint
+    ) -> Bool {
+        if entry.hasHad(publication, UInt32(index)) { return true }
+        guard case .gap = publication.notice, let newest = publication.position else {
+            self.deliver(publication, to: index, entry, endpoint)
+            return true
+        }
+        return self.tellGap(TopicGap(topic: publication.topic, newest: newest), to: index, endpoint)
+    }
+
+    /// Frames a publication for one subscriber.
+    private func deliver(
+        _ publication: Publication,
+        to index: Int,
+        _ entry: TopicEntry,
+        _ endpoint: LoopEndpoint
+    ) {
+        let slot = unsafe self.slots.pointer(index)
+        guard let message = unsafe endpoint.format(publication, slot.pointee.format) else { return }
+        self.counts.messagesSent &+= 1
+        if unsafe slot.pointee.flags.contains(.compressing),
+            let deflate = unsafe slot.pointee.details?.deflate,
+            let compressed = self.compress(message.bytes, for: deflate, index)
+        {
+            unsafe self.appendFrame(
+                message.kind.opcode,
+                compressed.span.bytes,
+                isCompressed: true,
+                to: index
+            )
+            self.compressors.recycle(compressed)
+        } else {
+            self.appendFrame(message.kind.opcode, message.bytes, to: index)
+        }
+    }
+
+    /// Tells one subscriber of a gap, or sends it away; false if it was sent away.
+    func tellGap(_ gap: TopicGap, to index: Int, _ endpoint: LoopEndpoint) -> Bool {
+        let format = unsafe Int(self.slots.pointer(index).pointee.format)
+        guard let message = endpoint.formats[format].gap?(gap) else {
+            self.closeForGap(index)
+            return false
+        }
+        self.appendFrame(message.kind.opcode, message.bytes, to: index)
+        return true
+    }
+
+    // MARK: - What the ring has given up
+
+    /// The ring has passed a subscriber: where it goes on, or nil if it was closed.
+    private func passed(
+        _ index: Int,
+        _ entry: TopicEntry,
+        _ backlog: TopicBacklog,
+        _ cursor: TopicBacklog.Cursor,
+        _ endpoint: LoopEndpoint
+    ) -> TopicBacklog.Cursor? {
+        if backlog.hasLostPresence(cursor) {
+            self.closeForGap(index)
+            return nil
+        }
+        switch cursor.policy.base {
+        case .disconnect:
+            self.disconnectSlowConsumer(index)
+            return nil
+        case .conflate: return self.conflated(index, entry, backlog, cursor, endpoint)
+        case .skip: return self.skipped(index, entry, backlog, cursor, endpoint)
+        case .recover:
+            guard let position = cursor.position, endpoint.hub.history != nil else {
+                return self.skipped(index, entry, backlog, cursor, endpoint)
+            }
+            var cursor = cursor
+            cursor.reading = .asked(atNumber: backlog.nextNumber)
+            backlog.update(UInt32(index), cursor)
+            self.readHistory(index, entry.topic, after: position, endpoint)
+            return cursor
+        }
+    }
+
+    /// Only those publications are missing for which there are newer ones; unless there was no room for all keys.
+    private func conflated(
+        _ index: Int,
+        _ entry: TopicEntry,
+        _ backlog: TopicBacklog,
+        _ cursor: TopicBacklog.Cursor,
+        _ endpoint: LoopEndpoint
+    ) -> TopicBacklog.Cursor? {
+        var cursor = cursor
+        guard let lost = backlog.lastKeptTrimmed, lost >= cursor.next else { return cursor }
+        self.counts.slowConsumerDrops &+= 1
+        cursor.next = lost + 1
+        guard let newest = backlog.lastTrimmedPosition else { return cursor }
+        let gap = TopicGap(topic: entry.topic, after: cursor.position, newest: newest)
+        return self.tellGap(gap, to: index, endpoint) ? cursor : nil
+    }
+
+    /// Goes on with the oldest publication in the ring, and says so.
+    private func skipped(
+        _ index: Int,
+        _ entry: TopicEntry,
+        _ backlog: TopicBacklog,
+        _ cursor: TopicBacklog.Cursor,
+        _ endpoint: LoopEndpoint
+    ) -> TopicBacklog.Cursor? {
+        var cursor = cursor
+        self.counts.slowConsumerDrops &+= backlog.passedCount(cursor)
+        self.counts.slowConsumerGaps &+= 1
+        cursor.next = backlog.firstNumber
+        cursor.reading = .none
+        guard let newest = backlog.lastTrimmedPosition else { return cursor }
+        let gap = TopicGap(topic: entry.topic, after: cursor.position, newest: newest)
+        cursor.position = newest
+        return self.tellGap(gap, to: index, endpoint) ? cursor : nil
+    }
+
+    // MARK: - From the history
+
+    /// All of a page is sent and the ring does not connect to it.
+    private func readOn(
+        _ index: Int,
+        _ entry: TopicEntry,
+        _ backlog: TopicBacklog,
+        _ cursor: TopicBacklog.Cursor,
+        _ endpoint: LoopEndpoint
+    ) -> CatchUp {
+        var cursor = cursor
+        guard let position = cursor.position else { return .upToDate }
+        cursor.reading = .asked(atNumber: backlog.nextNumber)
+        backlog.update(UInt32(index), cursor)
+        self.readHistory(index, entry.topic, after: position, endpoint)
+        return .waiting
+    }
+
+    private func readHistory(
+        _ index: Int,
+        _ topic: Topic,
+        after position: StreamPosition,
+        _ endpoint: LoopEndpoint
+    ) {
+        let reading = BacklogReading(
+            connection: self.id(of: index),
+            topic: topic,
+            position: position,
+            endpoint: endpoint.index
+        )
+        guard self.backlogReadings < Self.backlogReadingsMax else {
+            self.waitingReadings.append(reading)
+            return
+        }
+        self.begin(reading)
+    }
+
+    private func begin(_ reading: BacklogReading) {
+        guard let history = self.endpoints[reading.endpoint].hub.history else { return }
+        self.backlogReadings += 1
+        let loop = self.loop
+        Task(executorPreference: loop) {
+            let page = await reading.page(of: history)
+            loop.post(.perform { $0?.historyArrived(page, reading) })
+        }
+    }
+
+    private func historyArrived(_ page: TopicHistory?, _ reading: BacklogReading) {
+        self.backlogReadings -= 1
+        self.take(page, reading)
+        while self.backlogReadings < Self.backlogReadingsMax, !self.waitingReadings.isEmpty {
+            self.begin(self.waitingReadings.removeFirst())
+        }
+    }
+
+    private func take(_ page: TopicHistory?, _ reading: BacklogReading) {
+        guard let index = self.index(of: reading.connection) else { return }
+        let endpoint = self.endpoints[reading.endpoint]
+        guard let entry = endpoint.topics.subscribers(of: reading.topic), let backlog = entry.backlog,
+            var cursor = backlog.cursors[UInt32(index)], cursor.position == reading.position,
+            case .asked(let askedAt) = cursor.reading
+        else { return }
+        if let page, let newest = page.newest, page.isComplete,
+            !(page.publications.isEmpty && newest == reading.position)
+                || backlog.number(after: reading.position, newest: newest, askedAt: askedAt) != nil
+        {
+            if backlog.hasPassed(cursor) { self.counts.slowConsumerRecoveries &+= 1 }
+            cursor.reading = .page(page.publications[...], newest: newest, askedAt: askedAt)
+        } else {
+            // The history does not reach back so far, or has not what the ring has passed: go on with the ring.
+            guard let next = self.skipped(index, entry, backlog, cursor, endpoint) else { return }
+            cursor = next
+        }
+        backlog.update(UInt32(index), cursor)
+        self.scheduleCatchUp(index)
+    }
+}
+
+/// A page of a history that is asked for on behalf of a subscriber.
+struct BacklogReading: Sendable {
+    let connection: ConnectionID
+    let topic: Topic
+    let position: StreamPosition
+    let endpoint: Int
+
+    /// The page; nil if the broadcaster, which logs it, has failed, as if the history were lost.
+    func page(of history: any HistoryBroadcaster) async -> TopicHistory? {
+        try? await history.history(
+            of: self.topic,
+            after: self.position,
+            countMax: ConnectionDriver.backlogPageCountMax
+        )
+    }
+}

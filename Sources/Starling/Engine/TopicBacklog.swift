@@ -1,0 +1,252 @@
+/// What the subscribers of a topic that cannot be written have yet to get: its publications, kept once for all of them, and
+/// a cursor for each.
+///
+/// The publications are a ring, bounded by bytes and age. A thousand subscribers that have stopped reading cost a thousand
+/// cursors and one ring. It is there only while somebody is behind.
+final class TopicBacklog {
+    /// How far a subscriber has come.
+    struct Cursor {
+        /// The number of the next publication that it has not had.
+        var next: UInt64
+        /// The position of the last one that it has had; nil for a topic without positions.
+        var position: StreamPosition?
+        let policy: SlowConsumerPolicy
+        /// What it is sent from the history, once the ring has passed it.
+        var reading = Reading.none
+    }
+
+    /// A subscriber's way through the history.
+    enum Reading {
+        case none
+        /// A page is asked for; what the ring gets from `number` on has come since.
+        case asked(atNumber: UInt64)
+        /// A page has come, and is being sent.
+        case page(ArraySlice<Publication>, newest: StreamPosition, askedAt: UInt64)
+    }
+
+    struct Entry {
+        let number: UInt64
+        let publication: Publication
+        let arrivedAt: LoopInstant
+        /// What a newer publication must share to take this one's place; nil where nobody conflates.
+        let key: String?
+        /// Whether a newer publication has the same key.
+        var isSuperseded = false
+
+        var byteCount: Int {
+            TopicBacklog.entryByteCount + self.publication.message.byteCount
+        }
+    }
+
+    /// What is counted for a publication beside its payload.
+    static let entryByteCount = 160
+
+    private(set) var cursors: [UInt32: Cursor] = [:]
+    private(set) var byteCount = 0
+    /// The position of the newest publication that the ring had to give up.
+    private(set) var lastTrimmedPosition: StreamPosition?
+
+    private var ring: [Entry] = []
+    private var start = 0
+    private(set) var nextNumber: UInt64 = 0
+    /// The number of the newest presence event that the ring had to give up; no history has those.
+    private var lastTrimmedPresence: UInt64?
+
+    /// The newest publications of their keys that the ring had to give up, for those who conflate; oldest first.
+    private var kept: [Entry] = []
+    private var newestOfKey: [String: UInt64] = [:]
+    private var conflatingCount = 0
+    /// The number of the newest publication of a key that there was no room for.
+    private(set) var lastKeptTrimmed: UInt64?
+    /// No cursor of a subscriber that is to be disconnected stands before this number.
+    private var strictFloor = UInt64.max
+
+    private let budget: MemoryBudget
+
+    init(budget: MemoryBudget) {
+        self.budget = budget
+    }
+
+    deinit {
+        self.budget.charge(-self.byteCount)
+    }
+
+    // MARK: - Who is behind
+
+    /// Notes that a subscriber cannot be given `publication`, the next one that the ring will get.
+    func add(_ subscriber: UInt32, missing publication: Publication, _ policy: SlowConsumerPolicy) {
+        // Everything before this publication has been sent to it.
+        let position = publication.position.map { position in
+            StreamPosition(epoch: position.epoch, offset: max(1, position.offset) - 1)
+        }
+        self.cursors[subscriber] = Cursor(next: self.nextNumber, position: position, policy: policy)
+        switch policy.base {
+        case .conflate: self.conflatingCount += 1
+        case .disconnect: self.strictFloor = min(self.strictFloor, self.nextNumber)
+        case .recover, .skip: break
+        }
+    }
+
+    func update(_ subscriber: UInt32, _ cursor: Cursor) {
+        self.cursors[subscriber] = cursor
+    }
+
+    /// A subscriber is up to date, or gone.
+    func remove(_ subscriber: UInt32) {
+        guard let cursor = self.cursors.removeValue(forKey: subscriber) else { return }
+        guard cursor.policy == .conflate else { return }
+        self.conflatingCount -= 1
+        guard self.conflatingCount == 0 else { return }
+        self.charge(-self.kept.reduce(0) { $0 + $1.byteCount })
+        self.kept = []
+        self.newestOfKey = [:]
+        self.lastKeptTrimmed = nil
+    }
+
+    var isEmpty: Bool {
+        self.cursors.isEmpty
+    }
+
+    /// Those that are to be disconnected, since the ring has passed them.
+    ///
+    /// Looks at all cursors only if the ring may have passed one.
+    func passedForGood() -> [UInt32] {
+        guard self.firstNumber > self.strictFloor else { return [] }
+        let strict = self.cursors.filter { $0.value.policy == .disconnect }
+        let passed = strict.filter { self.hasPassed($0.value) }
+        self.strictFloor = strict.values.lazy.map(\.next).filter { $0 >= self.firstNumber }.min() ?? .max
+        return passed.keys.sorted()
+    }
+
+    // MARK: - What they have yet to get
+
+    /// The number of the oldest publication in the ring.
+    var firstNumber: UInt64 {
+        self.nextNumber - UInt64(self.ring.count - self.start)
+    }
+
+    /// Adds a publication; `key` is asked for only if somebody conflates.
+    func append(_ publication: Publication, at now: LoopInstant, key: (Publication) -> String) {
+        var entryKey: String?
+        if self.conflatingCount > 0, publication.notice == nil {
+            let key = key(publication)
+            entryKey = key
+            if let older = self.newestOfKey.updateValue(self.nextNumber, forKey: key) {
+                self.supersede(older)
+            }
+        }
+        let entry = Entry(number: self.nextNumber, publication: publication, arrivedAt: now, key: entryKey)
+        self.ring.append(entry)
+        self.nextNumber += 1
+        self.charge(entry.byteCount)
+    }
+
+    /// Gives up the oldest publications until the bounds hold; the newest one always stays.
+    func trim(byteCountMax: Int, arrivedBefore: LoopInstant) {
+        while self.ring.count - self.start > 1,
+            self.byteCount > byteCountMax || self.ring[self.start].arrivedAt.isBefore(arrivedBefore)
+        {
+            self.trimFirst()
+        }
+        while self.byteCount > byteCountMax, !self.kept.isEmpty {
+            let lost = self.kept.removeFirst()
+            self.lastKeptTrimmed = lost.number
+            if let key = lost.key, self.newestOfKey[key] == lost.number { self.newestOfKey[key] = nil }
+            self.charge(-lost.byteCount)
+        }
+    }
+
+    private func trimFirst() {
+        let entry = self.ring[self.start]
+        self.start += 1
+        if self.start > 32, self.start > self.ring.count / 2 {
+            self.ring.removeFirst(self.start)
+            self.start = 0
+        }
+        switch entry.publication.notice {
+        case .presence: self.lastTrimmedPresence = entry.number
+        case .gap, nil: self.lastTrimmedPosition = entry.publication.position ?? self.lastTrimmedPosition
+        }
+        if self.conflatingCount > 0, entry.key != nil, !entry.isSuperseded {
+            self.kept.append(entry)
+        } else {
+            self.charge(-entry.byteCount)
+        }
+    }
+
+    private func supersede(_ number: UInt64) {
+        if number >= self.firstNumber {
+            self.ring[self.start + Int(number - self.firstNumber)].isSuperseded = true
+        } else if let index = self.kept.firstIndex(where: { $0.number == number }) {
+            self.charge(-self.kept.remove(at: index).byteCount)
+        }
+    }
+
+    private func charge(_ byteCount: Int) {
+        self.byteCount += byteCount
+        self.budget.charge(byteCount)
+    }
+
+    /// Whether the ring has given up something that the subscriber has not had.
+    func hasPassed(_ cursor: Cursor) -> Bool {
+        cursor.next < self.firstNumber
+    }
+
+    /// Whether something is lost to the subscriber that nothing can replace: a presence event.
+    func hasLostPresence(_ cursor: Cursor) -> Bool {
+        self.lastTrimmedPresence.map { $0 >= cursor.next } ?? false
+    }
+
+    /// How many publications a subscriber that goes on with the oldest in the ring does not get.
+    func passedCount(_ cursor: Cursor) -> UInt64 {
+        self.hasPassed(cursor) ? self.firstNumber - cursor.next : 0
+    }
+
+    /// The next publication for a subscriber; nil if it has had them all.
+    func next(for cursor: Cursor) -> Entry? {
+        if cursor.policy == .conflate { return self.nextConflated(from: cursor.next) }
+        let number = max(cursor.next, self.firstNumber)
+        return number < self.nextNumber ? self.ring[self.start + Int(number - self.firstNumber)] : nil
+    }
+
+    private func nextConflated(from number: UInt64) -> Entry? {
+        if number < self.firstNumber, let entry = self.kept.first(where: { $0.number >= number }) {
+            return entry
+        }
+        let offset = Int(max(number, self.firstNumber) - self.firstNumber)
+        return self.ring[(self.start + offset)...].first { !$0.isSuperseded }
+    }
+
+    // MARK: - From the history back to the ring
+
+    /// The number from which on the ring has what follows `position`; nil if there is more in the history between the two.
+    ///
+    /// - Parameters:
+    ///   - position: What the subscriber has had.
+    ///   - newest: The newest in the history when it was read last.
+    ///   - askedAt: The number of the next publication when it was asked for.
+    func number(after position: StreamPosition, newest: StreamPosition, askedAt: UInt64) -> UInt64? {
+        if let trimmed = self.lastTrimmedPosition, trimmed.epoch == position.epoch,
+            trimmed.offset > position.offset
+        {
+            return nil
+        }
+        var number = self.firstNumber
+        for entry in self.ring[self.start...] {
+            guard let other = entry.publication.position else { continue }
+            if other.epoch == position.epoch {
+                if other.offset > position.offset {
+                    let follows = other.offset == position.offset + 1 && entry.publication.notice == nil
+                    return follows ? number : nil
+                }
+            } else if entry.number >= askedAt {
+                // An epoch that the history did not know of yet; an older one was over before it was asked.
+                return nil
+            }
+            number = entry.number + 1
+        }
+        return position == newest ? number : nil
+    }
+}
+
+@available(*, unavailable) extension TopicBacklog: Sendable {}

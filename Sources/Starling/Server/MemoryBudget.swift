@@ -1,0 +1,55 @@
+internal import Synchronization
+
+/// What all connections of a process may hold together, so that overload costs some of them their connection and never the
+/// process its life.
+///
+/// Charged are unfinished messages and request heads, what waits for peers that read slowly, the rings of topics with slow
+/// subscribers, compression windows of connections' own, and full inboxes of async handlers. A connection that is idle, or
+/// whose peer sends whole messages and reads what it is sent, is charged nothing and never touches the budget. Memory of the
+/// application, the slots of connections and the kernel's socket buffers are not in it.
+///
+/// - Above ``scarceByteCount`` connections that come to hold more are not read, but for one at a time on each event loop, so that
+///   unfinished messages become whole; rings of topics keep an eighth; compression windows that are not in use are released.
+/// - Above ``byteCountMax`` upgrades are refused with 503 and `Retry-After`, and those connections that hold most are closed with
+///   1013 until the rest fits.
+///
+/// Servers share ``process`` unless their configuration says otherwise. Any thread.
+public final class MemoryBudget: Sendable {
+    /// The budget of every server that is given no other: 1 GiB.
+    public static let process = MemoryBudget(byteCountMax: 1 << 30)
+
+    /// Bytes above which the largest holders are closed.
+    public let byteCountMax: Int
+    /// Bytes above which connections are held back.
+    public let scarceByteCount: Int
+    private let used = Atomic<Int>(0)
+
+    /// Makes a budget.
+    ///
+    /// - Parameters:
+    ///   - byteCountMax: Leave room for the rest of the process, and for what one tick of each loop may receive before it is
+    ///     noticed: some 16 MiB.
+    ///   - scarceByteCount: Three quarters of that unless told otherwise.
+    public init(byteCountMax: Int, scarceByteCount: Int? = nil) {
+        precondition(byteCountMax > 0, "a budget without bytes would refuse every upgrade")
+        self.byteCountMax = byteCountMax
+        self.scarceByteCount = min(scarceByteCount ?? byteCountMax / 4 * 3, byteCountMax)
+    }
+
+    /// Bytes that are held now.
+    public var byteCount: Int {
+        self.used.load(ordering: .relaxed)
+    }
+
+    func charge(_ byteCount: Int) {
+        self.used.add(byteCount, ordering: .relaxed)
+    }
+
+    var isScarce: Bool {
+        self.byteCount > self.scarceByteCount
+    }
+
+    var isFull: Bool {
+        self.byteCount > self.byteCountMax
+    }
+}

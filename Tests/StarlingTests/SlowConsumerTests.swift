@@ -1,0 +1,386 @@
+import Starling
+import StarlingCore
+import StarlingTesting
+import Testing
+
+/// Subscribes to the topics that the path names, separated by commas, each with a policy if it says one: `/a=skip,b`.
+private struct SubscriberHandler: ConnectionHandler {
+    static let policies: [Substring: SlowConsumerPolicy] = [
+        "disconnect": .disconnect, "recover": .recover, "skip": .skip, "conflate": .conflate,
+    ]
+
+    mutating func opened(_ connection: inout Connection<Self>, userData: Void) {
+        for word in connection.path.dropFirst().split(separator: ",") {
+            let parts = word.split(separator: "=")
+            connection.subscribe(
+                to: Topic(String(parts[0])),
+                slowConsumerPolicy: parts.count == 2 ? Self.policies[parts[1]] : nil
+            )
+        }
+    }
+    mutating func received(_ message: borrowing MessageView, on connection: inout Connection<Self>) {
+        connection.send(message)
+    }
+}
+
+/// A server whose topics beginning with `h` have a history, and what publishes to them.
+private struct Room {
+    let broadcaster: InMemoryBroadcaster
+    let server: EmbeddedTransport
+    let memory: MemoryBudget
+
+    init(
+        historyCountMax: Int = 10_000,
+        memory: MemoryBudget = MemoryBudget(byteCountMax: 1 << 30),
+        _ configure: (inout EndpointConfiguration) -> Void = { _ in }
+    ) {
+        self.broadcaster = InMemoryBroadcaster { topic in
+            topic.name.hasPrefix("h") ? HistoryLimits(countMax: historyCountMax, byteCountMax: 64 << 20) : nil
+        }
+        self.memory = memory
+        var configuration = EndpointConfiguration()
+        configuration.deflate = nil
+        configuration.outbound.backlogByteCountMax = 20_000
+        configuration.timeouts.writeTimeout = .seconds(3600)
+        configuration.timeouts.pingInterval = nil
+        configuration.publicationFormat.gap = { gap in
+            .text("gap \(gap.after?.offset ?? 0)..\(gap.newest.offset)")
+        }
+        configuration.conflationKey = { publication in
+            String(publication.message.text?.split(separator: ":").first ?? "")
+        }
+        configure(&configuration)
+        let endpoint = WebSocketEndpoint(
+            broadcaster: self.broadcaster,
+            configuration: configuration,
+            handler: SubscriberHandler()
+        )
+        var server = ServerConfiguration()
+        server.memory = memory
+        self.server = EmbeddedTransport(configuration: server) { WebSocketRoute("*", endpoint) }
+    }
+
+    func subscriber(_ path: String) throws -> Client {
+        let client = try Client(self.server, path: path)
+        #expect(client.takeStatus() == 101)
+        return client
+    }
+
+    func publish(_ text: String, to topic: String) async throws {
+        try await self.broadcaster.publish(.text(text), to: Topic(topic))
+        self.settle()
+    }
+
+    /// Lets the loop do all that it can without time passing.
+    func settle() {
+        self.server.advance(by: .milliseconds(1))
+    }
+
+    func figure(_ name: String) async -> Int {
+        let registry = self.server.registry
+        let snapshot = await self.server.waiting {
+            await registry.context.snapshot(ServerSnapshot.Options())
+        }
+        return snapshot.totals[name].map { Int($0) } ?? -1
+    }
+}
+
+/// The messages that have come as a whole, since the last call; `rest` is what has come of the next one.
+private func texts(_ client: Client, rest: inout [UInt8]) -> [String] {
+    var bytes = (rest + client.server.takeOutput(of: client.connection))[...]
+    var texts: [String] = []
+    while bytes.count >= 2, let first = bytes.first {
+        // None of these tests' frames is longer than 125 bytes.
+        let payload = bytes.dropFirst(2).prefix(Int(bytes[bytes.startIndex + 1]))
+        guard payload.count == Int(bytes[bytes.startIndex + 1]) else { break }
+        texts.append(
+            first == 0x81
+                ? String(decoding: payload, as: UTF8.self)
+                : "close " + payload.prefix(2).map { "\($0)" }.joined(separator: " ")
+        )
+        bytes = bytes.dropFirst(2 + payload.count)
+    }
+    rest = Array(bytes)
+    return texts
+}
+
+private func texts(_ client: Client) -> [String] {
+    var rest: [UInt8] = []
+    defer { #expect(rest.isEmpty, "a message has come in part") }
+    return texts(client, rest: &rest)
+}
+
+private let closedWith1013 = "close 3 245"
+
+/// A text of 100 bytes that begins with a number.
+private func numbered(_ number: Int) -> String {
+    let digits = "\(number):"
+    return digits + String(repeating: "x", count: 100 - digits.count)
+}
+
+private func numbers(_ texts: [String]) -> [Int] {
+    texts.compactMap { $0.split(separator: ":").first.flatMap { Int($0) } }
+}
+
+@Suite struct SlowConsumerTests {
+    @Test(
+        "Who is behind gets what the ring has, in order, with every policy",
+        arguments: ["disconnect", "recover", "skip"]
+    )
+    func catchesUp(_ policy: String) async throws {
+        let room = Room()
+        let slow = try room.subscriber("/h=\(policy)")
+        let fast = try room.subscriber("/h")
+        room.server.limitOutput(of: slow.connection, to: 30)
+        for number in 1...50 { try await room.publish(numbered(number), to: "h") }
+        #expect(numbers(texts(fast)) == Array(1...50))
+        room.server.limitOutput(of: slow.connection, to: nil)
+        room.settle()
+        #expect(numbers(texts(slow)) == Array(1...50))
+        // From now on it is served like any other.
+        try await room.publish(numbered(51), to: "h")
+        #expect(numbers(texts(slow)) == [51])
+        #expect(room.memory.byteCount == 0)
+    }
+
+    @Test("Hundreds that stop reading cost one ring, and the others lose nothing")
+    func costs() async throws {
+        let room = Room { $0.outbound.slowConsumerPolicy = .skip }
+        let fast = try room.subscriber("/t")
+        let slow = try (0..<200).map { _ in try room.subscriber("/t") }
+        for client in slow { room.server.limitOutput(of: client.connection, to: 50) }
+        var received: [Int] = []
+        for number in 1...1000 {
+            try await room.broadcaster.publish(.text(numbered(number)), to: "t")
+            if number % 20 == 0 {
+                room.settle()
+                received += numbers(texts(fast))
+            }
+        }
+        #expect(received == Array(1...1000))
+        // The rest of the burst in which each of them stopped, and the ring.
+        #expect(room.memory.byteCount <= 200 * 20 * 102 + 20_000)
+        #expect(await room.figure("slow_consumers_total") == 200)
+        for client in slow { room.server.endInput(of: client.connection) }
+        room.settle()
+        #expect(room.memory.byteCount == 0)
+    }
+
+    @Test("With `disconnect`, a ring that has passed a subscriber ends it with 1013")
+    func disconnects() async throws {
+        let room = Room()
+        let slow = try room.subscriber("/t")
+        room.server.limitOutput(of: slow.connection, to: 0)
+        // 76 of 260 bytes fit into the ring.
+        for number in 1...76 { try await room.publish(numbered(number), to: "t") }
+        #expect(await room.figure("slow_consumer_disconnects_total") == 0)
+        for number in 77...80 { try await room.publish(numbered(number), to: "t") }
+        #expect(await room.figure("slow_consumer_disconnects_total") == 1)
+        room.server.limitOutput(of: slow.connection, to: nil)
+        // What was begun is finished: the first, at which it stopped.
+        #expect(texts(slow).last == closedWith1013)
+        #expect(room.memory.byteCount == 0)
+    }
+
+    @Test(
+        "With `skip`, it goes on with the oldest in the ring, and is told between which positions nothing comes"
+    )
+    func skips() async throws {
+        let room = Room()
+        let slow = try room.subscriber("/h=skip,t=skip")
+        room.server.limitOutput(of: slow.connection, to: 0)
+        for number in 1...100 {
+            try await room.publish(numbered(number), to: "h")
+            try await room.publish(numbered(1000 + number), to: "t")
+        }
+        room.server.limitOutput(of: slow.connection, to: nil)
+        room.settle()
+        let all = texts(slow)
+        let gaps = all.filter { $0.hasPrefix("gap") }
+        let ofH = numbers(all).filter { $0 <= 1000 }
+        let ofT = numbers(all).filter { $0 > 1000 }
+        let first = try #require(ofH.dropFirst().first)
+        #expect(first > 2)
+        #expect(gaps == ["gap 1..\(first - 1)"], "a topic without positions has no gaps to tell of")
+        #expect(ofH == [1] + Array(first...100))
+        // The first that came to the topic could not be written any more.
+        let firstOfT = try #require(ofT.first)
+        #expect(ofT == Array(firstOfT...1100) && firstOfT > 1001)
+        #expect(await room.figure("slow_consumer_gaps_total") == 2)
+        #expect(await room.figure("slow_consumer_drops_total") == first - 2 + firstOfT - 1001)
+    }
+
+    @Test("With `skip`, and no word for a gap, it is closed with 1013 instead")
+    func skipsInSilence() async throws {
+        let room = Room { $0.publicationFormat.gap = nil }
+        let slow = try room.subscriber("/h=skip")
+        room.server.limitOutput(of: slow.connection, to: 0)
+        for number in 1...100 { try await room.publish(numbered(number), to: "h") }
+        room.server.limitOutput(of: slow.connection, to: nil)
+        room.settle()
+        #expect(texts(slow).last == closedWith1013)
+    }
+
+    @Test("With `recover`, what the ring has not is read from the history, page by page")
+    func recovers() async throws {
+        let room = Room()
+        let slow = try room.subscriber("/h=recover")
+        room.server.limitOutput(of: slow.connection, to: 0)
+        for number in 1...1000 { try await room.publish(numbered(number), to: "h") }
+        var received: [Int] = []
+        var rest: [UInt8] = []
+        // It reads on in small portions while more is published.
+        for number in 1001...1100 {
+            room.server.limitOutput(of: slow.connection, to: 500)
+            try await room.publish(numbered(number), to: "h")
+            received += numbers(texts(slow, rest: &rest))
+        }
+        #expect(!received.isEmpty && received.count < 1000)
+        room.server.limitOutput(of: slow.connection, to: nil)
+        room.settle()
+        received += numbers(texts(slow, rest: &rest))
+        #expect(received == Array(1...1100))
+        #expect(await room.figure("slow_consumer_recoveries_total") > 0)
+        #expect(await room.figure("slow_consumer_gaps_total") == 0)
+    }
+
+    @Test("With `recover`, and a history that does not reach back, it is told of the gap")
+    func recoversNot() async throws {
+        let room = Room(historyCountMax: 10)
+        let slow = try room.subscriber("/h=recover")
+        room.server.limitOutput(of: slow.connection, to: 0)
+        for number in 1...200 { try await room.publish(numbered(number), to: "h") }
+        room.server.limitOutput(of: slow.connection, to: nil)
+        room.settle()
+        let all = texts(slow)
+        let first = try #require(numbers(all).dropFirst().first)
+        #expect(all.dropFirst().first == "gap 1..\(first - 1)")
+        #expect(numbers(all) == [1] + Array(first...200))
+    }
+
+    @Test("With `conflate`, only the newest of each key comes, even where the ring has given them up")
+    func conflates() async throws {
+        let room = Room()
+        let slow = try room.subscriber("/t=conflate")
+        room.server.limitOutput(of: slow.connection, to: 0)
+        try await room.publish("begun:0", to: "t")
+        try await room.publish("rare:1", to: "t")
+        for number in 1...300 { try await room.publish("\(number % 3):\(number)", to: "t") }
+        try await room.publish("last:1", to: "t")
+        room.server.limitOutput(of: slow.connection, to: nil)
+        room.settle()
+        #expect(texts(slow) == ["begun:0", "rare:1", "1:298", "2:299", "0:300", "last:1"])
+        #expect(await room.figure("slow_consumer_conflations_total") == 297)
+        #expect(room.memory.byteCount == 0)
+    }
+
+    @Test("With `conflate`, and more keys than there is room for, what is left out is counted")
+    func conflatesTooMuch() async throws {
+        let room = Room()
+        let slow = try room.subscriber("/h=conflate")
+        room.server.limitOutput(of: slow.connection, to: 0)
+        for number in 1...500 { try await room.publish("key \(number):1", to: "h") }
+        #expect(room.memory.byteCount < 21_000)
+        room.server.limitOutput(of: slow.connection, to: nil)
+        room.settle()
+        let all = texts(slow)
+        #expect(all.dropFirst().first?.hasPrefix("gap 1..") == true)
+        #expect(all.last == "key 500:1")
+        #expect(await room.figure("slow_consumer_drops_total") > 0)
+    }
+
+    @Test("The ring forgets what is too old")
+    func ages() async throws {
+        let room = Room { $0.outbound.backlogAgeMax = .seconds(5.5) }
+        let slow = try room.subscriber("/t=skip")
+        room.server.limitOutput(of: slow.connection, to: 0)
+        for number in 1...10 {
+            try await room.publish(numbered(number), to: "t")
+            room.server.advance(by: .seconds(1))
+        }
+        room.server.limitOutput(of: slow.connection, to: nil)
+        room.settle()
+        #expect(numbers(texts(slow)) == [1, 6, 7, 8, 9, 10])
+    }
+
+    @Test("A presence event that is lost cannot be replaced: the client is to come back")
+    func losesPresence() async throws {
+        let room = Room { $0.publicationFormat.presence = { .text("presence \($0.member.id)") } }
+        let slow = try room.subscriber("/h=recover")
+        room.server.limitOutput(of: slow.connection, to: 0)
+        try await room.publish(numbered(1), to: "h")
+        let broadcaster = room.broadcaster
+        await room.server.waiting {
+            try? await broadcaster.enter(PresenceMember(id: "someone", info: ""), "h")
+        }
+        for number in 2...200 { try await room.publish(numbered(number), to: "h") }
+        room.server.limitOutput(of: slow.connection, to: nil)
+        room.settle()
+        #expect(texts(slow).last == closedWith1013)
+    }
+
+    @Test("Answers to a slow peer of its own overtake publications, and keep their order")
+    func answers() async throws {
+        let room = Room()
+        let slow = try room.subscriber("/t=skip")
+        room.server.limitOutput(of: slow.connection, to: 0)
+        for number in 1...20 {
+            try await room.publish(numbered(number), to: "t")
+            slow.send(.text, Array("answer \(number)".utf8))
+        }
+        room.server.limitOutput(of: slow.connection, to: nil)
+        room.settle()
+        let all = texts(slow)
+        #expect(numbers(all) == Array(1...20))
+        #expect(all.filter { $0.hasPrefix("answer") } == (1...20).map { "answer \($0)" })
+    }
+
+    @Test(
+        "Whatever it takes and when, a subscriber that recovers gets each publication once and in order",
+        arguments: 0..<60
+    )
+    func anyCourse(_ seed: UInt64) async throws {
+        var random = SeededGenerator(seed: seed)
+        let room = Room { $0.outbound.backlogByteCountMax = 2000 }
+        let clients = try (0..<4).map { _ in try room.subscriber("/h=recover,hh=recover") }
+        var received = [[Int]](repeating: [], count: 8)
+        var published = [0, 0]
+        var rests = [[UInt8]](repeating: [], count: 4)
+        func collect() {
+            for (index, client) in clients.enumerated() {
+                for number in numbers(texts(client, rest: &rests[index])) {
+                    received[index * 2 + (number >= 100_000 ? 1 : 0)].append(number % 100_000)
+                }
+            }
+        }
+        for _ in 0..<150 {
+            switch Int.random(in: 0..<4, using: &random) {
+            case 0:
+                let client = clients.randomElement(using: &random)
+                let amount = [0, 0, 7, 110, 1500, 5000].randomElement(using: &random)
+                if let client { room.server.limitOutput(of: client.connection, to: amount) }
+            case 1: room.settle()
+            default:
+                for _ in 0..<Int.random(in: 1...8, using: &random) {
+                    let topic = Int.random(in: 0...1, using: &random)
+                    published[topic] += 1
+                    try await room.broadcaster.publish(
+                        .text(numbered(published[topic] + topic * 100_000)),
+                        to: topic == 0 ? "h" : "hh"
+                    )
+                }
+            }
+            collect()
+        }
+        for client in clients { room.server.limitOutput(of: client.connection, to: nil) }
+        for _ in 0..<20 { room.settle() }
+        collect()
+        for (index, numbers) in received.enumerated() {
+            #expect(
+                numbers == Array(1..<(published[index % 2] + 1)),
+                "client \(index / 2), topic \(index % 2)"
+            )
+        }
+        #expect(room.memory.byteCount == 0)
+    }
+}
