@@ -111,7 +111,11 @@ extension ConnectionDriver {
         guard let endpoint = unsafe slot.pointee.endpoint,
             unsafe self.isDue(slot.pointee.phaseSince + endpoint.authenticationTimeout)
         else { return }
-        self.refuse(index, Self.busy("The server did not decide in time.\n"), .authenticationTimeout)
+        self.refuse(
+            index,
+            Self.busy("The server did not decide in time.\n", retryAfter: self.randomRetryDelay()),
+            .authenticationTimeout
+        )
     }
 
     private func serveOpenDeadlines(_ index: Int) {

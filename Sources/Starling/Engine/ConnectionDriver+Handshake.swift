@@ -8,8 +8,9 @@ extension ConnectionDriver {
     /// if it must be closed at once, after ``ServerContext/fullResponse``: the server has too many.
     public func accept(from address: RemoteAddress) -> Int? {
         guard self.drain == nil, self.server.admission.admitConnection(from: address) else {
-            self.counts.refusals[.serverFull] += 1
-            self.logNotAccepted(address, self.drain == nil ? .serverFull : .draining)
+            let cause = self.drain == nil ? RefusalCause.serverFull : .draining
+            self.counts.refusals[cause] += 1
+            self.logNotAccepted(address, cause)
             return nil
         }
         guard let index = self.slots.allocate() else {
@@ -169,13 +170,21 @@ extension ConnectionDriver {
             return self.refuse(index, .text("This origin may not connect.\n", status: .forbidden), .origin)
         }
         guard self.drain == nil else {
-            return self.refuse(index, Self.busy("The server shuts down.\n"), .draining)
+            return self.refuse(index, self.shutsDown, .draining)
         }
         guard !self.server.memory.isFull else {
-            return self.refuse(index, Self.busy("The server is out of memory.\n"), .memory)
+            return self.refuse(
+                index,
+                Self.busy("The server is out of memory.\n", retryAfter: self.randomRetryDelay()),
+                .memory
+            )
         }
         guard self.server.admission.admitUpgrade(at: self.now) else {
-            return self.refuse(index, Self.busy("Too many upgrades at once.\n"), .upgradeRate)
+            return self.refuse(
+                index,
+                Self.busy("Too many upgrades at once.\n", retryAfter: self.randomRetryDelay()),
+                .upgradeRate
+            )
         }
         let slot = unsafe self.slots.pointer(index)
         // From here on the connection is this client's: it is upgraded, or ends.
@@ -308,6 +317,8 @@ extension ConnectionDriver {
         guard let details = unsafe slot.pointee.details, let handshake = details.handshake,
             let endpoint = unsafe slot.pointee.endpoint
         else { preconditionFailure("an upgrade was decided that had not begun") }
+        // The shutdown may have begun while the application decided.
+        guard self.drain == nil else { return self.refuse(index, self.shutsDown, .draining) }
         if let user {
             guard self.server.admission.admitUser(user) else {
                 return self.refuse(
@@ -482,9 +493,25 @@ extension ConnectionDriver {
         self.finishAfterFlush(index, cause: cause.closeCause)
     }
 
-    static func busy(_ text: String) -> HTTPReply {
+    /// What a client is told that comes while the server shuts down: to come back when the others that are here do.
+    private var shutsDown: HTTPReply {
+        let longest = LoopInterval(self.server.configuration.drainRetryDelayMax).wholeSeconds
+        let delay = self.server.surroundings.random(1...max(1, longest))
+        return Self.busy("The server shuts down.\n", retryAfter: delay)
+    }
+
+    /// When to ask again for what nobody knows when it will be there.
+    func randomRetryDelay() -> UInt32 {
+        self.server.surroundings.random(1...Self.blindRetryDelayMax)
+    }
+
+    /// Refused clients that cannot be told better are spread over so many seconds.
+    static let blindRetryDelayMax: UInt32 = 5
+
+    /// 503, and the seconds after which to ask again.
+    static func busy(_ text: String, retryAfter seconds: UInt32) -> HTTPReply {
         var reply = HTTPReply.text(text, status: .serviceUnavailable)
-        reply.headerFields[.retryAfter] = "1"
+        reply.headerFields[.retryAfter] = String(seconds)
         return reply
     }
 }

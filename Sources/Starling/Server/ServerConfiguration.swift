@@ -31,9 +31,13 @@ public struct ServerConfiguration: Sendable {
     /// How long the end of a peer's stream is waited for after the end of ours.
     public var lingerTimeout: Duration = .seconds(2)
     /// Graceful shutdown: connections are closed with 1001, evenly over this time.
+    ///
+    /// The last of them a second before ``drainTimeout`` at the latest, or after half of it, so that there is time for goodbyes.
     public var drainSpread: Duration = .seconds(5)
-    /// Graceful shutdown: each client is asked to come back after a random part of this time, in its close frame's reason
-    /// (`retry in 1200 ms`) and by its subprotocol.
+    /// Graceful shutdown: each client is asked to come back after a random part of this time, its slot, in its close frame's
+    /// reason (`retry in 1200 ms`) and by its subprotocol.
+    ///
+    /// No slot ends later than ``drainTimeout``: when the server has ended, everybody is back elsewhere.
     public var drainRetryDelayMax: Duration = .seconds(2)
     /// Graceful shutdown: what is left after this time is cut, and its tasks are cancelled.
     public var drainTimeout: Duration = .seconds(10)
