@@ -371,6 +371,7 @@ let package = Package(
             path: "Tests/JavaScript/Server",
             swiftSettings: settings
         ),
+        .executableTarget(name: "StormClient", path: "Tests/Overload/Client"),
         .executableTarget(
             name: "RollingClient",
             dependencies: [

@@ -16,7 +16,7 @@ extension ConnectionDriver {
             unsafe slot.pointee.closeSentAt = self.now
             self.appendClose(code, reason: reason, to: index)
             // What the peer still sends must be read, or its close frame would never be seen.
-            self.setReading(true, index)
+            self.readToTheEnd(index)
             self.scheduleDeadline(index)
         case .echoCloseThenShutdown, .shutdown, .ignore: break
         }
@@ -95,7 +95,7 @@ extension ConnectionDriver {
         }
         unsafe slot.pointee.flags.insert(.finishAfterFlush)
         unsafe slot.pointee.phaseSince = self.now
-        self.setReading(true, index)
+        self.readToTheEnd(index)
         self.markDirty(index)
         self.scheduleDeadline(index)
     }

@@ -179,26 +179,15 @@ extension ConnectionDriver {
                 .memory
             )
         }
-        guard self.server.admission.admitUpgrade(at: self.now) else {
-            return self.refuse(
-                index,
-                Self.busy("Too many upgrades at once.\n", retryAfter: self.randomRetryDelay()),
-                .upgradeRate
-            )
+        // The time may be long until its turn comes: what can be told of it now is told now.
+        let verdict = self.server.admission.requestUpgrade(
+            at: self.now,
+            isDecided: self.server.endpoint(number).authenticate != nil
+        )
+        if case .refuse(let delay) = verdict {
+            return self.refuse(index, self.tooManyUpgrades(delay), .upgradeRate)
         }
         let slot = unsafe self.slots.pointer(index)
-        // From here on the connection is this client's: it is upgraded, or ends.
-        let client = unsafe self.server.configuration.trustedProxies.client(
-            of: slot.pointee.address,
-            head.request.headerFields
-        )
-        guard self.move(index, to: client) else {
-            return self.refuse(
-                index,
-                .text("Too many connections from this address.\n", status: .tooManyRequests),
-                .connectionsPerAddress
-            )
-        }
         let details = self.details(of: index)
         unsafe slot.pointee.endpoint = endpoint
         details.handshake = handshake
@@ -208,8 +197,30 @@ extension ConnectionDriver {
         if self.server.routes[self.server.routeIndex(ofEndpoint: number)].isWildcard {
             details.path = String(path)
         }
+        if verdict == .wait { self.awaitTurn(index) } else { self.proceedWithUpgrade(index) }
+    }
 
-        guard let authenticate = self.server.endpoint(number).authenticate else {
+    /// An upgrade's turn has come: the application decides about it, or it is accepted.
+    func proceedWithUpgrade(_ index: Int) {
+        let slot = unsafe self.slots.pointer(index)
+        guard let details = unsafe slot.pointee.details, let handshake = details.handshake,
+            let endpoint = unsafe slot.pointee.endpoint
+        else { preconditionFailure("an upgrade's turn came that had not begun") }
+        let authenticate = self.server.endpoint(endpoint.index).authenticate
+        // From here on the connection is this client's: it is upgraded, or ends.
+        let client = unsafe self.server.configuration.trustedProxies.client(
+            of: slot.pointee.address,
+            handshake.request.headerFields
+        )
+        guard self.move(index, to: client) else {
+            if authenticate != nil { self.server.admission.decided() }
+            return self.refuse(
+                index,
+                .text("Too many connections from this address.\n", status: .tooManyRequests),
+                .connectionsPerAddress
+            )
+        }
+        guard let authenticate else {
             self.open(index, userData: nil, user: nil, subprotocol: nil, headerFields: [:])
             return
         }
@@ -220,6 +231,7 @@ extension ConnectionDriver {
             remoteAddress: slot.pointee.address
         )
         let logger = self.server.logger
+        let admission = self.server.admission
         let span = details.upgradeSpan
         self.startDecision(index) {
             let decision: UpgradeDecision<any Sendable>
@@ -233,6 +245,7 @@ extension ConnectionDriver {
                 logger.error("authenticate failed", metadata: [LoggingKeys.error: "\(error)"])
                 decision = .refuse(.internalServerError, body: "The server could not decide.\n")
             }
+            admission.decided()
             return { driver, index in
                 switch decision.base {
                 case .accept(let data, let user, let subprotocol, let fields):
@@ -250,8 +263,8 @@ extension ConnectionDriver {
         }
     }
 
-    /// Pauses the connection until the application has decided.
-    private func decide(_ index: Int) {
+    /// Pauses the connection until the application has decided, or its turn has come.
+    func decide(_ index: Int) {
         let slot = unsafe self.slots.pointer(index)
         unsafe slot.pointee.phase = .deciding
         unsafe slot.pointee.phaseSince = self.now
@@ -285,7 +298,7 @@ extension ConnectionDriver {
     }
 
     /// Goes on with the bytes that arrived while the application decided.
-    private func resumeAfterDecision(_ index: Int) {
+    func resumeAfterDecision(_ index: Int) {
         let slot = unsafe self.slots.pointer(index)
         unsafe slot.pointee.phaseSince = self.now
         self.setReading(true, index)
@@ -494,7 +507,7 @@ extension ConnectionDriver {
     }
 
     /// What a client is told that comes while the server shuts down: to come back when the others that are here do.
-    private var shutsDown: HTTPReply {
+    var shutsDown: HTTPReply {
         let longest = LoopInterval(self.server.configuration.drainRetryDelayMax).wholeSeconds
         let delay = self.server.surroundings.random(1...max(1, longest))
         return Self.busy("The server shuts down.\n", retryAfter: delay)

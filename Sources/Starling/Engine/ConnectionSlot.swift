@@ -28,7 +28,7 @@ internal import StarlingCore
         static let writeBlocked = Flags(rawValue: 1 << 1)
         /// The outbound buffer passed its high watermark and is not below the low one again.
         static let aboveHighWatermark = Flags(rawValue: 1 << 2)
-        /// The application reads too slowly: the transport does not read.
+        /// The transport does not read; `readingPauses` says why.
         static let readingPaused = Flags(rawValue: 1 << 3)
         /// A ping is out, and nothing has arrived since.
         static let awaitingPong = Flags(rawValue: 1 << 4)
@@ -82,7 +82,10 @@ internal import StarlingCore
     var closeSentAt = LoopInstant(hundredths: 0)
     var blockedSince = LoopInstant(hundredths: 0)
 
-    var rates = RateWindow()
+    /// What the peer has used of what it may send.
+    var rates = RateMeter()
+    /// Why it is not read.
+    var readingPauses: ReadingPauses = []
     /// What the server's memory budget is charged with for this connection.
     var chargedByteCount: UInt32 = 0
     /// What of it the loop's figures count as waiting for the peer.
@@ -113,6 +116,8 @@ final class ConnectionDetails {
     /// Bytes that arrived while the application decided.
     var stash: [UInt8] = []
     var handshake: Handshake?
+    /// Whether the upgrade waits for its turn.
+    var isAwaitingTurn = false
     /// What a client waits for.
     var attempt: ConnectAttempt?
     var deflate: ConnectionDeflate?
@@ -137,19 +142,6 @@ final class ConnectionDetails {
     var isNeeded: Bool {
         !self.path.isEmpty || self.subprotocol != nil || self.user != nil || self.deflate != nil
             || !self.endReason.isEmpty
-    }
-}
-
-/// What a peer has done within the current second of the loop's clock.
-struct RateWindow {
-    var second: UInt32 = 0
-    var controlFrames: UInt16 = 0
-    var messages: UInt32 = 0
-    var bytes: UInt64 = 0
-
-    mutating func advance(to now: LoopInstant) {
-        let second = now.hundredths / 100
-        if second != self.second { self = RateWindow(second: second) }
     }
 }
 

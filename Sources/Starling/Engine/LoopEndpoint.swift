@@ -27,6 +27,7 @@ final class LoopEndpoint {
     /// Whether waiting publications must stay apart, so that they can be dropped one by one.
     let keepsPublicationsApart: Bool
     let limitsRates: Bool
+    let rates: RateRules
 
     /// What subscribers are sent, by the number of their format: 0 for those without a subprotocol of the endpoint's, and
     /// one more than its index for the others.
@@ -76,5 +77,6 @@ final class LoopEndpoint {
         }
         self.limitsRates =
             configuration.rates.messagesPerSecondMax != nil || configuration.rates.bytesPerSecondMax != nil
+        self.rates = RateRules(configuration.rates)
     }
 }

@@ -14,10 +14,24 @@ public struct ServerConfiguration: Sendable {
     ///
     /// Off by default.
     public var connectionsPerUserMax: Int?
-    /// Upgrades per second in all; further ones are refused with 503 and `Retry-After`.
+    /// Upgrades per second in all; further ones wait for their turn, see ``upgradeQueueMax``.
     ///
     /// Off by default.
     public var upgradesPerSecondMax: Int?
+    /// Upgrades that may come at once after a quiet time; as many as in a second if nil, and a twentieth of them at least.
+    public var upgradeBurstMax: Int?
+    /// Upgrades that `authenticate` decides about at the same time, in all; further ones wait for their turn.
+    ///
+    /// What `authenticate` asks, a database for example, is then asked no more than so much at once by clients that come back together.
+    public var authenticationsMax = 1000
+    /// Upgrades that may wait for their turn, in order, in all; further ones are refused with 503 and `Retry-After`.
+    ///
+    /// A waiting one holds its request, and has no task. `Retry-After` says when there will be room, by the rate, the number of those that
+    /// wait, and those that were told before. 0: nobody waits.
+    public var upgradeQueueMax = 10_000
+    /// How long an upgrade may wait for its turn. One that would have to wait longer is refused at once, with 503 and
+    /// `Retry-After`; and so is one that has.
+    public var upgradeQueueTimeout: Duration = .seconds(3)
     /// Bytes that all connections may hold together: unfinished messages, and what waits for peers that read slowly.
     ///
     /// Above it upgrades are refused with 503 and `Retry-After`, and a connection that comes to hold more is closed with

@@ -15,6 +15,7 @@ public final class ServerContext: Sendable {
     let surroundings: Surroundings
     let handshakeTimeout: LoopInterval
     let lingerTimeout: LoopInterval
+    let upgradeQueueTimeout: LoopInterval
 
     private struct Endpoint {
         let endpoint: WebSocketEndpoint
@@ -64,6 +65,7 @@ public final class ServerContext: Sendable {
         self.logger = configuration.logger
         self.handshakeTimeout = LoopInterval(configuration.handshakeTimeout)
         self.lingerTimeout = LoopInterval(configuration.lingerTimeout)
+        self.upgradeQueueTimeout = LoopInterval(configuration.upgradeQueueTimeout)
         var endpoints: [Endpoint] = []
         for (route, entry) in routes.enumerated() {
             guard case .webSocket(let endpoint) = entry.target else { continue }
