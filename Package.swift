@@ -382,6 +382,17 @@ let package = Package(
             path: "Tests/JavaScript/Server",
             swiftSettings: settings
         ),
+        .executableTarget(name: "StormClient", path: "Tests/Overload/Client"),
+        .executableTarget(
+            name: "RollingClient",
+            dependencies: [
+                "Starling", "StarlingCore", "StarlingNative", "StarlingTopics",
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
+                .product(name: "HTTPTypes", package: "swift-http-types"),
+            ],
+            path: "Tests/Deploys/Client",
+            swiftSettings: settings
+        ),
         .testTarget(
             name: "StarlingNativeTests",
             dependencies: [

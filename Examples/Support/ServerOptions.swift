@@ -50,6 +50,9 @@ public struct ServerOptions: ParsableArguments {
     @Option(help: "Upgrades per second in all.")
     var maxUpgradeRate: Int?
 
+    @Option(help: "Seconds that an upgrade over that rate may wait for its turn.")
+    var maxUpgradeWait = 3
+
     @Option(help: "Bytes that may wait for a peer that reads slowly.")
     var maxOutbound = 1 << 20
 
@@ -61,6 +64,9 @@ public struct ServerOptions: ParsableArguments {
 
     @Option(help: "Bytes per second and connection.")
     var maxByteRate: Int?
+
+    @Flag(help: "Do not read a peer that sends faster than that, instead of closing it.")
+    var slowDown = false
 
     @Option(help: "Seconds in which a request's head must arrive.")
     var handshakeTimeout = 5
@@ -143,7 +149,7 @@ public struct ServerOptions: ParsableArguments {
             writeTimeout,
             idleTimeout, maxLifetime,
         ]
-        guard limits.allSatisfy({ $0 ?? 1 > 0 }), drainTimeout >= 0 else {
+        guard limits.allSatisfy({ $0 ?? 1 > 0 }), drainTimeout >= 0, maxUpgradeWait >= 0 else {
             throw ValidationError("a limit must be greater than 0")
         }
         guard !proxyProtocol || !trustProxy.isEmpty else {
@@ -186,6 +192,7 @@ public struct ServerOptions: ParsableArguments {
         configuration.outbound.slowConsumerPolicy = Self.slowConsumerPolicies[slowConsumer] ?? .disconnect
         configuration.rates.messagesPerSecondMax = maxMessageRate
         configuration.rates.bytesPerSecondMax = maxByteRate
+        configuration.rates.policy = slowDown ? .delay : .close
         configuration.timeouts.pingInterval = .seconds(pingInterval)
         configuration.timeouts.pongTimeout = .seconds(pongTimeout)
         configuration.timeouts.closeTimeout = .seconds(closeTimeout)
@@ -204,6 +211,7 @@ public struct ServerOptions: ParsableArguments {
         configuration.connectionsMax = maxConnections
         configuration.connectionsPerAddressMax = maxConnectionsPerAddress
         configuration.upgradesPerSecondMax = maxUpgradeRate
+        configuration.upgradeQueueTimeout = .seconds(maxUpgradeWait)
         configuration.handshakeTimeout = .seconds(handshakeTimeout)
         configuration.trustedProxies = try TrustedProxies(
             trustProxy,

@@ -202,6 +202,17 @@ internal import Starling
         _ = Glibc.close(descriptor)
     }
 
+    /// Answers those that the kernel has connected and nobody has accepted: closing the listener would reset them.
+    private func turnAwayWaiting(_ listener: Listener) {
+        for _ in 0..<Listener.backlog {
+            var storage = sockaddr_storage()
+            var length = socklen_t(MemoryLayout<sockaddr_storage>.size)
+            let descriptor = unsafe starling_accept(listener.descriptor, &storage, &length)
+            guard descriptor >= 0 else { return }
+            self.turnAway(descriptor)
+        }
+    }
+
     private func pauseAccepting(_ reason: String, at now: UInt64, _ driver: ConnectionDriver) {
         guard let listener = self.listener, self.acceptResumesAt == nil else { return }
         _ = starling_epoll_control(
@@ -238,6 +249,7 @@ internal import Starling
             )
         }
         self.acceptResumesAt = nil
+        self.turnAwayWaiting(listener)
         // A Unix socket's listener is every loop's; the file is removed when the last one has ended.
         if !listener.isShared { _ = Glibc.close(listener.descriptor) }
     }

@@ -109,6 +109,8 @@ struct Listener: Sendable {
 
     /// Bytes that the kernel takes for a connection before they can be sent.
     static let unsentByteCountMax: Int32 = 128 << 10
+    /// Connections that the kernel keeps until they are accepted; it keeps no more than `net.core.somaxconn`.
+    static let backlog: Int32 = 4096
 
     /// Opens a listener for each loop: of its own for TCP, the same for all for a Unix socket.
     static func open(_ endpoint: NativeTransport.Endpoint, count: Int) throws(TransportError) -> [Listener] {
@@ -168,7 +170,7 @@ struct Listener: Sendable {
         unsafe setsockopt(descriptor, Int32(IPPROTO_TCP), TCP_NOTSENT_LOWAT, &unsent, size)
         guard unsafe bind(descriptor, found.pointee.ai_addr, found.pointee.ai_addrlen) == 0,
             unsafe setsockopt(descriptor, SOL_SOCKET, SO_REUSEPORT, &one, size) == 0,
-            listen(descriptor, 4096) == 0
+            listen(descriptor, Self.backlog) == 0
         else {
             let reason = Syscalls.lastError
             _ = Glibc.close(descriptor)
@@ -219,7 +221,7 @@ struct Listener: Sendable {
             _ = Glibc.close(probe)
             if !isAlive, isRefused { unsafe unlink(path) }
         }
-        guard unsafe onAddress(bind, descriptor), listen(descriptor, 4096) == 0 else {
+        guard unsafe onAddress(bind, descriptor), listen(descriptor, Self.backlog) == 0 else {
             let reason = Syscalls.lastError
             _ = Glibc.close(descriptor)
             throw TransportError("cannot listen on '\(path)': \(reason)")

@@ -79,25 +79,48 @@ public struct ConnectionTimeouts: Sendable, Hashable {
     public init() {}
 }
 
-/// How fast a peer may send; more closes with 1008.
+/// How fast a peer may send.
 ///
 /// Nil switches a limit off.
 ///
-/// Counted per second of the loop's clock.
+/// Token buckets: a burst may come at once, and further ones as the bucket fills, on the loop's clock.
 public struct RateLimits: Sendable, Hashable {
-    /// Pings, pongs and close frames per second.
+    /// Pings, pongs and close frames per second; more closes with 1008, whatever the ``policy``.
     public var controlFramesPerSecondMax: Int? = 100
     /// Messages per second.
     ///
     /// Off by default.
     public var messagesPerSecondMax: Int?
+    /// Messages that may come at once; as many as in a second if nil.
+    public var messageBurstMax: Int?
     /// Bytes per second, framing included.
     ///
     /// Off by default.
     public var bytesPerSecondMax: Int?
+    /// Bytes that may come at once; as many as in a second if nil.
+    public var byteBurstMax: Int?
+    /// What happens to a peer that sends faster.
+    public var policy = RatePolicy.close
+    /// ``RatePolicy/delay``: a peer that would have to be paused for longer is closed with 1008.
+    public var delayMax: Duration = .seconds(30)
 
     /// The defaults.
     public init() {}
+}
+
+/// What happens to a peer that sends faster than ``RateLimits`` allow.
+public struct RatePolicy: Sendable, Hashable {
+    enum Base: Sendable {
+        case close, delay
+    }
+    let base: Base
+
+    /// It is closed with 1008.
+    public static let close = RatePolicy(base: .close)
+    /// It is not read until it has waited for what it has sent; TCP then slows it down.
+    ///
+    /// Nothing is lost: what has been received already is handled, and lengthens the wait. Up to 256 KiB may come so at once.
+    public static let delay = RatePolicy(base: .delay)
 }
 
 /// What may wait for a peer that reads slowly, and what happens when it is too much.

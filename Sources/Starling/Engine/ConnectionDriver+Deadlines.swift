@@ -55,6 +55,9 @@ extension ConnectionDriver {
         case .http, .connecting: return unsafe slot.pointee.phaseSince + self.server.handshakeTimeout
         case .lingering: return unsafe slot.pointee.phaseSince + self.server.lingerTimeout
         case .deciding:
+            if unsafe slot.pointee.details?.isAwaitingTurn == true {
+                return unsafe slot.pointee.phaseSince + self.server.upgradeQueueTimeout
+            }
             return unsafe slot.pointee.endpoint.map {
                 unsafe slot.pointee.phaseSince + $0.authenticationTimeout
             }
@@ -80,7 +83,11 @@ extension ConnectionDriver {
         } else if endpoint.pingInterval != nil {
             unsafe consider(slot.pointee.nextPingAt)
         }
-        if let idle = endpoint.idleTimeout { unsafe consider(slot.pointee.lastMessageAt + idle) }
+        if unsafe slot.pointee.readingPauses.contains(.rate) {
+            unsafe consider(slot.pointee.rates.pausedUntil)
+        } else if let idle = endpoint.idleTimeout {
+            unsafe consider(slot.pointee.lastMessageAt + idle)
+        }
         if let deflate = unsafe slot.pointee.details?.deflate, deflate.hasWindow,
             let timeout = endpoint.compressionWindowTimeout
         {
@@ -108,10 +115,20 @@ extension ConnectionDriver {
 
     private func serveDecisionDeadline(_ index: Int) {
         let slot = unsafe self.slots.pointer(index)
+        if unsafe slot.pointee.details?.isAwaitingTurn == true {
+            if unsafe self.isDue(slot.pointee.phaseSince + self.server.upgradeQueueTimeout) {
+                self.stopWaiting(index)
+            }
+            return
+        }
         guard let endpoint = unsafe slot.pointee.endpoint,
             unsafe self.isDue(slot.pointee.phaseSince + endpoint.authenticationTimeout)
         else { return }
-        self.refuse(index, Self.busy("The server did not decide in time.\n"), .authenticationTimeout)
+        self.refuse(
+            index,
+            Self.busy("The server did not decide in time.\n", retryAfter: self.randomRetryDelay()),
+            .authenticationTimeout
+        )
     }
 
     private func serveOpenDeadlines(_ index: Int) {
@@ -142,7 +159,13 @@ extension ConnectionDriver {
                 cause: .lifetimeReached
             )
         }
-        if let idle = endpoint.idleTimeout, unsafe self.isDue(slot.pointee.lastMessageAt + idle) {
+        if unsafe slot.pointee.readingPauses.contains(.rate) {
+            if unsafe self.isDue(slot.pointee.rates.pausedUntil) {
+                // The pause was not the peer's silence.
+                unsafe slot.pointee.lastMessageAt = self.now
+                self.resumeReading(index, from: .rate)
+            }
+        } else if let idle = endpoint.idleTimeout, unsafe self.isDue(slot.pointee.lastMessageAt + idle) {
             return self.close(index, .goingAway, reason: "no message for too long", cause: .idleTimeout)
         }
         if let deflate = unsafe slot.pointee.details?.deflate, deflate.hasWindow,
@@ -158,7 +181,7 @@ extension ConnectionDriver {
         let slot = unsafe self.slots.pointer(index)
         if unsafe slot.pointee.flags.contains(.awaitingPong) {
             // A connection that we do not read cannot show that it lives; it must not die of that.
-            if unsafe !slot.pointee.pauses.isEmpty {
+            if unsafe !slot.pointee.readingPauses.isEmpty {
                 unsafe slot.pointee.pingSentAt = self.now
             } else if unsafe self.isDue(slot.pointee.pingSentAt + endpoint.pongTimeout) {
                 self.end(index, cause: .pingTimeout)

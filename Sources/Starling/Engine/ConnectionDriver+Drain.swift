@@ -1,24 +1,46 @@
 internal import StarlingCore
 
-/// A planned end of the server: connections are told to go, spread over some time, and cut at a deadline.
+/// A planned end of the server: connections are told to go one after the other, and cut at a deadline.
+///
+/// A connection's turn is when it is closed, its slot the time after which it is asked to come back. Turns are even over
+/// `spread`, slots random up to `slotMax`: all of them lie before the deadline, so that nobody is asked to come back after
+/// the next node may have begun to go.
 struct Drain {
     let startedAt: LoopInstant
     let spread: LoopInterval
+    let slotMax: LoopInterval
     let deadline: LoopInstant
-    /// The next slot to look at.
+    /// The next connection to look at, by its number.
     var position = 0
     var isDeadlineServed = false
+
+    init(at now: LoopInstant, _ configuration: ServerConfiguration) {
+        let timeout = LoopInterval(configuration.drainTimeout).hundredths
+        // Who is told last needs time to answer the close before the rest is cut.
+        let longestSpread = timeout - min(Self.farewellHundredths, timeout / 2)
+        self.startedAt = now
+        self.spread = LoopInterval(
+            hundredths: min(LoopInterval(configuration.drainSpread).hundredths, longestSpread)
+        )
+        self.slotMax = LoopInterval(configuration.drainRetryDelayMax)
+        self.deadline = now + LoopInterval(hundredths: timeout)
+    }
+
+    /// What is left between the last turn and the deadline, if the deadline is far enough.
+    private static let farewellHundredths: UInt32 = 100
+
+    /// How long a connection whose turn is `now` may be asked to stay away.
+    func slotMax(at now: LoopInstant) -> LoopInterval {
+        guard now.isBefore(self.deadline) else { return LoopInterval(hundredths: 0) }
+        return LoopInterval(hundredths: min(self.slotMax.hundredths, (self.deadline - now).hundredths))
+    }
 }
 
 extension ConnectionDriver {
-    /// Begins to drain: no new connections, and 1001 for those that are there, one after the other over `spread`.
-    func beginDrain(spread: Duration, deadline: Duration) {
+    /// Begins to drain: no new connections and upgrades, and 1001 for those that are there, one after the other.
+    func beginDrain() {
         guard self.drain == nil else { return }
-        self.drain = Drain(
-            startedAt: self.now,
-            spread: LoopInterval(spread),
-            deadline: self.now + LoopInterval(deadline)
-        )
+        self.drain = Drain(at: self.now, self.server.configuration)
         self.io.stopListening()
     }
 
@@ -47,8 +69,10 @@ extension ConnectionDriver {
 
     /// Closes a WebSocket with the word to come back, each after a time of its own: all at once would be a storm.
     private func sendAway(_ index: Int) {
-        let milliseconds = self.server.configuration.drainRetryDelayMax.wholeMilliseconds
-        let delay = Duration.milliseconds(Int64.random(in: 0...milliseconds))
+        let slotMax =
+            self.drain?.slotMax(at: self.now) ?? LoopInterval(self.server.configuration.drainRetryDelayMax)
+        let milliseconds = slotMax.hundredths > UInt32.max / 10 ? UInt32.max : slotMax.hundredths * 10
+        let delay = Duration.milliseconds(self.server.surroundings.random(0...milliseconds))
         let slot = unsafe self.slots.pointer(index)
         let format = unsafe Int(slot.pointee.format)
         if format > 0, let endpoint = unsafe slot.pointee.endpoint,

@@ -8,8 +8,9 @@ extension ConnectionDriver {
     /// if it must be closed at once, after ``ServerContext/fullResponse``: the server has too many.
     public func accept(from address: RemoteAddress) -> Int? {
         guard self.drain == nil, self.server.admission.admitConnection(from: address) else {
-            self.counts.refusals[.serverFull] += 1
-            self.logNotAccepted(address, self.drain == nil ? .serverFull : .draining)
+            let cause = self.drain == nil ? RefusalCause.serverFull : .draining
+            self.counts.refusals[cause] += 1
+            self.logNotAccepted(address, cause)
             return nil
         }
         guard let index = self.slots.allocate() else {
@@ -169,27 +170,24 @@ extension ConnectionDriver {
             return self.refuse(index, .text("This origin may not connect.\n", status: .forbidden), .origin)
         }
         guard self.drain == nil else {
-            return self.refuse(index, Self.busy("The server shuts down.\n"), .draining)
+            return self.refuse(index, self.shutsDown, .draining)
         }
         guard !self.server.memory.isFull else {
-            return self.refuse(index, Self.busy("The server is out of memory.\n"), .memory)
-        }
-        guard self.server.admission.admitUpgrade(at: self.now) else {
-            return self.refuse(index, Self.busy("Too many upgrades at once.\n"), .upgradeRate)
-        }
-        let slot = unsafe self.slots.pointer(index)
-        // From here on the connection is this client's: it is upgraded, or ends.
-        let client = unsafe self.server.configuration.trustedProxies.client(
-            of: slot.pointee.address,
-            head.request.headerFields
-        )
-        guard self.move(index, to: client) else {
             return self.refuse(
                 index,
-                .text("Too many connections from this address.\n", status: .tooManyRequests),
-                .connectionsPerAddress
+                Self.busy("The server is out of memory.\n", retryAfter: self.randomRetryDelay()),
+                .memory
             )
         }
+        // The time may be long until its turn comes: what can be told of it now is told now.
+        let verdict = self.server.admission.requestUpgrade(
+            at: self.now,
+            isDecided: self.server.endpoint(number).authenticate != nil
+        )
+        if case .refuse(let delay) = verdict {
+            return self.refuse(index, self.tooManyUpgrades(delay), .upgradeRate)
+        }
+        let slot = unsafe self.slots.pointer(index)
         let details = self.details(of: index)
         unsafe slot.pointee.endpoint = endpoint
         details.handshake = handshake
@@ -199,8 +197,30 @@ extension ConnectionDriver {
         if self.server.routes[self.server.routeIndex(ofEndpoint: number)].isWildcard {
             details.path = String(path)
         }
+        if verdict == .wait { self.awaitTurn(index) } else { self.proceedWithUpgrade(index) }
+    }
 
-        guard let authenticate = self.server.endpoint(number).authenticate else {
+    /// An upgrade's turn has come: the application decides about it, or it is accepted.
+    func proceedWithUpgrade(_ index: Int) {
+        let slot = unsafe self.slots.pointer(index)
+        guard let details = unsafe slot.pointee.details, let handshake = details.handshake,
+            let endpoint = unsafe slot.pointee.endpoint
+        else { preconditionFailure("an upgrade's turn came that had not begun") }
+        let authenticate = self.server.endpoint(endpoint.index).authenticate
+        // From here on the connection is this client's: it is upgraded, or ends.
+        let client = unsafe self.server.configuration.trustedProxies.client(
+            of: slot.pointee.address,
+            handshake.request.headerFields
+        )
+        guard self.move(index, to: client) else {
+            if authenticate != nil { self.server.admission.decided() }
+            return self.refuse(
+                index,
+                .text("Too many connections from this address.\n", status: .tooManyRequests),
+                .connectionsPerAddress
+            )
+        }
+        guard let authenticate else {
             self.open(index, userData: nil, user: nil, subprotocol: nil, headerFields: [:])
             return
         }
@@ -211,6 +231,7 @@ extension ConnectionDriver {
             remoteAddress: slot.pointee.address
         )
         let logger = self.server.logger
+        let admission = self.server.admission
         let span = details.upgradeSpan
         self.startDecision(index) {
             let decision: UpgradeDecision<any Sendable>
@@ -224,6 +245,7 @@ extension ConnectionDriver {
                 logger.error("authenticate failed", metadata: [LoggingKeys.error: "\(error)"])
                 decision = .refuse(.internalServerError, body: "The server could not decide.\n")
             }
+            admission.decided()
             return { driver, index in
                 switch decision.base {
                 case .accept(let data, let user, let subprotocol, let fields):
@@ -241,8 +263,8 @@ extension ConnectionDriver {
         }
     }
 
-    /// Pauses the connection until the application has decided.
-    private func decide(_ index: Int) {
+    /// Pauses the connection until the application has decided, or its turn has come.
+    func decide(_ index: Int) {
         let slot = unsafe self.slots.pointer(index)
         unsafe slot.pointee.phase = .deciding
         unsafe slot.pointee.phaseSince = self.now
@@ -276,7 +298,7 @@ extension ConnectionDriver {
     }
 
     /// Goes on with the bytes that arrived while the application decided.
-    private func resumeAfterDecision(_ index: Int) {
+    func resumeAfterDecision(_ index: Int) {
         let slot = unsafe self.slots.pointer(index)
         unsafe slot.pointee.phaseSince = self.now
         self.resumeReading(index, from: .application)
@@ -308,6 +330,8 @@ extension ConnectionDriver {
         guard let details = unsafe slot.pointee.details, let handshake = details.handshake,
             let endpoint = unsafe slot.pointee.endpoint
         else { preconditionFailure("an upgrade was decided that had not begun") }
+        // The shutdown may have begun while the application decided.
+        guard self.drain == nil else { return self.refuse(index, self.shutsDown, .draining) }
         if let user {
             guard self.server.admission.admitUser(user) else {
                 return self.refuse(
@@ -482,9 +506,25 @@ extension ConnectionDriver {
         self.finishAfterFlush(index, cause: cause.closeCause)
     }
 
-    static func busy(_ text: String) -> HTTPReply {
+    /// What a client is told that comes while the server shuts down: to come back when the others that are here do.
+    var shutsDown: HTTPReply {
+        let longest = LoopInterval(self.server.configuration.drainRetryDelayMax).wholeSeconds
+        let delay = self.server.surroundings.random(1...max(1, longest))
+        return Self.busy("The server shuts down.\n", retryAfter: delay)
+    }
+
+    /// When to ask again for what nobody knows when it will be there.
+    func randomRetryDelay() -> UInt32 {
+        self.server.surroundings.random(1...Self.blindRetryDelayMax)
+    }
+
+    /// Refused clients that cannot be told better are spread over so many seconds.
+    static let blindRetryDelayMax: UInt32 = 5
+
+    /// 503, and the seconds after which to ask again.
+    static func busy(_ text: String, retryAfter seconds: UInt32) -> HTTPReply {
         var reply = HTTPReply.text(text, status: .serviceUnavailable)
-        reply.headerFields[.retryAfter] = "1"
+        reply.headerFields[.retryAfter] = String(seconds)
         return reply
     }
 }

@@ -82,9 +82,16 @@ extension ConnectionDriver {
     func receiveFrames(_ bytes: inout MutableRawSpan, on index: Int) {
         let slot = unsafe self.slots.pointer(index)
         guard let endpoint = unsafe slot.pointee.endpoint else { return }
+        guard endpoint.limitsRates else { return self.decodeFrames(&bytes, on: index, endpoint) }
+        guard self.countBytes(bytes.byteCount, on: index, endpoint) else { return }
+        self.decodeFrames(&bytes, on: index, endpoint)
+        if endpoint.rates.delays { self.pauseForRate(index, endpoint) }
+    }
+
+    private func decodeFrames(_ bytes: inout MutableRawSpan, on index: Int, _ endpoint: LoopEndpoint) {
+        let slot = unsafe self.slots.pointer(index)
         // Taken out once: each load retains it.
         let received = endpoint.callbacks.received
-        if endpoint.limitsRates, !self.countBytes(bytes.byteCount, on: index, endpoint) { return }
         do throws(ProtocolError) {
             while unsafe slot.pointee.phase == .open, unsafe !slot.pointee.flags.contains(.inputEnded) {
                 switch unsafe try slot.pointee.codec.next(in: &bytes) {
@@ -210,36 +217,43 @@ extension ConnectionDriver {
 
     private func countControlFrame(on index: Int, _ endpoint: LoopEndpoint) -> Bool {
         let slot = unsafe self.slots.pointer(index)
-        guard let max = endpoint.configuration.rates.controlFramesPerSecondMax else { return true }
-        unsafe slot.pointee.rates.advance(to: self.now)
-        unsafe slot.pointee.rates.controlFrames &+= 1
-        guard unsafe Int(slot.pointee.rates.controlFrames) > max else { return true }
-        self.fail(
-            index,
-            .policyViolation,
-            reason: "too many control frames per second",
-            cause: .limitExceeded
-        )
-        return false
+        guard unsafe slot.pointee.rates.countControlFrame(at: self.now, endpoint.rates) else { return true }
+        return self.failForRate(index, "too many control frames per second")
     }
 
     private func countMessage(on index: Int, _ endpoint: LoopEndpoint) -> Bool {
         let slot = unsafe self.slots.pointer(index)
-        guard let max = endpoint.configuration.rates.messagesPerSecondMax else { return true }
-        unsafe slot.pointee.rates.advance(to: self.now)
-        unsafe slot.pointee.rates.messages &+= 1
-        guard unsafe Int(slot.pointee.rates.messages) > max else { return true }
-        self.fail(index, .policyViolation, reason: "too many messages per second", cause: .limitExceeded)
-        return false
+        guard unsafe slot.pointee.rates.countMessage(at: self.now, endpoint.rates), !endpoint.rates.delays
+        else { return true }
+        return self.failForRate(index, "too many messages per second")
     }
 
     private func countBytes(_ count: Int, on index: Int, _ endpoint: LoopEndpoint) -> Bool {
         let slot = unsafe self.slots.pointer(index)
-        guard let max = endpoint.configuration.rates.bytesPerSecondMax else { return true }
-        unsafe slot.pointee.rates.advance(to: self.now)
-        unsafe slot.pointee.rates.bytes &+= UInt64(count)
-        guard unsafe slot.pointee.rates.bytes > UInt64(max) else { return true }
-        self.fail(index, .policyViolation, reason: "too many bytes per second", cause: .limitExceeded)
+        guard unsafe slot.pointee.rates.countBytes(count, at: self.now, endpoint.rates),
+            !endpoint.rates.delays
+        else { return true }
+        return self.failForRate(index, "too many bytes per second")
+    }
+
+    private func failForRate(_ index: Int, _ reason: String) -> Bool {
+        self.fail(index, .policyViolation, reason: reason, cause: .limitExceeded)
         return false
+    }
+
+    /// Stops to read a peer that has sent more than it may, until it has waited for that.
+    private func pauseForRate(_ index: Int, _ endpoint: LoopEndpoint) {
+        let slot = unsafe self.slots.pointer(index)
+        let debt = unsafe slot.pointee.rates.debt(endpoint.rates)
+        guard debt.hundredths > 0, unsafe slot.pointee.phase == .open, unsafe slot.pointee.closing.isOpen,
+            unsafe !slot.pointee.flags.contains(.inputEnded)
+        else { return }
+        guard debt.hundredths <= endpoint.rates.delayMax.hundredths else {
+            _ = self.failForRate(index, "too much at once: it would have to wait for too long")
+            return
+        }
+        unsafe slot.pointee.rates.pause(until: self.now + debt)
+        self.pauseReading(index, for: .rate)
+        self.scheduleDeadline(index)
     }
 }

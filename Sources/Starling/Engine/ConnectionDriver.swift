@@ -59,6 +59,8 @@ internal import StarlingDeflate
     var stragglers: [ConnectionID: AsyncConnection] = [:]
     var taskCount = 0
     var drain: Drain?
+    /// Upgrades that wait for their turn, in order.
+    var waitingUpgrades = Deque<ConnectionID>()
     let statistics: LoopStatistics
 
     /// Jobs that one tick runs before it looks at the sockets again.
@@ -121,6 +123,7 @@ internal import StarlingDeflate
             self.unansweredByteCount = 0
             var jobsLeft = Self.jobsPerTickMax
             self.takeMail()
+            if !self.waitingUpgrades.isEmpty { self.serveWaitingUpgrades() }
             self.runJobs(&jobsLeft)
             self.fanOut()
             self.continueCatchingUp()
@@ -162,6 +165,7 @@ internal import StarlingDeflate
     /// Whoever hands it work from now on wakes it.
     public func prepareToSleep() -> Int32 {
         guard self.loop.mailbox.prepareToSleep() else { return 0 }
+        if !self.waitingUpgrades.isEmpty { return Self.turnIntervalMilliseconds }
         return self.wheel.count > 0 || self.drain != nil || !self.waitingForMemory.isEmpty
             ? Int32(TimerWheel.intervalMilliseconds) : -1
     }

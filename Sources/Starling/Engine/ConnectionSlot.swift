@@ -59,7 +59,7 @@ internal import StarlingCore
     var phase = Phase.free
     var flags: Flags = []
     /// Why the transport does not read it.
-    var pauses: ReadingPauses = []
+    var readingPauses: ReadingPauses = []
     var closing = ClosingHandshake()
     var cause = CloseCause.none
     /// How publications are sent to it; see ``LoopEndpoint/formats``.
@@ -86,7 +86,8 @@ internal import StarlingCore
     var closeSentAt = LoopInstant(hundredths: 0)
     var blockedSince = LoopInstant(hundredths: 0)
 
-    var rates = RateWindow()
+    /// What the peer has used of what it may send.
+    var rates = RateMeter()
     /// What the server's memory budget is charged with for this connection.
     var chargedByteCount: UInt32 = 0
     /// What of it the loop's figures count as waiting for the peer.
@@ -117,6 +118,8 @@ final class ConnectionDetails {
     /// Bytes that arrived while the application decided.
     var stash: [UInt8] = []
     var handshake: Handshake?
+    /// Whether the upgrade waits for its turn.
+    var isAwaitingTurn = false
     /// What a client waits for.
     var attempt: ConnectAttempt?
     var deflate: ConnectionDeflate?
@@ -149,19 +152,6 @@ final class ConnectionDetails {
     var isNeeded: Bool {
         !self.path.isEmpty || self.subprotocol != nil || self.user != nil || self.deflate != nil
             || !self.endReason.isEmpty || self.inboxByteCount > 0
-    }
-}
-
-/// What a peer has done within the current second of the loop's clock.
-struct RateWindow {
-    var second: UInt32 = 0
-    var controlFrames: UInt16 = 0
-    var messages: UInt32 = 0
-    var bytes: UInt64 = 0
-
-    mutating func advance(to now: LoopInstant) {
-        let second = now.hundredths / 100
-        if second != self.second { self = RateWindow(second: second) }
     }
 }
 

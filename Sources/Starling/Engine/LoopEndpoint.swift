@@ -23,6 +23,7 @@ final class LoopEndpoint {
     /// How long a topic's ring keeps a publication.
     let backlogAgeMax: LoopInterval
     let limitsRates: Bool
+    let rates: RateRules
 
     /// What subscribers are sent, by the number of their format: 0 for those without a subprotocol of the endpoint's, and
     /// one more than its index for the others.
@@ -64,5 +65,6 @@ final class LoopEndpoint {
         self.backlogAgeMax = LoopInterval(configuration.outbound.backlogAgeMax)
         self.limitsRates =
             configuration.rates.messagesPerSecondMax != nil || configuration.rates.bytesPerSecondMax != nil
+        self.rates = RateRules(configuration.rates)
     }
 }

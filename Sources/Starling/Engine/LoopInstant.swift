@@ -35,6 +35,11 @@ package struct LoopInterval: Hashable, Sendable {
         self.hundredths = hundredths
     }
 
+    /// Its seconds, rounded up.
+    package var wholeSeconds: UInt32 {
+        (self.hundredths + 99) / 100
+    }
+
     /// Rounds up, and down to the longest span that can be compared: 248 days.
     package init(_ duration: Duration) {
         let parts = duration.components

@@ -6,8 +6,7 @@ final class AdmissionControl: Sendable {
         var connections = 0
         var byAddress: [String: Int] = [:]
         var byUser: [String: Int] = [:]
-        var upgradeSecond: UInt32 = 0
-        var upgrades = 0
+        var upgrades = UpgradeQueue()
     }
 
     private let state = Lock(State())
@@ -15,14 +14,14 @@ final class AdmissionControl: Sendable {
     private let connectionsMax: Int
     private let connectionsPerAddressMax: Int?
     private let connectionsPerUserMax: Int?
-    private let upgradesPerSecondMax: Int?
+    private let upgradeRules: UpgradeQueue.Rules
 
     init(_ configuration: ServerConfiguration) {
         self.proxies = configuration.trustedProxies
         self.connectionsMax = configuration.connectionsMax
         self.connectionsPerAddressMax = configuration.connectionsPerAddressMax
         self.connectionsPerUserMax = configuration.connectionsPerUserMax
-        self.upgradesPerSecondMax = configuration.upgradesPerSecondMax
+        self.upgradeRules = UpgradeQueue.Rules(configuration)
     }
 
     /// Counts a connection in, or says that there are too many.
@@ -72,16 +71,36 @@ final class AdmissionControl: Sendable {
         self.state.withLock { Self.decrement(&$0.byUser, user) }
     }
 
-    /// Counts an upgrade in, or says that there were too many in this second.
-    func admitUpgrade(at now: LoopInstant) -> Bool {
-        guard let max = self.upgradesPerSecondMax else { return true }
-        return self.state.withLock { state in
-            let second = now.hundredths / 100
-            if second != state.upgradeSecond { (state.upgradeSecond, state.upgrades) = (second, 0) }
-            guard state.upgrades < max else { return false }
-            state.upgrades += 1
-            return true
-        }
+    // MARK: - Upgrades
+
+    /// An upgrade is asked for; `isDecided` says that `authenticate` has a word in it.
+    func requestUpgrade(at now: LoopInstant, isDecided: Bool) -> UpgradeQueue.Verdict {
+        self.state.withLock { $0.upgrades.request(at: now, isDecided: isDecided, self.upgradeRules) }
+    }
+
+    /// Whether it is the turn of the first of a loop's waiting upgrades; then it waits no more.
+    func takeTurn(at now: LoopInstant, isDecided: Bool) -> Bool {
+        self.state.withLock { $0.upgrades.takeTurn(at: now, isDecided: isDecided, self.upgradeRules) }
+    }
+
+    /// A waiting upgrade is gone, or was refused after all.
+    func stopWaiting() {
+        self.state.withLock { $0.upgrades.waiting -= 1 }
+    }
+
+    /// `authenticate` has returned.
+    func decided() {
+        self.state.withLock { $0.upgrades.deciding -= 1 }
+    }
+
+    /// How many upgrades wait for their turn.
+    var waitingUpgrades: Int {
+        self.state.withLock { $0.upgrades.waiting }
+    }
+
+    /// For an upgrade that has waited in vain: when to ask again.
+    func promiseUpgrade(at now: LoopInstant) -> Duration? {
+        self.state.withLock { $0.upgrades.promise(at: now, self.upgradeRules) }
     }
 
     private static func decrement(_ counts: inout [String: Int], _ key: String) {

@@ -14,12 +14,26 @@ public struct ServerConfiguration: Sendable {
     ///
     /// Off by default.
     public var connectionsPerUserMax: Int?
-    /// Upgrades per second in all; further ones are refused with 503 and `Retry-After`.
+    /// Upgrades per second in all; further ones wait for their turn, see ``upgradeQueueMax``.
     ///
     /// Off by default.
     public var upgradesPerSecondMax: Int?
     /// What all connections may hold together, shared with the process's other servers by default.
     public var memory = MemoryBudget.process
+    /// Upgrades that may come at once after a quiet time; as many as in a second if nil, and a twentieth of them at least.
+    public var upgradeBurstMax: Int?
+    /// Upgrades that `authenticate` decides about at the same time, in all; further ones wait for their turn.
+    ///
+    /// What `authenticate` asks, a database for example, is then asked no more than so much at once by clients that come back together.
+    public var authenticationsMax = 1000
+    /// Upgrades that may wait for their turn, in order, in all; further ones are refused with 503 and `Retry-After`.
+    ///
+    /// A waiting one holds its request, and has no task. `Retry-After` says when there will be room, by the rate, the number of those that
+    /// wait, and those that were told before. 0: nobody waits.
+    public var upgradeQueueMax = 10_000
+    /// How long an upgrade may wait for its turn. One that would have to wait longer is refused at once, with 503 and
+    /// `Retry-After`; and so is one that has.
+    public var upgradeQueueTimeout: Duration = .seconds(3)
     /// Bytes and fields of a request's head.
     public var headLimits = Limits()
     /// A request's head must arrive within this time; a connection that is kept must send the next one within it.
@@ -27,9 +41,13 @@ public struct ServerConfiguration: Sendable {
     /// How long the end of a peer's stream is waited for after the end of ours.
     public var lingerTimeout: Duration = .seconds(2)
     /// Graceful shutdown: connections are closed with 1001, evenly over this time.
+    ///
+    /// The last of them a second before ``drainTimeout`` at the latest, or after half of it, so that there is time for goodbyes.
     public var drainSpread: Duration = .seconds(5)
-    /// Graceful shutdown: each client is asked to come back after a random part of this time, in its close frame's reason
-    /// (`retry in 1200 ms`) and by its subprotocol.
+    /// Graceful shutdown: each client is asked to come back after a random part of this time, its slot, in its close frame's
+    /// reason (`retry in 1200 ms`) and by its subprotocol.
+    ///
+    /// No slot ends later than ``drainTimeout``: when the server has ended, everybody is back elsewhere.
     public var drainRetryDelayMax: Duration = .seconds(2)
     /// Graceful shutdown: what is left after this time is cut, and its tasks are cancelled.
     public var drainTimeout: Duration = .seconds(10)

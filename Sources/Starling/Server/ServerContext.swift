@@ -15,6 +15,7 @@ public final class ServerContext: Sendable {
     let surroundings: Surroundings
     let handshakeTimeout: LoopInterval
     let lingerTimeout: LoopInterval
+    let upgradeQueueTimeout: LoopInterval
 
     private struct Endpoint {
         let endpoint: WebSocketEndpoint
@@ -64,6 +65,7 @@ public final class ServerContext: Sendable {
         self.logger = configuration.logger
         self.handshakeTimeout = LoopInterval(configuration.handshakeTimeout)
         self.lingerTimeout = LoopInterval(configuration.lingerTimeout)
+        self.upgradeQueueTimeout = LoopInterval(configuration.upgradeQueueTimeout)
         var endpoints: [Endpoint] = []
         for (route, entry) in routes.enumerated() {
             guard case .webSocket(let endpoint) = entry.target else { continue }
@@ -89,9 +91,16 @@ public final class ServerContext: Sendable {
     }
 
     /// What to write to a connection that ``ConnectionDriver/accept(from:)`` does not take, as far as it can be written
-    /// at once: 503 with `Retry-After`.
-    public let fullResponse = ConnectionDriver.busy("The server has no room for another connection.\n")
-        .serialized(keepsConnection: false, isHeadRequest: false)
+    /// at once: 503 with a `Retry-After` that is not the same each time.
+    public var fullResponse: [UInt8] {
+        self.fullResponses[Int(self.surroundings.random(1...UInt32(self.fullResponses.count))) - 1]
+    }
+
+    /// Made once, so that a flood costs little.
+    private let fullResponses = (1...ConnectionDriver.blindRetryDelayMax).map { seconds in
+        ConnectionDriver.busy("The server has no room for another connection.\n", retryAfter: seconds)
+            .serialized(keepsConnection: false, isHeadRequest: false)
+    }
 
     // MARK: - For drivers
 
@@ -168,12 +177,7 @@ public final class ServerContext: Sendable {
     }
 
     private func drain(_ loop: EventLoop) {
-        let configuration = self.configuration
-        loop.post(
-            .perform {
-                $0?.beginDrain(spread: configuration.drainSpread, deadline: configuration.drainTimeout)
-            }
-        )
+        loop.post(.perform { $0?.beginDrain() })
     }
 
     /// Takes the longest tick of any loop since the last call, which ``metricReadings()`` repeat until the next one.
