@@ -9,17 +9,19 @@
 
 #include <stdlib.h>
 
-// Connections in turn send the messages of one of so many sets, so that a reply on a wrong connection shows.
-enum { SETS = 16, MESSAGES_PER_SET = 16 };
+// Connections in turn send the messages of one of so many sets, so that a reply on a wrong connection shows. A set has
+// two batches, which take turns, so that a reply that comes twice shows.
+enum { SETS = 16, BATCHES = 2 };
 
 struct set {
-    struct frames batch;
+    struct frames batches[BATCHES];
     struct expected replies;
 };
 
 struct client {
     struct link link;
     const struct set *set;
+    uint32_t batch;    // Which of the set's batches is in flight, or will be next.
     size_t unsent;
     uint64_t unanswered;    // Replies still to come for the batch.
     struct reader reader;
@@ -37,7 +39,8 @@ struct echo {
 static unsigned char buffer[RECEIVE_BYTES];
 
 static void push(struct client *client) {
-    const unsigned char *rest = client->set->batch.bytes + client->set->batch.byte_count - client->unsent;
+    const struct frames *batch = &client->set->batches[client->batch];
+    const unsigned char *rest = batch->bytes + batch->byte_count - client->unsent;
     client->unsent -= link_send(&client->link, rest, client->unsent);
 }
 
@@ -51,7 +54,7 @@ static void push_all(struct client *client) {
 }
 
 static void start_batch(struct echo *echo, struct client *client, uint64_t now) {
-    client->unsent = client->set->batch.byte_count;
+    client->unsent = client->set->batches[client->batch].byte_count;
     client->unanswered = echo->options->depth;
     client->sent_at = now;
     push_all(client);
@@ -65,6 +68,7 @@ static void finish_batch(struct echo *echo, struct client *client) {
     if (echo->window.state == WINDOW_CLOSED) {
         echo->busy--;
     } else {
+        client->batch = (client->batch + 1) % BATCHES;
         start_batch(echo, client, now);
     }
 }
@@ -85,33 +89,15 @@ static void handle(struct echo *echo, struct client *client) {
     } while (link_may_hold_more(&client->link, received));
 }
 
-// A batch repeats after `depth` messages, and what comes back with it.
-static uint32_t cycle_of(uint32_t depth) {
-    uint32_t cycle = MESSAGES_PER_SET;
-    while (depth % cycle != 0) cycle /= 2;
-    return cycle;
-}
-
-// Sends a batch of the first messages of the set, over and over.
-static struct frames repeat(struct frames frames, uint32_t times) {
-    if (times == 1) return frames;
-    unsigned char *bytes = malloc(frames.byte_count * times);
-    if (bytes == NULL) fail_errno("malloc");
-    for (size_t index = 0; index < frames.byte_count * times; index++) {
-        bytes[index] = frames.bytes[index % frames.byte_count];
-    }
-    return (struct frames){.bytes = bytes, .byte_count = frames.byte_count * times};
-}
-
 static void open_clients(struct echo *echo, int poller) {
     const struct options *options = echo->options;
-    uint32_t cycle = cycle_of(options->depth);
     for (uint32_t index = 0; index < SETS; index++) {
-        uint32_t first = index * MESSAGES_PER_SET;
-        echo->sets[index] = (struct set){
-            .batch = repeat(make_client_frames(options, first, cycle), options->depth / cycle),
-            .replies = make_expected(options, first, cycle),
-        };
+        uint32_t first = index * BATCHES * options->depth;
+        struct set *set = &echo->sets[index];
+        for (uint32_t batch = 0; batch < BATCHES; batch++) {
+            set->batches[batch] = make_client_frames(options, first + batch * options->depth, options->depth);
+        }
+        set->replies = make_expected(options, first, BATCHES * options->depth);
     }
     echo->clients = calloc(options->connections, sizeof *echo->clients);
     if (echo->clients == NULL) fail_errno("calloc");

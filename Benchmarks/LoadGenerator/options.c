@@ -80,7 +80,7 @@ static void add_server_pid(struct options *options, const char *value) {
 
 static void check(const struct options *options) {
     if (options->port == 0) misused("no --port");
-    if ((uint64_t)options->depth * options->payload > 256 << 20) misused("--depth times --payload over 256 MiB");
+    if ((uint64_t)options->depth * options->payload > 32 << 20) misused("--depth times --payload over 32 MiB");
     if (options->topics > options->connections) misused("more --topics than --connections");
     if (options->security == SECURITY_TLS_RESUMED && options->mode != MODE_CHURN) misused("tls-resumed");
     if (options->mode == MODE_RAW && (options->deflate || options->security != SECURITY_NONE)) misused("raw");

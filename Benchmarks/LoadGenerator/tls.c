@@ -22,8 +22,9 @@ static _Noreturn void fail_tls(const char *what, const SSL *tls, int result) {
 static int keep_ticket(SSL *tls, SSL_SESSION *session) {
     (void)tls;
     SSL_SESSION_free(ticket);
-    ticket = session;
-    return 1;
+    // A copy: a server that hangs up without a farewell spoils the connection's own.
+    ticket = SSL_SESSION_dup(session);
+    return 0;
 }
 
 static SSL_CTX *make_context(const struct options *options) {
