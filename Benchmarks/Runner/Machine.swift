@@ -10,6 +10,8 @@ struct Machine: Codable {
     let memoryGiB: Int
     let kernel: String
     let congestionControl: String
+    /// How many processes wanted a core in the minute before: well above 0, others were at work.
+    let loadAverage: Double
 
     init() throws {
         self.date = Date.now.formatted(.iso8601.year().month().day())
@@ -23,12 +25,14 @@ struct Machine: Codable {
         let release = try readFile("/proc/sys/kernel/osrelease")
         self.kernel = String(release.prefix { $0.isNumber || $0 == "." })
         self.congestionControl = trimmed(try readFile("/proc/sys/net/ipv4/tcp_congestion_control"))
+        let load = try readFile("/proc/loadavg").split(separator: " ").first
+        self.loadAverage = load.flatMap { Double($0) } ?? 0
     }
 
     /// A line for readers.
     var summary: String {
         "\(self.processor), \(self.coreCount) cores, \(self.memoryGiB) GiB; Linux \(self.kernel) with "
-            + self.congestionControl
+            + "\(self.congestionControl); load average \(hundredths(self.loadAverage)) before the first measurement"
     }
 }
 

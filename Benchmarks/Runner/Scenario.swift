@@ -9,7 +9,7 @@ struct Scenario {
     }
 
     /// What is started.
-    enum Arrangement {
+    enum Arrangement: Equatable {
         /// One process on the server's core, with one event loop.
         case oneLoop
         /// One process on both cores, with so many event loops; the load generator takes what it gets.
@@ -80,5 +80,3 @@ struct Scenario {
         return mode + sizes + options
     }
 }
-
-extension Scenario.Arrangement: Equatable {}
