@@ -297,12 +297,17 @@ let package = Package(
             swiftSettings: settings
         ),
         .executableTarget(name: "BenchmarkFloor", path: "Benchmarks/Floor"),
-        .executableTarget(name: "LoadGenerator", path: "Benchmarks/LoadGenerator"),
+        .executableTarget(
+            name: "LoadGenerator",
+            path: "Benchmarks/LoadGenerator",
+            linkerSettings: [.linkedLibrary("ssl"), .linkedLibrary("crypto"), .linkedLibrary("z")]
+        ),
         .executableTarget(
             name: "BenchmarkServer",
             dependencies: [
-                "Starling", "StarlingCore", "StarlingNative",
+                "Starling", "StarlingCore", "StarlingNative", "StarlingRedis",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
+                .product(name: "Logging", package: "swift-log"),
             ],
             path: "Benchmarks/Server",
             swiftSettings: settings

@@ -3,84 +3,80 @@
 
 #include "fail.h"
 
-#include <arpa/inet.h>
-#include <fcntl.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/socket.h>
-#include <sys/time.h>
+#include <strings.h>
 
-enum { HEAD_BYTES_MAX = 4096, TIMEOUT_SECONDS = 5 };
+enum { SOURCES = 64 };
 
 // The key and the accept value of the example in RFC 6455 §1.3: a known pair saves the generator a SHA-1.
 static const char key[] = "dGhlIHNhbXBsZSBub25jZQ==";
 static const char accept_value[] = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
-static struct sockaddr_in loopback(unsigned last_byte, uint16_t port) {
-    return (struct sockaddr_in){
-        .sin_family = AF_INET,
-        .sin_port = htons(port),
-        .sin_addr.s_addr = htonl((INADDR_LOOPBACK & 0xffffff00u) | last_byte),
-    };
+unsigned source_of(uint32_t index) {
+    return 1 + index % SOURCES;
 }
 
-int dial(uint16_t port, unsigned source) {
-    int socket_ = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (socket_ < 0) fail_errno("socket");
-    int on = 1;
-    struct timeval timeout = {.tv_sec = TIMEOUT_SECONDS};
-    setsockopt(socket_, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-    setsockopt(socket_, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof timeout);
-    setsockopt(socket_, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof timeout);
-    // The port is chosen by connect, when the other end is known; otherwise one source could dial only once per
-    // ephemeral port, whatever the destination.
-    setsockopt(socket_, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &on, sizeof on);
-    struct sockaddr_in from = loopback(source, 0), to = loopback(1, port);
-    if (bind(socket_, (struct sockaddr *)&from, sizeof from) != 0) fail_errno("bind");
-    if (connect(socket_, (struct sockaddr *)&to, sizeof to) != 0) fail_errno("connect");
-    return socket_;
+size_t write_request(const struct options *options, const char *path, char *request) {
+    static const char offer[] =
+        "Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover; client_no_context_takeover\r\n";
+    int byte_count = snprintf(request, REQUEST_BYTES_MAX,
+                              "GET %s HTTP/1.1\r\n"
+                              "Host: 127.0.0.1:%d\r\n"
+                              "Upgrade: websocket\r\n"
+                              "Connection: Upgrade\r\n"
+                              "%s"
+                              "Sec-WebSocket-Key: %s\r\n"
+                              "Sec-WebSocket-Version: 13\r\n\r\n",
+                              path, options->port, options->deflate ? offer : "", key);
+    return (size_t)byte_count;
 }
 
-static void check_head(const char *head, const char *path) {
+static void check_extensions(const struct options *options, const char *path, const char *head) {
+    const char *extensions = strcasestr(head, "\r\nsec-websocket-extensions:");
+    if (!options->deflate) {
+        if (extensions != NULL) fail("%s: the server agreed to an extension that nobody offered", path);
+        return;
+    }
+    if (extensions == NULL || strstr(extensions, "permessage-deflate") == NULL) {
+        fail("%s: the server declined permessage-deflate", path);
+    }
+    // Messages that refer to each other would have to be inflated all, by a generator that must be cheap.
+    if (strstr(extensions, "server_no_context_takeover") == NULL) {
+        fail("%s: the server insists on context takeover, which was ruled out", path);
+    }
+}
+
+bool check_response(const struct options *options, const char *path, const char *head, size_t byte_count) {
+    const char *end = strstr(head, "\r\n\r\n");
+    if (end == NULL) {
+        if (byte_count >= HEAD_BYTES_MAX) fail("%s: the response head is over %d bytes", path, HEAD_BYTES_MAX);
+        return false;
+    }
     if (strncmp(head, "HTTP/1.1 101", 12) != 0) {
         fail("%s was answered with '%.*s'", path, (int)strcspn(head, "\r\n"), head);
     }
     if (strstr(head, accept_value) == NULL) fail("%s: the server's Sec-WebSocket-Accept is wrong", path);
+    check_extensions(options, path, head);
+    if (end + 4 != head + byte_count) fail("%s: the server sent something before it was asked", path);
+    return true;
 }
 
-int dial_websocket(uint16_t port, unsigned source, const char *path) {
-    int socket = dial(port, source);
-    char request[512];
-    int request_bytes = snprintf(request, sizeof request,
-                                 "GET %s HTTP/1.1\r\n"
-                                 "Host: 127.0.0.1:%d\r\n"
-                                 "Upgrade: websocket\r\n"
-                                 "Connection: Upgrade\r\n"
-                                 "Sec-WebSocket-Key: %s\r\n"
-                                 "Sec-WebSocket-Version: 13\r\n\r\n",
-                                 path, port, key);
-    if (send(socket, request, (size_t)request_bytes, MSG_NOSIGNAL) != request_bytes) fail_errno("send");
+struct link dial_websocket(const struct options *options, uint16_t port, unsigned source, const char *path) {
+    struct link link = link_open(options, port, source);
+    if (!link_shake_hands(&link)) fail("%s: the TLS handshake takes longer than five seconds", path);
+    char request[REQUEST_BYTES_MAX];
+    size_t request_bytes = write_request(options, path, request);
+    if (link_send(&link, (unsigned char *)request, request_bytes) != request_bytes) fail("the request was not taken");
 
-    char head[HEAD_BYTES_MAX + 1];
+    static unsigned char head[HEAD_BYTES_MAX + RECEIVE_BYTES + 1];
     size_t received = 0;
-    char *end = NULL;
-    while (end == NULL) {
-        if (received == HEAD_BYTES_MAX) fail("%s: the response head is over %d bytes", path, HEAD_BYTES_MAX);
-        ssize_t part = recv(socket, head + received, HEAD_BYTES_MAX - received, 0);
-        if (part < 0) fail_errno("waiting for the response head");
-        if (part == 0) fail("%s: the server hung up during the handshake", path);
-        received += (size_t)part;
+    do {
+        size_t part = link_receive(&link, head + received);
+        if (part == 0) fail("%s: no answer to the opening handshake within five seconds", path);
+        received += part;
+        if (received > HEAD_BYTES_MAX) fail("%s: the response head is over %d bytes", path, HEAD_BYTES_MAX);
         head[received] = '\0';
-        end = strstr(head, "\r\n\r\n");
-    }
-    check_head(head, path);
-    if (end + 4 != head + received) fail("%s: the server sent something before it was asked", path);
-    return socket;
-}
-
-void make_nonblocking(int socket) {
-    int flags = fcntl(socket, F_GETFL);
-    if (flags < 0 || fcntl(socket, F_SETFL, flags | O_NONBLOCK) != 0) fail_errno("fcntl");
+    } while (!check_response(options, path, (char *)head, received));
+    return link;
 }

@@ -1,37 +1,32 @@
 #include "dial.h"
 #include "fail.h"
-#include "frames.h"
+#include "link.h"
+#include "messages.h"
 #include "modes.h"
-#include "poller.h"
+#include "replies.h"
 #include "window.h"
 
 #include <errno.h>
 #include <stdlib.h>
-#include <sys/socket.h>
 #include <unistd.h>
-
-// One source address has 28,000 ports by default, and other programs want some of them.
-enum { SOURCES = 8 };
 
 static unsigned char buffer[RECEIVE_BYTES];
 
 // One message there and back on a blocking socket.
-static void exchange(const struct options *options, int socket, const unsigned char *frame,
-                     const struct reply_stream *replies) {
-    size_t unsent = client_frame_bytes(options->payload);
-    while (unsent > 0) {
-        size_t sent = send_some(socket, frame + client_frame_bytes(options->payload) - unsent, unsent);
-        if (sent == 0) fail("the server took no message for five seconds");
-        unsent -= sent;
+static void exchange(struct link *link, struct frames frame, const struct expected *replies) {
+    for (size_t sent = 0; sent < frame.byte_count;) {
+        size_t part = link_send(link, frame.bytes + sent, frame.byte_count - sent);
+        if (part == 0) fail("the server took no message for five seconds");
+        sent += part;
     }
-    size_t received = 0;
-    while (received < replies->frame_bytes) {
-        size_t part = receive(socket, buffer);
+    struct reader reader = {0};
+    while (reader.messages == 0) {
+        size_t part = link_receive(link, buffer);
         if (part == 0) fail("the server has not answered for five seconds");
-        if (part > replies->frame_bytes - received) fail("the server sent more than it was asked for");
-        check_reply(replies, received, buffer, part);
-        received += part;
+        read_replies(&reader, replies, buffer, part);
     }
+    if (reader.messages > 1 || is_within_message(&reader, replies)) fail("the server sent more than it was asked for");
+    free(reader.part);
 }
 
 static void hold_until_told(void) {
@@ -42,28 +37,27 @@ static void hold_until_told(void) {
 }
 
 // A connection that the server cut cost no memory, and would make the figure too good.
-static void check_open(const int *sockets, uint32_t count) {
+static void check_open(struct link *links, uint32_t count) {
     uint32_t cut = 0;
     for (uint32_t index = 0; index < count; index++) {
-        unsigned char byte;
-        ssize_t received = recv(sockets[index], &byte, 1, MSG_PEEK | MSG_DONTWAIT);
-        cut += received == 0 || (received < 0 && errno != EAGAIN);
+        link_make_nonblocking(&links[index]);
+        cut += link_has_ended(&links[index]);
     }
     if (cut > 0) fail("the server cut %u of %u idle connections", cut, count);
 }
 
 void run_idle(const struct options *options) {
-    const unsigned char *frame = make_client_frames(options->payload, 1, 0);
-    struct reply_stream replies = make_reply_stream(options->payload, RECEIVE_BYTES);
-    int *sockets = calloc(options->connections, sizeof *sockets);
-    if (sockets == NULL) fail_errno("calloc");
+    struct frames frame = make_client_frames(options, 0, 1);
+    struct expected replies = make_expected(options, 0, 1);
+    struct link *links = calloc(options->connections, sizeof *links);
+    if (links == NULL) fail_errno("calloc");
 
     struct window window = {0};
     uint64_t started_at = now_nanoseconds();
     for (uint32_t index = 0; index < options->connections; index++) {
-        sockets[index] = dial_websocket(options->port, 1 + index % SOURCES, "/idle");
+        links[index] = dial_websocket(options, options->port, source_of(index), "/idle");
         for (uint32_t message = 0; message < options->messages; message++) {
-            exchange(options, sockets[index], frame, &replies);
+            exchange(&links[index], frame, &replies);
         }
     }
     window.messages = (uint64_t)options->connections * options->messages;
@@ -71,5 +65,5 @@ void run_idle(const struct options *options) {
     window_print(&window, options);
 
     hold_until_told();
-    check_open(sockets, options->connections);
+    check_open(links, options->connections);
 }

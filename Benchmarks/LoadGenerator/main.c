@@ -1,4 +1,4 @@
-// A load generator for WebSocket echo, fan-out and idle connections: one thread, epoll, one line of JSON.
+// A load generator for WebSocket echo, fan-out, idle connections and churn: one thread, epoll, one line of JSON.
 //
 // It must cost less CPU per message than the servers it measures, so everything that it sends is made beforehand
 // and what it receives is compared in one go. Start it with a wrong option to see the right ones.
@@ -17,6 +17,9 @@ int main(int count, char **arguments) {
         break;
     case MODE_IDLE:
         run_idle(&options);
+        break;
+    case MODE_CHURN:
+        run_churn(&options);
         break;
     }
 }

@@ -1,15 +1,10 @@
 #ifndef LOAD_GENERATOR_POLLER_H
 #define LOAD_GENERATOR_POLLER_H
 
-#include <stddef.h>
 #include <stdint.h>
 #include <sys/epoll.h>
 
-enum {
-    EVENTS_MAX = 512,
-    /// Bytes that one receive call takes at most.
-    RECEIVE_BYTES = 256 * 1024,
-};
+enum { EVENTS_MAX = 512 };
 
 /// Makes an epoll instance.
 int make_poller(void);
@@ -19,12 +14,8 @@ int make_poller(void);
 void watch(int poller, int socket, uint32_t index);
 
 /// Waits for events; five seconds without one end the process, because the load never pauses that long.
-int wait_for_events(int poller, struct epoll_event *events);
-
-/// Receives once. Returns 0 if nothing has arrived; an end or an error of the connection ends the process.
-size_t receive(int socket, unsigned char *buffer);
-
-/// Sends what the socket takes, and returns the byte count; an error ends the process.
-size_t send_some(int socket, const unsigned char *bytes, size_t count);
+///
+/// `waiting` and `what` say for how much the generator waits, for the words of the failure.
+int wait_for_events(int poller, struct epoll_event *events, uint64_t waiting, const char *what);
 
 #endif

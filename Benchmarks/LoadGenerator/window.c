@@ -18,14 +18,17 @@ uint64_t now_nanoseconds(void) {
     return read_clock(CLOCK_MONOTONIC);
 }
 
-// User and system time of all threads of the server: what /proc/PID/stat counts in hundredths of a second, as
+// User and system time of all threads of the servers: what /proc/PID/stat counts in hundredths of a second, as
 // nanoseconds.
 static uint64_t server_nanoseconds(const struct options *options) {
-    if (options->server_pid == 0) return 0;
-    clockid_t clock;
-    errno = clock_getcpuclockid(options->server_pid, &clock);
-    if (errno != 0) fail_errno("the server's CPU clock");
-    return read_clock(clock);
+    uint64_t sum = 0;
+    for (uint32_t index = 0; index < options->server_pid_count; index++) {
+        clockid_t clock;
+        errno = clock_getcpuclockid(options->server_pids[index], &clock);
+        if (errno != 0) fail_errno("the server's CPU clock");
+        sum += read_clock(clock);
+    }
+    return sum;
 }
 
 void window_plan(struct window *window, const struct options *options) {

@@ -41,7 +41,7 @@ static inline void window_latency(struct window *window, uint64_t nanoseconds) {
     if (window->state == WINDOW_OPEN) histogram_record(&window->latencies, nanoseconds);
 }
 
-/// Prints the one line of JSON that is the generator's result. CPU time of the server is 0 if no process was named.
+/// Prints the one line of JSON that is the generator's result. CPU time of the servers is 0 if no process was named.
 void window_print(const struct window *window, const struct options *options);
 
 #endif

@@ -2,20 +2,32 @@
 struct Bench {
     let tools: Tools
     let cores: Cores
+    let workplace: Workplace
     let seconds: Double
+
+    /// Half a second for a server to warm up: those that compile while they run need it.
+    private static let warmupSeconds = 0.5
+    /// The longest that it may take to open the connections.
+    private static let openingSecondsMax = 180.0
 
     /// Starts a server, loads it, and returns what the generator saw.
     func measure(_ contender: Contender, under scenario: Scenario) throws -> LoadReport {
-        let server = try self.start(contender, for: scenario)
+        let site = try self.build(contender, for: scenario)
         var generator = try self.startGenerator(
-            scenario.generatorArguments(for: contender) + [
-                "--port", "\(server.port)", "--server-pid", "\(server.process.pid)",
-                "--warmup", "0.3", "--seconds", "\(self.seconds)",
+            scenario,
+            scenario.generatorArguments(for: contender) + site.generatorArguments + [
+                "--warmup", "\(Self.warmupSeconds)", "--seconds", "\(self.seconds)",
             ]
         )
         let load = try self.readReport(of: &generator, against: contender, under: scenario)
         guard try generator.exitStatus() == 0 else {
             throw BenchmarkError("The load generator failed late: \(contender.title), \(scenario.title).")
+        }
+        withExtendedLifetime(site) {}
+        guard load.messages > 0, load.serverNanoseconds > 0 else {
+            throw BenchmarkError(
+                "\(contender.title), \(scenario.title): nothing was counted in \(self.seconds) s."
+            )
         }
         return load
     }
@@ -26,19 +38,21 @@ struct Bench {
     /// connection echoes one message before it idles: a connection that has never said anything is not what servers
     /// hold.
     func weighIdleConnections(of contender: Contender, under scenario: Scenario) throws -> Double {
-        let server = try self.start(contender, for: scenario)
-        let arguments = ["idle", "--payload", "\(scenario.payloadByteCount)", "--port", "\(server.port)"]
-        var warmup = try self.startGenerator(arguments + ["--connections", "16", "--messages", "4"])
+        let site = try self.build(contender, for: scenario)
+        let arguments = scenario.generatorArguments(for: contender) + site.generatorArguments
+        // The last of the same options is the one that counts.
+        var warmup = try self.startGenerator(
+            scenario,
+            arguments + ["--connections", "16", "--messages", "4"]
+        )
         _ = try self.readReport(of: &warmup, against: contender, under: scenario)
         warmup.closeInput()
         _ = try warmup.exitStatus()
 
-        let before = try privateByteCount(of: server.process.pid)
-        var generator = try self.startGenerator(
-            arguments + ["--connections", "\(scenario.connections)", "--messages", "1"]
-        )
+        let before = try privateByteCount(of: site.servers[0].pid)
+        var generator = try self.startGenerator(scenario, arguments + ["--messages", "1"])
         _ = try self.readReport(of: &generator, against: contender, under: scenario)
-        let after = try privateByteCount(of: server.process.pid)
+        let after = try privateByteCount(of: site.servers[0].pid)
         generator.closeInput()
         guard try generator.exitStatus() == 0 else {
             throw BenchmarkError("\(contender.title) did not hold \(scenario.connections) connections.")
@@ -46,16 +60,61 @@ struct Bench {
         return Double(after - before) / Double(scenario.connections)
     }
 
-    private func startGenerator(_ arguments: [String]) throws -> Child {
-        try self.cores.start(self.tools.loadGenerator, arguments, on: self.cores.generator)
+    /// What a load is put on: the servers, those with subscribers first, and a Redis between them.
+    private final class Site {
+        private(set) var servers: [RunningServer]
+        private var redis: RunningRedis?
+
+        init(servers: [RunningServer], redis: RunningRedis? = nil) {
+            self.servers = servers
+            self.redis = redis
+        }
+
+        deinit {
+            // The nodes first: they complain when their Redis goes.
+            self.servers = []
+            self.redis = nil
+        }
+
+        var generatorArguments: [String] {
+            [
+                "--port", "\(self.servers[0].port)", "--publish-port",
+                "\(self.servers[self.servers.count - 1].port)",
+            ]
+                + self.servers.flatMap { ["--server-pid", "\($0.pid)"] }
+        }
     }
 
-    private func start(_ contender: Contender, for scenario: Scenario) throws -> RunningServer {
-        guard let arguments = contender.arguments(for: scenario) else {
-            preconditionFailure("\(contender) takes no part in \(scenario.name)")
+    private func build(_ contender: Contender, for scenario: Scenario) throws -> Site {
+        let arguments = contender.arguments(for: scenario, with: self.workplace.certificate)
+        func start(_ further: [String] = [], on cores: [Int]) throws -> RunningServer {
+            try RunningServer(
+                self.tools.path(of: contender),
+                arguments + further,
+                title: contender.title,
+                on: cores
+            )
         }
-        let process = try self.cores.start(self.tools.path(of: contender), arguments, on: self.cores.server)
-        return try RunningServer(process, title: contender.title)
+        switch scenario.arrangement {
+        case .oneLoop:
+            return Site(servers: [try start(on: [self.cores.server])])
+        case .sharedCores(let loops):
+            let cores = [self.cores.server, self.cores.generator]
+            return Site(servers: [try start(["--loops", "\(loops)"], on: cores)])
+        case .twoNodes:
+            let redis = try self.workplace.startRedis(on: [self.cores.generator])
+            let nodes = try (1...2).map { _ in try start(["--redis", redis.socket], on: [self.cores.server]) }
+            return Site(servers: nodes, redis: redis)
+        }
+    }
+
+    private func startGenerator(_ scenario: Scenario, _ arguments: [String]) throws -> Child {
+        let cores =
+            switch scenario.arrangement {
+            case .oneLoop, .twoNodes: [self.cores.generator]
+            case .sharedCores: [self.cores.server, self.cores.generator]
+            }
+        return try Cores.start(self.tools.loadGenerator, arguments, on: cores)
     }
 
     private func readReport(
@@ -63,27 +122,10 @@ struct Bench {
         against contender: Contender,
         under scenario: Scenario
     ) throws -> LoadReport {
-        guard let line = try generator.readLine(within: .seconds(60 + self.seconds)) else {
+        guard let line = try generator.readLine(within: .seconds(Self.openingSecondsMax + self.seconds))
+        else {
             throw BenchmarkError("The load generator failed: \(contender.title), \(scenario.title).")
         }
         return try LoadReport(line)
-    }
-}
-
-/// A server that has said on which port it listens.
-///
-/// It ends with this value.
-private struct RunningServer: ~Copyable {
-    let process: Child
-    let port: UInt16
-
-    init(_ process: consuming Child, title: String) throws {
-        let greeting = "listening on "
-        var process = process
-        guard let line = try process.readLine(within: .seconds(10)), line.hasPrefix(greeting),
-            let port = UInt16(line.dropFirst(greeting.count))
-        else { throw BenchmarkError("\(title) did not say '\(greeting)PORT'.") }
-        self.process = process
-        self.port = port
     }
 }

@@ -8,7 +8,8 @@ struct Benchmarks: ParsableCommand {
         discussion: """
             Every figure is a median over rounds; idle connections are weighed once, in the first. The floor is a C server that moves the same bytes without a \
             protocol; it runs before and after each measurement, and a ratio compares a server with its two \
-            neighbours in time alone, because a shared machine changes its speed from second to second.
+            neighbours in time alone, because a shared machine changes its speed from second to second. \
+            Benchmarks/peers.sh builds the other servers; those that are missing are left out, with a word.
             """
     )
 
@@ -27,8 +28,11 @@ struct Benchmarks: ParsableCommand {
     @Option(help: "Seconds measured of each server in each round; 1 unless told, 0.5 with --quick.")
     var seconds: Double?
 
-    @Option(help: "Write every sample of every round to this file.")
-    var json: String?
+    @Option(
+        help:
+            "Write table, plots and every sample to this folder; unless told, a whole run to one of its own in Benchmarks/Results."
+    )
+    var results: String?
 
     func validate() throws {
         for name in self.only where !Scenario.all.contains(where: { $0.name == name }) {
@@ -41,15 +45,25 @@ struct Benchmarks: ParsableCommand {
     func run() throws {
         Interruption.watch()
         try raiseDescriptorLimit()
-        let contenders = self.server.isEmpty ? Contender.allCases : self.server
+        let tools = try Tools()
+        let wanted = self.server.isEmpty ? Contender.allCases : self.server
+        let skipped = wanted.compactMap { contender in
+            tools.reasonToSkip(contender).map { "\(contender.title): \($0)" }
+        }
+        for line in skipped { report("Skipped: \(line)") }
         let plan = Plan(
             scenarios: Scenario.all.filter { self.only.isEmpty || self.only.contains($0.name) },
-            contenders: contenders,
+            contenders: wanted.filter { tools.reasonToSkip($0) == nil },
             rounds: self.rounds ?? (self.quick ? 3 : 5),
-            seconds: self.seconds ?? (self.quick ? 0.5 : 1)
+            seconds: self.seconds ?? (self.quick ? 0.5 : 1),
+            skipped: skipped
         )
-        let results = try plan.carryOut(with: Tools(for: contenders), on: Cores())
-        print(Table(of: results))
-        if let json { try results.write(to: json) }
+        let results = try plan.carryOut(with: tools, on: Cores())
+        let summary = Summary(of: results)
+        print(summary.text(withPlots: false))
+        let isWhole = !self.quick && self.only.isEmpty && self.server.isEmpty
+        if let folder = self.results ?? (isWhole ? results.defaultFolder : nil) {
+            try results.write(to: folder, summary)
+        }
     }
 }

@@ -13,8 +13,8 @@ struct Child: ~Copyable {
 
     /// Starts an executable.
     ///
-    /// A name without a slash is looked up in `PATH`. The child's standard error is this process's.
-    init(_ executable: String, _ arguments: [String]) throws {
+    /// A name without a slash is looked up in `PATH`. The child's standard error is this process's, unless it is silenced.
+    init(_ executable: String, _ arguments: [String], silencesErrors: Bool = false) throws {
         let (childInput, input) = try Self.makePipe()
         let (output, childOutput) = try Self.makePipe()
         defer {
@@ -27,6 +27,9 @@ struct Child: ~Copyable {
         unsafe posix_spawn_file_actions_init(&actions)
         unsafe posix_spawn_file_actions_adddup2(&actions, childInput, STDIN_FILENO)
         unsafe posix_spawn_file_actions_adddup2(&actions, childOutput, STDOUT_FILENO)
+        if silencesErrors {
+            unsafe posix_spawn_file_actions_addopen(&actions, STDERR_FILENO, "/dev/null", O_WRONLY, 0)
+        }
         var argumentPointers = unsafe ([executable] + arguments).map { unsafe strdup($0) } + [nil]
         defer {
             unsafe posix_spawn_file_actions_destroy(&actions)

@@ -10,6 +10,16 @@ enum Contender: String, CaseIterable, Codable, ExpressibleByArgument {
     case starlingAsync = "starling-async"
     /// A plain server on NIOWebSocket.
     case nioWebSocket = "nio"
+    /// Boost.Beast.
+    case beast
+    /// µWebSockets, by way of socketify.
+    case socketify
+    /// Go's gorilla/websocket.
+    case gorilla
+    /// Node's ws.
+    case ws
+    /// Python's websockets.
+    case websockets
 
     static var names: String { Self.allCases.map(\.rawValue).joined(separator: ", ") }
 
@@ -20,22 +30,50 @@ enum Contender: String, CaseIterable, Codable, ExpressibleByArgument {
         case .starlingSync: "Starling, synchronous"
         case .starlingAsync: "Starling, async"
         case .nioWebSocket: "NIOWebSocket"
+        case .beast: "Boost.Beast (C++)"
+        case .socketify: "µWebSockets, socketify (Python)"
+        case .gorilla: "gorilla/websocket (Go)"
+        case .ws: "ws (Node)"
+        case .websockets: "websockets (Python)"
         }
     }
 
-    /// The arguments it is started with for a scenario; nil if it takes no part.
-    func arguments(for scenario: Scenario) -> [String]? {
-        switch (self, scenario.load) {
-        case (.floor, .echo): ["--payload", "\(scenario.payloadByteCount)"]
-        case (.floor, .fanout), (.floor, .idle): nil
-        case (.starlingSync, .echo): ["--mode", "echo-sync", "--port", "0"]
-        case (.starlingSync, .fanout): ["--mode", "fanout", "--port", "0"]
-        case (.starlingSync, .idle): ["--mode", "idle-sync", "--port", "0"]
-        case (.starlingAsync, .echo): ["--mode", "echo-async", "--port", "0"]
-        // A delivery wakes no handler of either form, so fan-out is measured once.
-        case (.starlingAsync, .fanout): nil
-        case (.starlingAsync, .idle): ["--mode", "idle-async", "--port", "0"]
-        case (.nioWebSocket, _): []
+    /// Whether it is built by `Benchmarks/peers.sh`, and not with this program.
+    var isPeer: Bool {
+        switch self {
+        case .floor, .starlingSync, .starlingAsync: false
+        case .nioWebSocket, .beast, .socketify, .gorilla, .ws, .websockets: true
+        }
+    }
+
+    /// Whether it is measured under a load.
+    func takesPart(in scenario: Scenario) -> Bool {
+        switch self {
+        case .floor:
+            scenario.isPlainEcho
+        case .starlingSync:
+            true
+        case .starlingAsync:
+            // A delivery wakes no handler of either form, so fan-out is measured once.
+            !scenario.isFanOut
+        case .nioWebSocket:
+            // It has no permessage-deflate, and TLS comes from another package.
+            scenario.arrangement == .oneLoop && !scenario.deflate && scenario.security == .none
+        case .beast, .socketify, .gorilla, .ws, .websockets:
+            scenario.arrangement == .oneLoop
+        }
+    }
+
+    /// The arguments it is started with for a scenario.
+    func arguments(for scenario: Scenario, with certificate: Certificate) -> [String] {
+        let tls =
+            scenario.security == .none ? [] : ["--certificate", certificate.chain, "--key", certificate.key]
+        let common = tls + (scenario.deflate ? ["--deflate"] : [])
+        switch self {
+        case .floor: return ["--payload", "\(scenario.payloadByteCount)"]
+        case .starlingSync: return ["--form", "sync"] + common
+        case .starlingAsync: return ["--form", "async"] + common
+        case .nioWebSocket, .beast, .socketify, .gorilla, .ws, .websockets: return common
         }
     }
 }

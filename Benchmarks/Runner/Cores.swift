@@ -13,10 +13,11 @@ struct Cores {
         self.generator = generator
     }
 
-    /// Starts a process that stays on one core.
-    func start(_ executable: String, _ arguments: [String], on core: Int) throws -> Child {
+    /// Starts a process that stays on some cores.
+    static func start(_ executable: String, _ arguments: [String], on cores: [Int]) throws -> Child {
         // taskset becomes the executable, so the process id is the executable's.
-        try Child("taskset", ["--cpu-list", "\(core)", executable] + arguments)
+        let list = cores.map(String.init).joined(separator: ",")
+        return try Child("taskset", ["--cpu-list", list, executable] + arguments)
     }
 
     /// The numbers in a line such as `Cpus_allowed_list:	0-3,6`.

@@ -4,14 +4,22 @@ struct Plan {
     let contenders: [Contender]
     let rounds: Int
     let seconds: Double
+    /// What was asked for and is not there, with the reason.
+    let skipped: [String]
 
     /// Runs all rounds.
     ///
     /// A round visits every scenario and in it every contender, so that a machine that is slow for a minute is slow
     /// for all of them. Idle connections are weighed in the first round alone: memory does not vary.
     func carryOut(with tools: Tools, on cores: Cores) throws -> Results {
-        let bench = Bench(tools: tools, cores: cores, seconds: self.seconds)
-        var results = Results(machine: try Machine(), rounds: self.rounds, secondsPerSample: self.seconds)
+        let bench = Bench(tools: tools, cores: cores, workplace: try Workplace(), seconds: self.seconds)
+        var results = Results(
+            machine: try Machine(),
+            versions: try Versions(of: self.contenders, tools),
+            skipped: self.skipped,
+            rounds: self.rounds,
+            secondsPerSample: self.seconds
+        )
         for round in 1...self.rounds {
             for scenario in self.scenarios where round == 1 || !scenario.isIdle {
                 report("Round \(round) of \(self.rounds): \(scenario.title)")
@@ -23,7 +31,7 @@ struct Plan {
 
     /// Measures the contenders between runs of the floor: floor, first, floor, second, floor.
     private func visit(_ scenario: Scenario, in round: Int, on bench: Bench) throws -> [Sample] {
-        let contenders = self.contenders.filter { $0 != .floor && $0.arguments(for: scenario) != nil }
+        let contenders = self.contenders.filter { $0 != .floor && $0.takesPart(in: scenario) }
         let floor = { try scenario.floorScenario.map { try bench.measure(.floor, under: $0) } }
 
         var samples: [Sample] = []
@@ -35,7 +43,7 @@ struct Plan {
         for contender in contenders {
             var sample = Sample(scenario: scenario, contender: contender, round: round)
             switch scenario.load {
-            case .echo, .fanout:
+            case .echo, .fanout, .churn:
                 let load = try bench.measure(contender, under: scenario)
                 let floorAfter = try floor()
                 sample.load = load

@@ -3,16 +3,34 @@ import FoundationEssentials
 /// Every sample, and where it was taken.
 struct Results: Codable {
     let machine: Machine
+    let versions: Versions
+    /// What was asked for and was not there.
+    let skipped: [String]
     let rounds: Int
     let secondsPerSample: Double
     var samples: [Sample] = []
 
-    /// Writes it all as JSON.
-    func write(to path: String) throws {
+    /// A folder that says when and on what.
+    var defaultFolder: String {
+        let words = self.machine.processor.lowercased().split { !$0.isASCII || !($0.isLetter || $0.isNumber) }
+        return
+            "\(benchmarksDirectory())/Results/\(self.machine.date)-\(words.prefix(3).joined(separator: "-"))"
+    }
+
+    /// Writes the tables, a plot for each, and every sample as JSON.
+    func write(to folder: String, _ summary: Summary) throws {
+        try FileManager.default.createDirectory(atPath: folder, withIntermediateDirectories: true)
+        func write(_ text: String, as name: String) throws {
+            try Data(text.utf8).write(to: URL(filePath: "\(folder)/\(name)"))
+        }
+        try write(summary.text(withPlots: true), as: "results.md")
+        for section in summary.sections {
+            try write(Plot(of: section).svg, as: Summary.plotName(of: section.chapter))
+        }
         let encoder = JSONEncoder()
         encoder.outputFormatting = [.prettyPrinted, .sortedKeys]
-        try encoder.encode(self).write(to: URL(filePath: path))
-        report("Every sample is in \(path).")
+        try encoder.encode(self).write(to: URL(filePath: "\(folder)/raw.json"))
+        report("The results are in \(folder).")
     }
 }
 
@@ -62,22 +80,8 @@ struct LoadReport: Codable {
     var messagesPerServerSecond: Double {
         Double(self.messages) / (Double(self.serverNanoseconds) / 1e9)
     }
-}
 
-/// What the figures depend on besides the code.
-struct Machine: Codable {
-    let processor: String
-    let kernel: String
-    let congestionControl: String
-
-    init() throws {
-        let model = try readFile("/proc/cpuinfo").split(separator: "\n").first { $0.hasPrefix("model name") }
-        self.processor = model?.split(separator: ":").last.map { trimmed($0) } ?? "unknown"
-        self.kernel = trimmed(try readFile("/proc/sys/kernel/osrelease"))
-        self.congestionControl = trimmed(try readFile("/proc/sys/net/ipv4/tcp_congestion_control"))
+    var messagesPerWallSecond: Double {
+        Double(self.messages) / (Double(self.wallNanoseconds) / 1e9)
     }
-}
-
-private func trimmed(_ text: some StringProtocol) -> String {
-    String(text.drop(while: \.isWhitespace).prefix { $0 != "\n" })
 }

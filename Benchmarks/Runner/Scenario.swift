@@ -1,101 +1,82 @@
-/// One row group of the table: a load that every server is put under.
+/// A load that servers are put under: one row group of a table.
 struct Scenario {
     /// What the load generator does.
     enum Load {
         case echo(depth: Int)
-        case fanout(depth: Int)
+        case fanout(depth: Int, topics: Int)
+        case churn
         case idle
+    }
+
+    /// What is started.
+    enum Arrangement: Equatable {
+        /// One process on the server's core, with one event loop.
+        case oneLoop
+        /// One process on both cores, with so many event loops; the load generator takes what it gets.
+        case sharedCores(loops: Int)
+        /// Two nodes on the server's core, and a Redis beside the load generator: what one publishes the other delivers.
+        case twoNodes
+    }
+
+    /// What lies between frames and TCP.
+    enum Security: String {
+        case none, tls
+        case resumed = "tls-resumed"
     }
 
     /// The name on the command line.
     let name: String
     /// The words in the table.
     let title: String
+    let chapter: Chapter
     let load: Load
     let connections: Int
     let payloadByteCount: Int
-
-    static let all = [
-        Scenario(
-            name: "echo-20",
-            title: "echo, 200 × 20 B",
-            load: .echo(depth: 1),
-            connections: 200,
-            payloadByteCount: 20
-        ),
-        Scenario(
-            name: "echo-20-depth-16",
-            title: "echo, 200 × 20 B, depth 16",
-            load: .echo(depth: 16),
-            connections: 200,
-            payloadByteCount: 20
-        ),
-        Scenario(
-            name: "echo-1k",
-            title: "echo, 200 × 1 KiB",
-            load: .echo(depth: 1),
-            connections: 200,
-            payloadByteCount: 1024
-        ),
-        Scenario(
-            name: "echo-64k",
-            title: "echo, 200 × 64 KiB",
-            load: .echo(depth: 1),
-            connections: 200,
-            payloadByteCount: 65536
-        ),
-        Scenario(
-            name: "fanout",
-            title: "fan-out, 1,000 × 100 B",
-            load: .fanout(depth: 1),
-            connections: 1000,
-            payloadByteCount: 100
-        ),
-        Scenario(
-            name: "fanout-depth-16",
-            title: "fan-out, 1,000 × 100 B, depth 16",
-            load: .fanout(depth: 16),
-            connections: 1000,
-            payloadByteCount: 100
-        ),
-        Scenario(
-            name: "idle",
-            title: "idle, 15,000",
-            load: .idle,
-            connections: 15000,
-            payloadByteCount: 20
-        ),
-    ]
+    var isJSON = false
+    var deflate = false
+    var security = Security.none
+    var arrangement = Arrangement.oneLoop
 
     static var names: String { Self.all.map(\.name).joined(separator: ", ") }
 
     /// Whether memory is measured, not messages.
     var isIdle: Bool {
-        switch self.load {
-        case .echo, .fanout: false
-        case .idle: true
-        }
+        if case .idle = self.load { true } else { false }
+    }
+
+    /// Whether publications are delivered.
+    var isFanOut: Bool {
+        if case .fanout = self.load { true } else { false }
+    }
+
+    /// Whether the floor can do the same.
+    var isPlainEcho: Bool {
+        guard case .echo = self.load else { return false }
+        return self.arrangement == .oneLoop && self.security == .none && !self.deflate
     }
 
     /// The load that the floor is under when it is the measure for this scenario.
     ///
-    /// The floor knows no topics, so fan-out is held against the floor's plain echo of 20 bytes: a delivery is one
-    /// send, where an echo is a receive and a send. Idle connections are not held against it.
+    /// The floor knows neither topics nor TLS nor compression, so all but a plain echo is held against the floor's echo of
+    /// 20 bytes: it says how fast the machine was then. Idle connections are not held against it.
     var floorScenario: Scenario? {
-        switch self.load {
-        case .echo: self
-        case .fanout: Self.all.first { $0.name == "echo-20" }
-        case .idle: nil
-        }
+        if self.isIdle { return nil }
+        return self.isPlainEcho ? self : Self.all.first { $0.name == "echo-20" }
     }
 
-    /// The load generator's arguments that say what to do, without port and duration.
+    /// The load generator's arguments that say what to do, without ports and duration.
     func generatorArguments(for contender: Contender) -> [String] {
         let sizes = ["--connections", "\(self.connections)", "--payload", "\(self.payloadByteCount)"]
-        switch self.load {
-        case .echo(let depth): return [contender == .floor ? "raw" : "echo", "--depth", "\(depth)"] + sizes
-        case .fanout(let depth): return ["fanout", "--depth", "\(depth)"] + sizes
-        case .idle: return ["idle"] + sizes
-        }
+        let options =
+            (self.isJSON ? ["--content", "json"] : []) + (self.deflate ? ["--compression", "deflate"] : [])
+            + ["--security", self.security.rawValue]
+        let mode =
+            switch self.load {
+            case .echo(let depth): [contender == .floor ? "raw" : "echo", "--depth", "\(depth)"]
+            case .fanout(let depth, let topics): ["fanout", "--depth", "\(depth)", "--topics", "\(topics)"]
+            case .churn: ["churn"]
+            case .idle: ["idle"]
+            }
+        return mode + sizes + options
     }
 }

@@ -1,18 +1,13 @@
 /// Where the executables are.
 struct Tools {
     private let directory: String
-    private let nioWebSocketPeer: String
+    private let peersDirectory: String
 
-    /// Looks for everything that the contenders need, and builds the peer, which is a package of its own.
-    ///
-    /// Throws if an executable is missing.
-    init(for contenders: [Contender]) throws {
+    /// Looks for everything that is built together with this program; throws if something is missing.
+    init() throws {
         self.directory = try directoryOfThisExecutable()
-        let package = "\(benchmarksDirectory())/Peers/NIOWebSocket"
-        self.nioWebSocketPeer = "\(package)/.build/release/NIOWebSocketPeer"
-        if contenders.contains(.nioWebSocket) { try Self.build(package) }
-
-        let needed = [self.loadGenerator] + ([.floor] + contenders).map(self.path(of:))
+        self.peersDirectory = "\(benchmarksDirectory())/Peers/.build"
+        let needed = [self.loadGenerator] + Contender.allCases.filter { !$0.isPeer }.map(self.path(of:))
         for path in needed where !isExecutable(path) {
             throw BenchmarkError("\(path) is missing: build it first with `swift build -c release`.")
         }
@@ -24,21 +19,29 @@ struct Tools {
         switch contender {
         case .floor: "\(self.directory)/BenchmarkFloor"
         case .starlingSync, .starlingAsync: "\(self.directory)/BenchmarkServer"
-        case .nioWebSocket: self.nioWebSocketPeer
+        case .nioWebSocket, .beast, .socketify, .gorilla, .ws, .websockets:
+            "\(self.peersDirectory)/\(contender.rawValue)/server"
         }
     }
 
-    private static func build(_ package: String) throws {
-        report("Building the NIOWebSocket peer; the first time takes minutes.")
-        var build = try Child("swift", ["build", "-c", "release", "--package-path", package])
-        while let line = try build.readLine(within: .seconds(1800)) { report("  \(line)") }
-        guard try build.exitStatus() == 0 else {
-            throw BenchmarkError("The NIOWebSocket peer does not build.")
-        }
+    /// Why a peer cannot be measured, or nil if it can.
+    func reasonToSkip(_ contender: Contender) -> String? {
+        if !contender.isPeer || isExecutable(self.path(of: contender)) { return nil }
+        let reason = try? readFile("\(self.peersDirectory)/\(contender.rawValue)/skipped")
+        return reason.map(firstLine) ?? "not built; Benchmarks/peers.sh does that"
+    }
+
+    /// What the peer is a version of, as `peers.sh` has found out.
+    func version(of contender: Contender) -> String? {
+        (try? readFile("\(self.peersDirectory)/\(contender.rawValue)/version")).map(firstLine)
     }
 }
 
 /// `Benchmarks/` in the sources that this program was compiled from.
-private func benchmarksDirectory(of file: String = #filePath) -> String {
+func benchmarksDirectory(of file: String = #filePath) -> String {
     file.split(separator: "/", omittingEmptySubsequences: false).dropLast(2).joined(separator: "/")
+}
+
+private func firstLine(_ text: String) -> String {
+    String(text.prefix { $0 != "\n" })
 }

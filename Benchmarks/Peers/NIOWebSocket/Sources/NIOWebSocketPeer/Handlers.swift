@@ -32,9 +32,21 @@ final class EchoHandler: ChannelInboundHandler {
     }
 }
 
-/// The subscribers of the one topic.
+/// The topics by name.
 ///
-/// It is used on the event loop alone.
+/// They are used on the event loop alone.
+final class Rooms {
+    private var rooms: [Substring: Room] = [:]
+
+    subscript(name: Substring) -> Room {
+        if let room = self.rooms[name] { return room }
+        let room = Room()
+        self.rooms[name] = room
+        return room
+    }
+}
+
+/// The subscribers of a topic.
 final class Room {
     private var subscribers: [ObjectIdentifier: ChannelHandlerContext] = [:]
 

@@ -6,8 +6,8 @@ import NIOWebSocket
 /// A plain NIOWebSocket server on one event loop: the peer that Starling's figures are compared with.
 ///
 /// It is written as NIO's own documentation suggests: the typed upgrader, one channel handler per connection,
-/// and a flush when a read is complete rather than after every frame. `/subscribe` and `/publish` are the two
-/// ends of the fan-out; every other path echoes.
+/// and a flush when a read is complete rather than after every frame. `/subscribe/T` and `/publish/T` are the
+/// two ends of topic T; every other path echoes.
 ///
 /// Usage: `NIOWebSocketPeer [--port N]`. Port 0, the default, lets the kernel choose; the choice is printed as
 /// `listening on PORT`. It serves 127.0.0.1 until it is terminated.
@@ -20,7 +20,7 @@ enum NIOWebSocketPeer {
         let port = try portArgument()
         let group = MultiThreadedEventLoopGroup(numberOfThreads: 1)
         let loop = group.next()
-        let room = try await loop.submit { NIOLoopBound(Room(), eventLoop: loop) }.get()
+        let rooms = try await loop.submit { NIOLoopBound(Rooms(), eventLoop: loop) }.get()
 
         let listener = try await ServerBootstrap(group: group)
             .serverChannelOption(.backlog, value: 4096)
@@ -31,7 +31,7 @@ enum NIOWebSocketPeer {
                     _ = try channel.pipeline.syncOperations.configureUpgradableHTTPServerPipeline(
                         configuration: .init(
                             upgradeConfiguration: .init(
-                                upgraders: [upgrader(room: room)],
+                                upgraders: [upgrader(rooms: rooms)],
                                 notUpgradingCompletionHandler: { channel in channel.close() }
                             )
                         )
@@ -46,17 +46,17 @@ enum NIOWebSocketPeer {
         try await listener.closeFuture.get()
     }
 
-    private static func upgrader(room: NIOLoopBound<Room>) -> NIOTypedWebSocketServerUpgrader<Void> {
+    private static func upgrader(rooms: NIOLoopBound<Rooms>) -> NIOTypedWebSocketServerUpgrader<Void> {
         NIOTypedWebSocketServerUpgrader(
             maxFrameSize: self.frameBytesMax,
             shouldUpgrade: { channel, _ in channel.eventLoop.makeSucceededFuture([:]) },
             upgradePipelineHandler: { channel, head in
                 channel.eventLoop.makeCompletedFuture {
-                    let room = room.value
                     let pipeline = channel.pipeline.syncOperations
-                    switch head.uri {
-                    case "/subscribe": try pipeline.addHandler(SubscribeHandler(room: room))
-                    case "/publish": try pipeline.addHandler(PublishHandler(room: room))
+                    let parts = head.uri.split(separator: "/")
+                    switch parts.first {
+                    case "subscribe": try pipeline.addHandler(SubscribeHandler(room: rooms.value[parts[1]]))
+                    case "publish": try pipeline.addHandler(PublishHandler(room: rooms.value[parts[1]]))
                     default: try pipeline.addHandler(EchoHandler())
                     }
                 }

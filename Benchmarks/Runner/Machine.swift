@@ -1,0 +1,89 @@
+import FoundationEssentials
+import Glibc
+
+/// What the figures depend on besides the code.
+struct Machine: Codable {
+    /// The day, as `2026-01-31`, in UTC.
+    let date: String
+    let processor: String
+    let coreCount: Int
+    let memoryGiB: Int
+    let kernel: String
+    let congestionControl: String
+    /// How many processes wanted a core in the minute before: well above 0, others were at work.
+    let loadAverage: Double
+
+    init() throws {
+        self.date = Date.now.formatted(.iso8601.year().month().day())
+        self.processor =
+            field("model name", of: try readFile("/proc/cpuinfo"))?.replacing(" Processor", with: "")
+            ?? "unknown"
+        self.coreCount = sysconf(Int32(_SC_NPROCESSORS_ONLN))
+        let kibibytes = field("MemTotal", of: try readFile("/proc/meminfo"))?.split(separator: " ").first
+        self.memoryGiB = Int(((kibibytes.flatMap { Double($0) } ?? 0) / 1_048_576).rounded())
+        // The numbers alone: what a distributor or a provider adds says where the machine is.
+        let release = try readFile("/proc/sys/kernel/osrelease")
+        self.kernel = String(release.prefix { $0.isNumber || $0 == "." })
+        self.congestionControl = trimmed(try readFile("/proc/sys/net/ipv4/tcp_congestion_control"))
+        let load = try readFile("/proc/loadavg").split(separator: " ").first
+        self.loadAverage = load.flatMap { Double($0) } ?? 0
+    }
+
+    /// A line for readers.
+    var summary: String {
+        "\(self.processor), \(self.coreCount) cores, \(self.memoryGiB) GiB; Linux \(self.kernel) with "
+            + "\(self.congestionControl); load average \(hundredths(self.loadAverage)) before the first measurement"
+    }
+}
+
+/// What was compiled and measured.
+struct Versions: Codable {
+    let swift: String
+    let openSSL: String
+    let redis: String
+    /// By contender.
+    let peers: [String: String]
+
+    init(of contenders: [Contender], _ tools: Tools) throws {
+        // "Swift version 6.3 (swift-6.3-RELEASE)", with or without a word about its driver in front.
+        let line = try firstLine(of: "swift", ["--version"])
+        self.swift = line.components(after: "Swift version ") ?? line
+        self.openSSL = try firstLine(of: "openssl", ["version"]).components(after: "OpenSSL ") ?? "unknown"
+        self.redis = try firstLine(of: "redis-server", ["--version"]).components(after: "v=") ?? "unknown"
+        var peers: [String: String] = [:]
+        for contender in contenders where contender.isPeer {
+            peers[contender.rawValue] = tools.version(of: contender) ?? "unknown version"
+        }
+        self.peers = peers
+    }
+
+    /// A line for readers.
+    var summary: String {
+        let peers = Contender.allCases.compactMap { self.peers[$0.rawValue] }
+        return (["Swift \(self.swift)", "OpenSSL \(self.openSSL)", "Redis \(self.redis)"] + peers)
+            .joined(separator: "; ")
+    }
+}
+
+extension String {
+    /// The word that follows `mark`, or nil.
+    fileprivate func components(after mark: String) -> String? {
+        guard let range = self.firstRange(of: mark) else { return nil }
+        return String(self[range.upperBound...].prefix { $0 != " " })
+    }
+}
+
+private func firstLine(of program: String, _ arguments: [String]) throws -> String {
+    var child = try Child(program, arguments, silencesErrors: true)
+    return try child.readLine(within: .seconds(30)) ?? ""
+}
+
+/// The value of a line such as `name	: value`.
+private func field(_ name: String, of text: String) -> String? {
+    let line = text.split(separator: "\n").first { $0.hasPrefix(name) }
+    return line?.split(separator: ":").last.map { trimmed($0) }
+}
+
+private func trimmed(_ text: some StringProtocol) -> String {
+    String(text.drop(while: \.isWhitespace).prefix { $0 != "\n" })
+}
