@@ -308,6 +308,16 @@ let package = Package(
             swiftSettings: settings
         ),
         .executableTarget(
+            name: "MillionServer",
+            dependencies: [
+                "Starling", "StarlingCore", "StarlingNative", "StarlingRedis",
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
+                .product(name: "Logging", package: "swift-log"),
+            ],
+            path: "Benchmarks/Million/Server",
+            swiftSettings: settings
+        ),
+        .executableTarget(
             name: "RedisBenchmark",
             dependencies: [
                 "Starling", "StarlingNative", "StarlingRedis",

@@ -18,5 +18,8 @@ int main(int count, char **arguments) {
     case MODE_IDLE:
         run_idle(&options);
         break;
+    case MODE_CROWD:
+        run_crowd(&options);
+        break;
     }
 }

@@ -14,4 +14,8 @@ void run_fanout(const struct options *options);
 /// Idle: opens connections, prints the line, and holds them until standard input ends.
 void run_idle(const struct options *options);
 
+/// Crowd: opens connections, holds them, drops some, and counts what arrives, as the lines of standard input say, until it
+/// ends: `open`, `drop COUNT`, `figures`, `latencies PUBLICATION`. Answers are lines of JSON.
+void run_crowd(const struct options *options);
+
 #endif

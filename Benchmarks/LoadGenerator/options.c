@@ -11,6 +11,7 @@ static const char *const mode_names[] = {
     [MODE_RAW] = "raw",
     [MODE_FANOUT] = "fanout",
     [MODE_IDLE] = "idle",
+    [MODE_CROWD] = "crowd",
 };
 
 static const char usage[] =
@@ -21,6 +22,7 @@ static const char usage[] =
     "  raw       the same byte counts without a handshake and without a look at the replies, for the floor\n"
     "  fanout    subscribers at /subscribe receive what publishers send to /publish\n"
     "  idle      opens connections, prints its line, holds them until standard input ends\n"
+    "  crowd     connections to /crowd that obey standard input, and count publications\n"
     "\n"
     "OPTION\n"
     "  --connections C   connections, or subscribers (200)\n"
@@ -28,6 +30,9 @@ static const char usage[] =
     "  --payload N       bytes of a message (20)\n"
     "  --publishers P    connections that publish, in turn (1)\n"
     "  --messages M      idle: messages echoed on each connection first (0)\n"
+    "  --source N        crowd: the connections come from 127.0.0.N (1)\n"
+    "  --topics T        crowd: topics, of which each connection is in one (1000)\n"
+    "  --first F         crowd: the number of the first connection, modulo T its topic (0)\n"
     "  --warmup S        seconds before measuring, decimals allowed (0.5)\n"
     "  --seconds S       seconds measured (2)\n"
     "  --server-pid PID  the process whose CPU time is reported\n";
@@ -71,6 +76,8 @@ struct options parse_options(int count, char **arguments) {
         .depth = 1,
         .payload = 20,
         .publishers = 1,
+        .source = 1,
+        .topics = 1000,
         .warmup_nanoseconds = 500000000,
         .measured_nanoseconds = 2000000000,
     };
@@ -84,6 +91,9 @@ struct options parse_options(int count, char **arguments) {
         else if (strcmp(name, "--payload") == 0) options.payload = number(value, 1, 1 << 20);
         else if (strcmp(name, "--publishers") == 0) options.publishers = (uint32_t)number(value, 1, 1000);
         else if (strcmp(name, "--messages") == 0) options.messages = (uint32_t)number(value, 0, 1000);
+        else if (strcmp(name, "--source") == 0) options.source = (uint32_t)number(value, 1, 254);
+        else if (strcmp(name, "--topics") == 0) options.topics = (uint32_t)number(value, 1, 1000000);
+        else if (strcmp(name, "--first") == 0) options.first = (uint32_t)number(value, 0, 100000000);
         else if (strcmp(name, "--warmup") == 0) options.warmup_nanoseconds = seconds(value);
         else if (strcmp(name, "--seconds") == 0) options.measured_nanoseconds = seconds(value);
         else if (strcmp(name, "--server-pid") == 0) options.server_pid = (pid_t)number(value, 1, INT32_MAX);

@@ -5,7 +5,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-enum mode { MODE_ECHO, MODE_RAW, MODE_FANOUT, MODE_IDLE };
+enum mode { MODE_ECHO, MODE_RAW, MODE_FANOUT, MODE_IDLE, MODE_CROWD };
 
 /// What the command line asked for.
 struct options {
@@ -20,6 +20,11 @@ struct options {
     uint32_t publishers;
     /// Messages echoed on each connection before it idles. Idle mode only.
     uint32_t messages;
+    /// The connections' address is 127.0.0.`source`. Crowd mode only.
+    uint32_t source;
+    /// How many topics there are, and the number of the first connection, which says which one is whose. Crowd mode only.
+    uint32_t topics;
+    uint32_t first;
     uint64_t warmup_nanoseconds;
     uint64_t measured_nanoseconds;
     /// The process whose CPU time is measured, or 0.
