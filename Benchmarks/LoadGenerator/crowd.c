@@ -22,6 +22,9 @@ enum {
     /// Handshakes at a time: many processes dial at once, and a server's queue of connections holds 4,096.
     UNDERWAY_MAX = 32,
     PUBLICATION_BYTES_MIN = 16,
+    /// The kernel looks for a port of one parity first, and searches all of those in vain once they are used: from one source to
+    /// one port, connecting is a hundred times slower from 14,000 connections on.
+    SOURCES = 2,
 };
 
 static unsigned char buffer[RECEIVE_BYTES + 1];
@@ -60,7 +63,7 @@ void crowd_dial(struct crowd *crowd) {
         uint32_t index = crowd->wanted[crowd->next_wanted++];
         struct member *member = &crowd->members[index];
         bool connected;
-        member->socket = dial_nonblocking(crowd->options->port, crowd->options->source, &connected);
+        member->socket = dial_nonblocking(crowd->options->port, crowd->options->source + index % SOURCES, &connected);
         member->state = MEMBER_CONNECTING;
         crowd->underway++;
         set_events(crowd, EPOLL_CTL_ADD, index, connected ? EPOLLIN : EPOLLOUT);

@@ -30,7 +30,7 @@ static const char usage[] =
     "  --payload N       bytes of a message (20)\n"
     "  --publishers P    connections that publish, in turn (1)\n"
     "  --messages M      idle: messages echoed on each connection first (0)\n"
-    "  --source N        crowd: the connections come from 127.0.0.N (1)\n"
+    "  --source N        crowd: the connections come from 127.0.0.N and the address after it (2)\n"
     "  --topics T        crowd: topics, of which each connection is in one (1000)\n"
     "  --first F         crowd: the number of the first connection, modulo T its topic (0)\n"
     "  --warmup S        seconds before measuring, decimals allowed (0.5)\n"
@@ -76,7 +76,7 @@ struct options parse_options(int count, char **arguments) {
         .depth = 1,
         .payload = 20,
         .publishers = 1,
-        .source = 1,
+        .source = 2,
         .topics = 1000,
         .warmup_nanoseconds = 500000000,
         .measured_nanoseconds = 2000000000,
@@ -91,7 +91,7 @@ struct options parse_options(int count, char **arguments) {
         else if (strcmp(name, "--payload") == 0) options.payload = number(value, 1, 1 << 20);
         else if (strcmp(name, "--publishers") == 0) options.publishers = (uint32_t)number(value, 1, 1000);
         else if (strcmp(name, "--messages") == 0) options.messages = (uint32_t)number(value, 0, 1000);
-        else if (strcmp(name, "--source") == 0) options.source = (uint32_t)number(value, 1, 254);
+        else if (strcmp(name, "--source") == 0) options.source = (uint32_t)number(value, 1, 253);
         else if (strcmp(name, "--topics") == 0) options.topics = (uint32_t)number(value, 1, 1000000);
         else if (strcmp(name, "--first") == 0) options.first = (uint32_t)number(value, 0, 100000000);
         else if (strcmp(name, "--warmup") == 0) options.warmup_nanoseconds = seconds(value);

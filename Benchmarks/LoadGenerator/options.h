@@ -20,7 +20,7 @@ struct options {
     uint32_t publishers;
     /// Messages echoed on each connection before it idles. Idle mode only.
     uint32_t messages;
-    /// The connections' address is 127.0.0.`source`. Crowd mode only.
+    /// The first of the connections' two addresses is 127.0.0.`source`. Crowd mode only.
     uint32_t source;
     /// How many topics there are, and the number of the first connection, which says which one is whose. Crowd mode only.
     uint32_t topics;

@@ -84,7 +84,7 @@ class Million:
             self.clients.append(
                 await self.children.start(
                     f"client {number}", f"{self.programs}/LoadGenerator", "crowd", "--port", port,
-                    "--connections", min(self.each, self.connections - first), "--source", number + 2,
+                    "--connections", min(self.each, self.connections - first), "--source", 2 + number * capacity.SOURCES_PER_CLIENT,
                     "--topics", TOPICS, "--first", first,
                 )
             )
