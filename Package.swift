@@ -381,6 +381,15 @@ let package = Package(
             path: "Tests/JavaScript/Server",
             swiftSettings: settings
         ),
+        .executableTarget(
+            name: "SoakClient",
+            dependencies: [
+                "Starling", "StarlingNative", "StarlingTopics", "ExampleSupport",
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
+            ],
+            path: "Tests/Soak/Client",
+            swiftSettings: settings
+        ),
         .testTarget(
             name: "StarlingNativeTests",
             dependencies: [
