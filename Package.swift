@@ -348,7 +348,7 @@ let package = Package(
         ),
         .testTarget(
             name: "StarlingTestingTests",
-            dependencies: ["Starling", "StarlingCore", "StarlingTesting"],
+            dependencies: ["Starling", "StarlingCore", "StarlingTesting", "StarlingTopics"],
             swiftSettings: settings
         ),
         .executableTarget(

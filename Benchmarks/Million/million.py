@@ -91,23 +91,25 @@ class Million:
         await self.figures()  # All answer.
 
     async def open(self):
-        before = self.memory()
-        self.course = []
+        before, processors = self.memory(), self.processors()
+        course = []
         began = time.monotonic()
-        await self.gather("open", lambda seconds, count: self.course.append((round(seconds, 1), count)))
+        await self.gather("open", lambda seconds, count: course.append((round(seconds, 1), count)))
         seconds = time.monotonic() - began
-        await self.settle()
+        # What is freed late is not a connection's.
+        await asyncio.sleep(1)
         growth = {name: (after - before[name]) / self.connections for name, after in self.memory().items()}
-        self.result["open"] = {"seconds": seconds, "perSecond": self.connections / seconds, "course": self.course}
+        self.result["open"] = {
+            "seconds": seconds,
+            "perSecond": self.connections / seconds,
+            "processorSeconds": self.spent(processors),
+            "course": course,
+        }
         self.result["bytesPerConnection"] = growth
         say(
             f"{self.connections:,} connections in {seconds:.1f} s, {self.connections / seconds:,.0f} a second; bytes of each: "
             + ", ".join(f"{name} {value:,.0f}" for name, value in growth.items())
         )
-
-    async def settle(self):
-        """The first second after a burst: what is freed late is not a connection's."""
-        await asyncio.sleep(1)
 
     async def hold(self):
         seconds = self.ping_interval + 5
@@ -118,7 +120,7 @@ class Million:
             if second % 10 == 0:
                 say(f"held for {second} s")
         took = time.monotonic() - began
-        rates = {name: (after - processors[name]) / took for name, after in self.processors().items()}
+        rates = {name: spent / took for name, spent in self.spent(processors).items()}
         rates["machine"] = (machine_busy_seconds() - busy) / took
         pings = (await self.sum("pings") - pings) / took
         self.result["idle"] = {"seconds": took, "pingsPerSecond": pings, "processors": rates}
@@ -136,7 +138,7 @@ class Million:
         while arrived < self.connections and time.monotonic() - began < ARRIVAL_SECONDS:
             await asyncio.sleep(0.25)
             arrived = sum(figures["arrived"][number] for figures in await self.figures())
-        processors = {name: after - processors[name] for name, after in self.processors().items()}
+        processors = self.spent(processors)
         for client in self.clients:
             client.say(f"latencies {number}")
         buckets = {}
@@ -243,6 +245,10 @@ class Million:
             "clients": sum(client.processor_seconds() for client in self.clients),
             "Redis": self.redis.processor_seconds(),
         }
+
+    def spent(self, before):
+        """Processor seconds since then."""
+        return {name: after - before[name] for name, after in self.processors().items()}
 
 
 async def run(programs, connections):

@@ -55,14 +55,19 @@ def table(result):
     idle = result["idle"]
     rows = [
         ("connections", f"{result['connections']:,} in {result['servers']} servers, both ends on this machine"),
-        ("opened", f"{result['open']['seconds']:.1f} s, {result['open']['perSecond']:,.0f} a second"),
+        (
+            "opened",
+            f"{result['open']['seconds']:.1f} s, {result['open']['perSecond']:,.0f} a second; "
+            f"{result['open']['processorSeconds']['servers'] / result['connections'] * 1e6:.0f} µs of the servers' time each",
+        ),
         ("memory of a connection in the server", f"{memory['server']:,.0f} bytes"),
         ("memory in the kernel, both ends", f"{memory['kernel']:,.0f} bytes"),
         ("memory of the machine, both ends, all told", f"{memory['all']:,.0f} bytes"),
         (
             f"idle, a ping to each every {result['pingIntervalSeconds']} s",
             f"{idle['pingsPerSecond']:,.0f} pings / s; {idle['processors']['servers']:.2f} processors for the servers, "
-            f"{idle['processors']['clients']:.2f} for the clients, {idle['processors']['machine']:.2f} in all",
+            f"{idle['processors']['clients']:.2f} for the clients, {idle['processors']['machine']:.2f} in all; "
+            f"{idle['processors']['servers'] / max(1, idle['pingsPerSecond']) * 1e6:.1f} µs of the servers' time for each ping",
         ),
     ]
     for publication in result["publications"]:

@@ -47,6 +47,10 @@ def text(message):
     return frame(0x81, json.dumps(message).encode(), mask=os.urandom(4))
 
 
+class Unavailable(Exception):
+    """Redis was away for too long: who asks is told so."""
+
+
 async def answer(peer, kind):
     """The next message of this kind; what else is published meanwhile is skipped."""
     while True:
@@ -55,8 +59,12 @@ async def answer(peer, kind):
             raise Failed(f"the server closed: {payload!r}")
         if first == 0x89:
             await peer.send(frame(0x8A, payload))
-        elif first == 0x81 and json.loads(payload)["type"] == kind:
-            return json.loads(payload)
+        elif first == 0x81:
+            message = json.loads(payload)
+            if message["type"] == kind:
+                return message
+            if message["type"] == "error":
+                raise Unavailable if message["code"] == "unavailable" else Failed(f"the server answers {message}")
 
 
 def cut(peer):
@@ -288,6 +296,8 @@ class Strangers:
             try:
                 async with asyncio.timeout(STRANGER_SECONDS_MAX):
                     await kind(node, self.counts)
+            except Unavailable:
+                self.counts.add("visitors who were told that a topic cannot be had")
             except Exception as error:
                 self.faults.append(f"{kind.__name__} at {node.name}: {type(error).__name__} {error}")
             await asyncio.sleep(random.random() * pause)
