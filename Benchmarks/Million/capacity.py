@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 # Measured by this benchmark with 200,000 connections, and rounded up: see Benchmarks/Results.
-KERNEL_BYTES_PER_CONNECTION = 10_000  # both sockets, their inodes and files, and both epoll entries
+KERNEL_BYTES_PER_CONNECTION = 10_500  # both sockets, their inodes and files, and both epoll entries
 SERVER_BYTES_PER_CONNECTION = 700
 CLIENT_BYTES_PER_CONNECTION = 40
 SERVER_BYTES = 12 << 20  # of a process without connections
