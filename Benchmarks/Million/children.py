@@ -52,12 +52,22 @@ class Child:
 
     def private_bytes(self):
         """Memory that is its own."""
-        lines = Path(f"/proc/{self.process.pid}/smaps_rollup").read_text().splitlines()
+        with self.must_live():
+            lines = Path(f"/proc/{self.process.pid}/smaps_rollup").read_text().splitlines()
         return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(("Private_Clean", "Private_Dirty")))
 
     def processor_seconds(self):
         # The kernel's clock of a process, as clock_getcpuclockid(3) makes it: nanoseconds, where /proc counts hundredths.
-        return time.clock_gettime(~self.process.pid << 3 | 2)
+        with self.must_live():
+            return time.clock_gettime(~self.process.pid << 3 | 2)
+
+    @contextlib.contextmanager
+    def must_live(self):
+        """What the kernel tells of a process it tells only while there is one."""
+        try:
+            yield
+        except OSError:
+            raise Failed(f"{self.name} has ended") from None
 
 
 class Children:

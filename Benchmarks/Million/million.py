@@ -92,7 +92,7 @@ class Million:
 
     async def open(self):
         before, processors = self.memory(), self.processors()
-        course = []
+        course = [(0, 0)]
         began = time.monotonic()
         await self.gather("open", lambda seconds, count: course.append((round(seconds, 1), count)))
         seconds = time.monotonic() - began

@@ -107,7 +107,7 @@ def plot(result):
     arrivals = [(publication["what"], publication["course"]) for publication in result["publications"]]
     panels = [
         panel(0, "connections open", [("", result["open"]["course"])], result["connections"]),
-        panel(WIDTH, "deliveries of a publication", arrivals, result["connections"]),
+        panel(WIDTH, "deliveries of a publication; dashed: of one to each topic", arrivals, result["connections"]),
     ]
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{2 * WIDTH}" height="{HEIGHT}" '
