@@ -313,6 +313,16 @@ let package = Package(
             swiftSettings: settings
         ),
         .executableTarget(
+            name: "MillionServer",
+            dependencies: [
+                "Starling", "StarlingCore", "StarlingNative", "StarlingRedis",
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
+                .product(name: "Logging", package: "swift-log"),
+            ],
+            path: "Benchmarks/Million/Server",
+            swiftSettings: settings
+        ),
+        .executableTarget(
             name: "RedisBenchmark",
             dependencies: [
                 "Starling", "StarlingNative", "StarlingRedis",
@@ -343,7 +353,7 @@ let package = Package(
         ),
         .testTarget(
             name: "StarlingTestingTests",
-            dependencies: ["Starling", "StarlingCore", "StarlingTesting"],
+            dependencies: ["Starling", "StarlingCore", "StarlingTesting", "StarlingTopics"],
             swiftSettings: settings
         ),
         .executableTarget(
@@ -396,6 +406,15 @@ let package = Package(
                 .product(name: "HTTPTypes", package: "swift-http-types"),
             ],
             path: "Tests/Deploys/Client",
+            swiftSettings: settings
+        ),
+        .executableTarget(
+            name: "SoakClient",
+            dependencies: [
+                "Starling", "StarlingNative", "StarlingTopics", "ExampleSupport",
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
+            ],
+            path: "Tests/Soak/Client",
             swiftSettings: settings
         ),
         .testTarget(

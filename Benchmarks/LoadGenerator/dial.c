@@ -47,16 +47,20 @@ static void check_extensions(const struct options *options, const char *path, co
     }
 }
 
+void check_response_head(const char *path, const char *head) {
+    if (strncmp(head, "HTTP/1.1 101", 12) != 0) {
+        fail("%s was answered with '%.*s'", path, (int)strcspn(head, "\r\n"), head);
+    }
+    if (strstr(head, accept_value) == NULL) fail("%s: the server's Sec-WebSocket-Accept is wrong", path);
+}
+
 bool check_response(const struct options *options, const char *path, const char *head, size_t byte_count) {
     const char *end = strstr(head, "\r\n\r\n");
     if (end == NULL) {
         if (byte_count >= HEAD_BYTES_MAX) fail("%s: the response head is over %d bytes", path, HEAD_BYTES_MAX);
         return false;
     }
-    if (strncmp(head, "HTTP/1.1 101", 12) != 0) {
-        fail("%s was answered with '%.*s'", path, (int)strcspn(head, "\r\n"), head);
-    }
-    if (strstr(head, accept_value) == NULL) fail("%s: the server's Sec-WebSocket-Accept is wrong", path);
+    check_response_head(path, head);
     check_extensions(options, path, head);
     if (end + 4 != head + byte_count) fail("%s: the server sent something before it was asked", path);
     return true;

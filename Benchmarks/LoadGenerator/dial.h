@@ -18,6 +18,9 @@ size_t write_request(const struct options *options, const char *path, char *requ
 /// What is not the right answer, or more than it, ends the process. `head` ends with a zero byte.
 bool check_response(const struct options *options, const char *path, const char *head, size_t byte_count);
 
+/// Ends the process unless the response's head, which ends with a zero byte, accepts the request.
+void check_response_head(const char *path, const char *head);
+
 /// A connection whose opening handshake for `path` is over; it blocks.
 struct link dial_websocket(const struct options *options, uint16_t port, unsigned source, const char *path);
 

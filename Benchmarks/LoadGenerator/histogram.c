@@ -10,7 +10,7 @@ static uint32_t bucket(uint64_t nanoseconds) {
     return index < LAST ? index : LAST;
 }
 
-static uint64_t upper_edge(uint32_t index) {
+uint64_t histogram_upper_edge(uint32_t index) {
     if (index < HISTOGRAM_STEPS) return index;
     uint32_t octave = (index >> STEP_BITS) - 1;
     uint64_t step = (index & (HISTOGRAM_STEPS - 1)) + HISTOGRAM_STEPS;
@@ -28,7 +28,7 @@ uint64_t histogram_quantile(const struct histogram *histogram, double fraction) 
     if (histogram->total == 0) return 0;
     for (uint32_t index = 0; index < LAST; index++) {
         seen += histogram->counts[index];
-        if (seen > wanted) return upper_edge(index);
+        if (seen > wanted) return histogram_upper_edge(index);
     }
-    return upper_edge(LAST);
+    return histogram_upper_edge(LAST);
 }

@@ -16,6 +16,9 @@ struct histogram {
 /// Counts one value.
 void histogram_record(struct histogram *histogram, uint64_t nanoseconds);
 
+/// The greatest value that counts in the bucket at `index` of `counts`.
+uint64_t histogram_upper_edge(uint32_t index);
+
 /// The upper edge of the bucket in which `fraction` of the values are at or below; 0 without values.
 uint64_t histogram_quantile(const struct histogram *histogram, double fraction);
 

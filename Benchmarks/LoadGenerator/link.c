@@ -15,7 +15,7 @@
 
 enum { TIMEOUT_SECONDS = 5 };
 
-static struct sockaddr_in loopback(unsigned last_byte, uint16_t port) {
+struct sockaddr_in link_address(unsigned last_byte, uint16_t port) {
     return (struct sockaddr_in){
         .sin_family = AF_INET,
         .sin_port = htons(port),
@@ -23,19 +23,25 @@ static struct sockaddr_in loopback(unsigned last_byte, uint16_t port) {
     };
 }
 
-struct link link_open(const struct options *options, uint16_t port, unsigned source) {
-    int socket_ = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+int link_socket(int flags, unsigned source) {
+    int socket_ = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | flags, 0);
     if (socket_ < 0) fail_errno("socket");
     int on = 1;
-    struct timeval timeout = {.tv_sec = TIMEOUT_SECONDS};
     setsockopt(socket_, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-    setsockopt(socket_, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof timeout);
-    setsockopt(socket_, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof timeout);
     // The port is chosen by connect, when the other end is known; otherwise one source could dial only once per
     // ephemeral port, whatever the destination.
     setsockopt(socket_, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &on, sizeof on);
-    struct sockaddr_in from = loopback(source, 0), to = loopback(1, port);
+    struct sockaddr_in from = link_address(source, 0);
     if (bind(socket_, (struct sockaddr *)&from, sizeof from) != 0) fail_errno("bind");
+    return socket_;
+}
+
+struct link link_open(const struct options *options, uint16_t port, unsigned source) {
+    int socket_ = link_socket(0, source);
+    struct timeval timeout = {.tv_sec = TIMEOUT_SECONDS};
+    setsockopt(socket_, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof timeout);
+    setsockopt(socket_, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof timeout);
+    struct sockaddr_in to = link_address(1, port);
     if (connect(socket_, (struct sockaddr *)&to, sizeof to) != 0) fail_errno("connect");
     struct link link = {.socket = socket_};
     if (options->security != SECURITY_NONE) link.tls = tls_start(options, socket_);

@@ -3,6 +3,7 @@
 
 #include "options.h"
 
+#include <netinet/in.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -15,6 +16,12 @@ struct link {
     int socket;
     struct ssl_st *tls;
 };
+
+/// 127.0.0.`last_byte`.
+struct sockaddr_in link_address(unsigned last_byte, uint16_t port);
+
+/// A socket with TCP_NODELAY that comes from 127.0.0.`source`; `flags` as of `socket`.
+int link_socket(int flags, unsigned source);
 
 /// Connects to 127.0.0.1 from 127.0.0.`source` with TCP_NODELAY, and has TLS ready to shake hands.
 ///

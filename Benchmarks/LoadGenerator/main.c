@@ -21,5 +21,8 @@ int main(int count, char **arguments) {
     case MODE_CHURN:
         run_churn(&options);
         break;
+    case MODE_CROWD:
+        run_crowd(&options);
+        break;
     }
 }

@@ -18,4 +18,8 @@ void run_idle(const struct options *options);
 /// next, `connections` at a time. A message is such a visit, and its latency the whole of it.
 void run_churn(const struct options *options);
 
+/// Crowd: opens connections, holds them, drops some, and counts what arrives, as the lines of standard input say, until it
+/// ends: `open`, `drop COUNT`, `figures`, `latencies PUBLICATION`. Answers are lines of JSON.
+void run_crowd(const struct options *options);
+
 #endif

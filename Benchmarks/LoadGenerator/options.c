@@ -7,6 +7,7 @@
 
 static const char *const mode_names[] = {
     [MODE_ECHO] = "echo", [MODE_RAW] = "raw", [MODE_FANOUT] = "fanout", [MODE_IDLE] = "idle", [MODE_CHURN] = "churn",
+    [MODE_CROWD] = "crowd",
 };
 static const char *const content_names[] = {[CONTENT_BYTES] = "bytes", [CONTENT_JSON] = "json"};
 static const char *const security_names[] = {
@@ -25,6 +26,7 @@ static const char usage[] =
     "  fanout    subscribers at /subscribe/T receive what the publisher at /publish/T sends, for each topic T\n"
     "  idle      opens connections to /idle, prints its line, holds them until standard input ends\n"
     "  churn     connections to /echo that open, close with a handshake, and are followed by the next\n"
+    "  crowd     connections to /crowd that obey standard input, and count publications\n"
     "\n"
     "OPTION\n"
     "  --connections C    connections, or subscribers (200)\n"
@@ -33,7 +35,9 @@ static const char usage[] =
     "  --content C        bytes or json (bytes)\n"
     "  --security S       none, tls or, for churn, tls-resumed (none)\n"
     "  --compression C    none or deflate: permessage-deflate without context takeover (none)\n"
-    "  --topics T         fanout: topics, to which the subscribers are dealt out (1)\n"
+    "  --topics T         fanout and crowd: topics, to which the subscribers are dealt out (1)\n"
+    "  --source N         crowd: the connections come from 127.0.0.N and the address after it (2)\n"
+    "  --first F          crowd: the number of the first connection, modulo T its topic (0)\n"
     "  --publish-port P   fanout: where publishers connect (as --port)\n"
     "  --messages M       idle: messages echoed on each connection first (0)\n"
     "  --warmup S         seconds before measuring, decimals allowed (0.5)\n"
@@ -94,6 +98,7 @@ struct options parse_options(int count, char **arguments) {
         .depth = 1,
         .payload = 20,
         .topics = 1,
+        .source = 2,
         .warmup_nanoseconds = 500000000,
         .measured_nanoseconds = 2000000000,
     };
@@ -109,8 +114,10 @@ struct options parse_options(int count, char **arguments) {
         else if (strcmp(name, "--content") == 0) options.content = (enum content)CHOICE(value, content_names);
         else if (strcmp(name, "--security") == 0) options.security = (enum security)CHOICE(value, security_names);
         else if (strcmp(name, "--compression") == 0) options.deflate = CHOICE(value, compression_names) == 1;
-        else if (strcmp(name, "--topics") == 0) options.topics = (uint32_t)number(value, 1, 10000);
+        else if (strcmp(name, "--topics") == 0) options.topics = (uint32_t)number(value, 1, 1000000);
         else if (strcmp(name, "--messages") == 0) options.messages = (uint32_t)number(value, 0, 1000);
+        else if (strcmp(name, "--source") == 0) options.source = (uint32_t)number(value, 1, 253);
+        else if (strcmp(name, "--first") == 0) options.first = (uint32_t)number(value, 0, 100000000);
         else if (strcmp(name, "--warmup") == 0) options.warmup_nanoseconds = seconds(value);
         else if (strcmp(name, "--seconds") == 0) options.measured_nanoseconds = seconds(value);
         else if (strcmp(name, "--server-pid") == 0) add_server_pid(&options, value);

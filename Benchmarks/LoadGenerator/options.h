@@ -6,7 +6,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-enum mode { MODE_ECHO, MODE_RAW, MODE_FANOUT, MODE_IDLE, MODE_CHURN };
+enum mode { MODE_ECHO, MODE_RAW, MODE_FANOUT, MODE_IDLE, MODE_CHURN, MODE_CROWD };
 
 /// What the messages hold.
 enum content { CONTENT_BYTES, CONTENT_JSON };
@@ -36,10 +36,14 @@ struct options {
     enum security security;
     /// Whether permessage-deflate is asked for, without context takeover, and must be used for every message.
     bool deflate;
-    /// Topics, to which the subscribers are dealt out in turn; each has a publisher. Fan-out mode only.
+    /// Topics, to which the subscribers are dealt out in turn; each has a publisher in fan-out mode. Crowd mode too.
     uint32_t topics;
     /// Messages echoed on each connection before it idles. Idle mode only.
     uint32_t messages;
+    /// The first of the connections' two addresses is 127.0.0.`source`. Crowd mode only.
+    uint32_t source;
+    /// The number of the first connection, which says which topic is whose. Crowd mode only.
+    uint32_t first;
     uint64_t warmup_nanoseconds;
     uint64_t measured_nanoseconds;
     /// The processes whose CPU time is measured, as one sum.

@@ -233,6 +233,26 @@ import Testing
         }
     }
 
+    @Test(
+        "A time of its own is kept to; what everybody is told has a backoff on top, so that not all come back together"
+    )
+    func hintsAndBackoff() {
+        var generator = SystemRandomNumberGenerator()
+        let backoff = Backoff(first: .milliseconds(100), max: .seconds(1))
+        for (attempt, bound) in [(0, 100), (3, 800), (500, 1000)] as [(Int, Int64)] {
+            func waits(_ hint: Backoff.Hint) -> [Duration] {
+                (0..<400).map { _ in
+                    backoff.delay(beforeAttempt: attempt, hint: hint, using: &generator)
+                }
+            }
+            #expect(Set(waits(.ownTime(.milliseconds(2400)))) == [.milliseconds(2400)])
+            let refused = waits(.leastTime(.seconds(1)))
+            #expect(refused.allSatisfy { $0 >= .seconds(1) && $0 <= .milliseconds(1000 + bound) })
+            #expect(refused.contains { $0 > .milliseconds(1000 + bound / 2) })
+            #expect(refused.contains { $0 < .milliseconds(1000 + bound / 2) })
+        }
+    }
+
     @Test("Which close codes a client comes back after")
     func closeCodes() {
         for code in [1001, 1005, 1006, 1011, 1012, 1013, 1014, 1015] as [UInt16] {

@@ -1,4 +1,5 @@
 #if os(Linux)
+import Logging
 import Starling
 import StarlingCore
 import StarlingNative
@@ -328,6 +329,50 @@ import Testing
         #expect((0...50).contains(delay))
         #expect(closure?.code == .goingAway)
         #expect(closure?.reason == "the server shuts down; retry in \(delay) ms")
+    }
+
+    @Test(
+        "A client that has gone when its subscription is allowed is nobody's failure, and nothing is logged"
+    )
+    func leavesMeanwhile() async throws {
+        let log = ErrorLog()
+        let decisions = Mutex(0)
+        var service = TopicService<String> { client, _ in
+            try await eventually("the client has gone") { client.socket.closure != nil }
+            decisions.withLock { $0 += 1 }
+            return .allowed
+        }
+        service.configuration.logger = Logger(label: "test") { _ in log }
+        try await TopicServer.run(service: service) { server in
+            try await self.connect(server) { socket, _ in
+                try await socket.send(#"{"type":"subscribe","id":1,"topic":"room:a"}"#)
+            }
+            try await eventually("it was decided") { decisions.withLock { $0 } == 1 }
+        }
+        #expect(log.messages.withLock { $0 } == [])
+    }
+}
+
+/// Keeps what is logged as an error, or worse.
+private final class ErrorLog: LogHandler {
+    let messages = Mutex<[String]>([])
+
+    func log(event: LogEvent) {
+        guard event.level >= .error else { return }
+        self.messages.withLock { $0.append("\(event.message) \(event.metadata ?? [:])") }
+    }
+
+    subscript(metadataKey key: String) -> Logger.Metadata.Value? {
+        get { nil }
+        set {}
+    }
+    var metadata: Logger.Metadata {
+        get { [:] }
+        set {}
+    }
+    var logLevel: Logger.Level {
+        get { .trace }
+        set {}
     }
 }
 #endif

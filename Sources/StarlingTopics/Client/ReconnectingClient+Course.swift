@@ -86,9 +86,11 @@ extension ReconnectingClient {
                 defer { contents.hint = nil }
                 return contents.hint
             }
-            let delay =
-                hint ?? outcome.hint
-                ?? self.configuration.backoff.delay(beforeAttempt: attempt, using: &generator)
+            let delay = self.configuration.backoff.delay(
+                beforeAttempt: attempt,
+                hint: hint.map { .ownTime($0) } ?? outcome.hint,
+                using: &generator
+            )
             attempt += 1
             self.configuration.connection.logger.debug(
                 "a client comes back",
@@ -277,10 +279,10 @@ private enum ConnectionOutcome: CustomStringConvertible {
     }
 
     /// How long the server wants the client to stay away.
-    var hint: Duration? {
+    var hint: Backoff.Hint? {
         switch self {
-        case .ended(let closure): RetryHint(in: closure.reason)?.delay
-        case .failed(let error): error.retryAfter
+        case .ended(let closure): RetryHint(in: closure.reason).map { .ownTime($0.delay) }
+        case .failed(let error): error.retryAfter.map { .leastTime($0) }
         case .unprepared, .otherProtocol: nil
         }
     }

@@ -84,6 +84,27 @@ public struct Backoff: Sendable, Hashable {
         self.resetsAfter = resetsAfter
     }
 
+    /// What a server has said about when to come back.
+    package enum Hint: Sendable {
+        /// A time that it has chosen for this client, as a drain does.
+        case ownTime(Duration)
+        /// A time that it says to everybody whom it refuses: without a backoff on top they would all be back together.
+        case leastTime(Duration)
+    }
+
+    /// The wait before an attempt, by what the server has said.
+    package func delay(
+        beforeAttempt attempt: Int,
+        hint: Hint?,
+        using generator: inout some RandomNumberGenerator
+    ) -> Duration {
+        switch hint {
+        case .ownTime(let time): time
+        case .leastTime(let time): time + self.delay(beforeAttempt: attempt, using: &generator)
+        case nil: self.delay(beforeAttempt: attempt, using: &generator)
+        }
+    }
+
     /// The wait before an attempt; 0 is the first one after a failure.
     func delay(
         beforeAttempt attempt: Int,

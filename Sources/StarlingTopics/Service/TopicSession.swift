@@ -267,6 +267,8 @@ struct TopicSession<UserData: Sendable>: Sendable {
             return TopicRefusal(.unavailable, "the topic cannot be had now")
         // An answer that was too late, or whose client is gone: nobody's failure.
         case is CancellationError: return TopicRefusal(.timeout, "it was cancelled")
+        case let error as WebSocketError where error.code == .closed:
+            return TopicRefusal(.unavailable, "the connection is closed")
         default:
             self.service.configuration.logger.error(
                 "a topic service failed",
