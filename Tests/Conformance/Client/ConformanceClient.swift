@@ -38,6 +38,9 @@ struct ConformanceClient: AsyncParsableCommand {
         configuration.limits.frameBytesMax = 16 << 20
         configuration.limits.fragmentsPerMessageMax = 262_144
         configuration.outbound.byteCountMax = 64 << 20
+        // The suite's server is slow, and on a busy machine slower.
+        configuration.connectTimeout = .seconds(60)
+        configuration.handshakeTimeout = .seconds(60)
         configuration.tls.trustRootsFile = trust
         let count = try await client.connect(to: "\(server)/getCaseCount", configuration: configuration) {
             socket in
