@@ -20,13 +20,11 @@ struct Bench {
             ]
         )
         let load = try self.readReport(of: &generator, against: contender, under: scenario)
-        guard try generator.exitStatus() == 0 else {
-            throw BenchmarkError("The load generator failed late: \(contender.title), \(scenario.title).")
-        }
+        try self.checkEnd(of: &generator, against: contender, under: scenario)
         withExtendedLifetime(site) {}
         guard load.messages > 0, load.serverNanoseconds > 0 else {
             throw BenchmarkError(
-                "\(contender.title), \(scenario.title): nothing was counted in \(self.seconds) s."
+                "\(contender.title), \(scenario.title): nothing was counted in \(self.seconds) s"
             )
         }
         return load
@@ -47,16 +45,14 @@ struct Bench {
         )
         _ = try self.readReport(of: &warmup, against: contender, under: scenario)
         warmup.closeInput()
-        _ = try warmup.exitStatus()
+        try self.checkEnd(of: &warmup, against: contender, under: scenario)
 
         let before = try privateByteCount(of: site.servers[0].pid)
         var generator = try self.startGenerator(scenario, arguments + ["--messages", "1"])
         _ = try self.readReport(of: &generator, against: contender, under: scenario)
         let after = try privateByteCount(of: site.servers[0].pid)
         generator.closeInput()
-        guard try generator.exitStatus() == 0 else {
-            throw BenchmarkError("\(contender.title) did not hold \(scenario.connections) connections.")
-        }
+        try self.checkEnd(of: &generator, against: contender, under: scenario)
         return Double(after - before) / Double(scenario.connections)
     }
 
@@ -114,18 +110,36 @@ struct Bench {
             case .oneLoop, .twoNodes: [self.cores.generator]
             case .sharedCores: [self.cores.server, self.cores.generator]
             }
-        return try Cores.start(self.tools.loadGenerator, arguments, on: cores)
+        return try Cores.start(self.tools.loadGenerator, arguments, on: cores, errors: .read)
     }
 
+    /// The report, or what the generator says instead of one.
     private func readReport(
         of generator: inout Child,
         against contender: Contender,
         under scenario: Scenario
     ) throws -> LoadReport {
-        guard let line = try generator.readLine(within: .seconds(Self.openingSecondsMax + self.seconds))
-        else {
-            throw BenchmarkError("The load generator failed: \(contender.title), \(scenario.title).")
-        }
+        let line =
+            try generator.readLine(within: .seconds(Self.openingSecondsMax + self.seconds)) ?? "no word"
+        guard line.hasPrefix("{") else { throw self.failure(line, of: contender, under: scenario) }
         return try LoadReport(line)
+    }
+
+    /// Throws what the generator says after its report: nothing, if all went well.
+    private func checkEnd(
+        of generator: inout Child,
+        against contender: Contender,
+        under scenario: Scenario
+    ) throws {
+        if let line = try generator.readLine(within: .seconds(30)) {
+            throw self.failure(line, of: contender, under: scenario)
+        }
+        let status = try generator.exitStatus()
+        guard status == 0 else { throw self.failure("exit status \(status)", of: contender, under: scenario) }
+    }
+
+    private func failure(_ words: String, of contender: Contender, under scenario: Scenario) -> BenchmarkError
+    {
+        BenchmarkError("\(contender.title), \(scenario.title): \(words)")
     }
 }
