@@ -11,10 +11,19 @@ struct Child: ~Copyable {
     private var unread: [UInt8] = []
     private var reaped = false
 
+    /// What becomes of the child's standard error.
+    enum Errors {
+        /// It is this process's.
+        case shown
+        case dropped
+        /// Its lines are read with those of the output.
+        case read
+    }
+
     /// Starts an executable.
     ///
-    /// A name without a slash is looked up in `PATH`. The child's standard error is this process's, unless it is silenced.
-    init(_ executable: String, _ arguments: [String], silencesErrors: Bool = false) throws {
+    /// A name without a slash is looked up in `PATH`.
+    init(_ executable: String, _ arguments: [String], errors: Errors = .shown) throws {
         let (childInput, input) = try Self.makePipe()
         let (output, childOutput) = try Self.makePipe()
         defer {
@@ -27,8 +36,11 @@ struct Child: ~Copyable {
         unsafe posix_spawn_file_actions_init(&actions)
         unsafe posix_spawn_file_actions_adddup2(&actions, childInput, STDIN_FILENO)
         unsafe posix_spawn_file_actions_adddup2(&actions, childOutput, STDOUT_FILENO)
-        if silencesErrors {
+        switch errors {
+        case .shown: break
+        case .dropped:
             unsafe posix_spawn_file_actions_addopen(&actions, STDERR_FILENO, "/dev/null", O_WRONLY, 0)
+        case .read: unsafe posix_spawn_file_actions_adddup2(&actions, childOutput, STDERR_FILENO)
         }
         var argumentPointers = unsafe ([executable] + arguments).map { unsafe strdup($0) } + [nil]
         defer {

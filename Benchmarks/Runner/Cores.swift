@@ -14,10 +14,15 @@ struct Cores {
     }
 
     /// Starts a process that stays on some cores.
-    static func start(_ executable: String, _ arguments: [String], on cores: [Int]) throws -> Child {
+    static func start(
+        _ executable: String,
+        _ arguments: [String],
+        on cores: [Int],
+        errors: Child.Errors = .shown
+    ) throws -> Child {
         // taskset becomes the executable, so the process id is the executable's.
         let list = cores.map(String.init).joined(separator: ",")
-        return try Child("taskset", ["--cpu-list", list, executable] + arguments)
+        return try Child("taskset", ["--cpu-list", list, executable] + arguments, errors: errors)
     }
 
     /// The numbers in a line such as `Cpus_allowed_list:	0-3,6`.

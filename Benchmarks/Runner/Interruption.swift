@@ -17,6 +17,11 @@ enum Interruption {
 
     /// Throws if one of them has arrived.
     static func check() throws {
-        if self.arrived.load(ordering: .relaxed) { throw BenchmarkError("Interrupted.") }
+        if self.arrived.load(ordering: .relaxed) { throw Interrupted() }
     }
+}
+
+/// The end of a run that somebody asked for.
+struct Interrupted: Error, CustomStringConvertible {
+    var description: String { "Interrupted." }
 }

@@ -74,7 +74,7 @@ extension String {
 }
 
 private func firstLine(of program: String, _ arguments: [String]) throws -> String {
-    var child = try Child(program, arguments, silencesErrors: true)
+    var child = try Child(program, arguments, errors: .dropped)
     return try child.readLine(within: .seconds(30)) ?? ""
 }
 

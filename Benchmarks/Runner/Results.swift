@@ -9,6 +9,8 @@ struct Results: Codable {
     let rounds: Int
     let secondsPerSample: Double
     var samples: [Sample] = []
+    /// Servers that did not do what they should; no figure of theirs under that load is kept.
+    var failures: [Failure] = []
 
     /// A folder that says when and on what.
     var defaultFolder: String {
@@ -32,6 +34,13 @@ struct Results: Codable {
         try encoder.encode(self).write(to: URL(filePath: "\(folder)/raw.json"))
         report("The results are in \(folder).")
     }
+}
+
+/// A server that lost, corrupted or refused something, or was silent.
+struct Failure: Codable {
+    let scenario: String
+    let contender: Contender
+    let reason: String
 }
 
 /// One server under one load in one round.

@@ -49,6 +49,7 @@ struct Summary {
             "Medians of \(self.results.rounds) \(self.results.rounds == 1 ? "round" : "rounds"), each of \(hundredths(self.results.secondsPerSample)) s a server.",
         ]
         paragraphs += self.results.skipped.map { "Skipped: \($0)." }
+        paragraphs += self.results.failures.map { "Failed: \($0.reason)." }
         for section in self.sections {
             paragraphs.append("## \(section.chapter.title)")
             if withPlots {

@@ -39,7 +39,7 @@ struct Certificate {
                 "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1",
                 "-keyout", self.key, "-out", self.chain,
             ],
-            silencesErrors: true
+            errors: .dropped
         )
         guard try openssl.exitStatus() == 0 else { throw BenchmarkError("openssl makes no certificate.") }
     }
