@@ -9,6 +9,12 @@ package enum HMACSHA256 {
         let inner = SHA256.hash(block.map { $0 ^ 0x36 } + message)
         return SHA256.hash(block.map { $0 ^ 0x5C } + inner)
     }
+
+    /// Whether two codes are the same; takes as long wherever the first difference is.
+    package static func isSame(_ left: [UInt8], _ right: [UInt8]) -> Bool {
+        // `|` and `^` have the same precedence: without the parentheses a later byte would undo an earlier difference.
+        left.count == right.count && zip(left, right).reduce(0) { $0 | ($1.0 ^ $1.1) } == 0
+    }
 }
 
 enum SHA256 {

@@ -13,7 +13,12 @@ internal import Starling
     private static let listenerToken: UInt64 = .max
     private static let wakeupToken: UInt64 = .max - 1
     private static let eventCount = 512
-    private static let acceptsPerTick = 128
+    /// Accepting is cheap, and what the kernel has no room for comes back a second later, or three, or seven: it is done soon.
+    private static let acceptsPerTick = 1024
+    /// What a new connection asks for is not cheap: those who are there must not wait for many of them in one tick.
+    private static let arrivalsPerTick = 64
+    /// Accepted connections that wait for that; further ones wait in the kernel.
+    private static let arrivalsMax = 16_384
     /// Holds a 64 KiB message with its header, several times over.
     private static let receiveByteCount = 256 << 10
     /// How long accepting pauses when the process has no descriptors left.
@@ -31,6 +36,8 @@ internal import Starling
         alignment: 64
     )
     private var acceptResumesAt: UInt64?
+    /// Connections that were accepted and are not looked at yet, in order.
+    private var arrivals = Deque<(descriptor: Int32, address: RemoteAddress)>()
     /// Connections to be read again, of which epoll will not speak: OpenSSL holds decrypted bytes, the receive buffer was
     /// full, or the end stands behind the bytes.
     private var pending: [Int] = []
@@ -84,7 +91,7 @@ internal import Starling
 
     private func tick(_ driver: ConnectionDriver, since start: UInt64, mayWait: Bool) -> Bool {
         var timeout = driver.prepareToSleep()
-        if !mayWait || !self.pending.isEmpty { timeout = 0 }
+        if !mayWait || !self.pending.isEmpty || !self.arrivals.isEmpty { timeout = 0 }
         if self.acceptResumesAt != nil, timeout < 0 || timeout > 100 { timeout = 100 }
         let count = unsafe Int(
             starling_epoll_wait(self.epoll, self.events.baseAddress, Int32(Self.eventCount), timeout)
@@ -96,6 +103,7 @@ internal import Starling
             self.readPending(driver)
             // A negative count is an interrupted wait: nothing is ready.
             for position in 0..<max(0, count) { unsafe self.handle(self.events[position], driver, now) }
+            self.takeArrivals(driver)
         }
         let mustContinue = driver.endTick()
         driver.tickTook(nanoseconds: Syscalls.monotonicNanoseconds() - now)
@@ -146,7 +154,7 @@ internal import Starling
 
     private func acceptConnections(_ driver: ConnectionDriver, _ now: UInt64) {
         for _ in 0..<Self.acceptsPerTick {
-            guard let listener = self.listener else { return }
+            guard let listener = self.listener, self.arrivals.count < Self.arrivalsMax else { return }
             var storage = sockaddr_storage()
             var length = socklen_t(MemoryLayout<sockaddr_storage>.size)
             let descriptor = unsafe starling_accept(listener.descriptor, &storage, &length)
@@ -161,7 +169,17 @@ internal import Starling
                 default: continue
                 }
             }
-            self.accepted(descriptor, Syscalls.remoteAddress(storage), driver)
+            self.arrivals.append((descriptor, Syscalls.remoteAddress(storage)))
+        }
+    }
+
+    /// Begins to listen to connections that were accepted, a few per tick.
+    private func takeArrivals(_ driver: ConnectionDriver) {
+        var left = Self.arrivalsPerTick
+        while left > 0, !self.arrivals.isEmpty {
+            let arrival = self.arrivals.removeFirst()
+            self.accepted(arrival.descriptor, arrival.address, driver)
+            left -= 1
         }
     }
 
@@ -202,8 +220,9 @@ internal import Starling
         _ = Glibc.close(descriptor)
     }
 
-    /// Answers those that the kernel has connected and nobody has accepted: closing the listener would reset them.
+    /// Answers those that nobody has looked at, or even accepted: closing the listener would reset them.
     private func turnAwayWaiting(_ listener: Listener) {
+        while !self.arrivals.isEmpty { self.turnAway(self.arrivals.removeFirst().descriptor) }
         for _ in 0..<Listener.backlog {
             var storage = sockaddr_storage()
             var length = socklen_t(MemoryLayout<sockaddr_storage>.size)

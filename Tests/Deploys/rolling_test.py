@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import resource
+import secrets
 import shutil
 import signal
 import sys
@@ -100,6 +101,7 @@ class Run:
         port = options.port
         self.ports = {f"node{number}": port + number for number in (1, 2, 3)}
         self.redis_port = port + 9
+        self.ticket_key = secrets.token_hex(16)
 
     async def start(self, process, port, **options):
         self.started.append(process)
@@ -131,7 +133,7 @@ class Run:
         for name, port in self.ports.items():
             node = Process(
                 name, self.directory, options.server, "--host", HOST, "--port", port, "--redis", f"redis://{HOST}:{self.redis_port}",
-                "--drain-timeout", options.drain_timeout, "--log-level", "warning", *options.node_flag,
+                "--drain-timeout", options.drain_timeout, "--log-level", "warning", "--ticket-key", self.ticket_key,
             )
             self.nodes[name] = await self.start(node, port)
         self.configure("nginx.conf", "nginx.conf")
@@ -267,7 +269,6 @@ def main():
     parser.add_argument("--interval", type=int, default=1000)
     parser.add_argument("--drain-timeout", type=int, default=10)
     parser.add_argument("--pause", type=float, default=3)
-    parser.add_argument("--node-flag", action="append", default=[])
     options = parser.parse_args()
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

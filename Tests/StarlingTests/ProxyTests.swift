@@ -137,4 +137,20 @@ import Testing
         #expect(try await figure("starling_affinity_misses_total", of: one) == "0")
         #expect(try await figure("starling_affinity_misses_total", of: two) == "1")
     }
+
+    @Test("Codes that differ anywhere are different, whatever follows")
+    func codes() {
+        let code = HMACSHA256.code(of: [1, 2, 3], key: [UInt8](repeating: 7, count: 32))
+        #expect(HMACSHA256.isSame(code, code))
+        #expect(!HMACSHA256.isSame(code, Array(code.dropLast())))
+        for index in code.indices {
+            for bit in 0..<8 {
+                var changed = code
+                changed[index] ^= 1 << bit
+                #expect(!HMACSHA256.isSame(changed, code))
+            }
+        }
+        // A difference that a later byte of all ones would have hidden.
+        #expect(!HMACSHA256.isSame([0x00, 0xFF], [0x0F, 0xFF]))
+    }
 }

@@ -20,6 +20,15 @@ import Testing
         .request(id: 4, name: "rename", data: data, timeout: .milliseconds(1500)),
         .request(id: 4, name: "rename", data: .null, timeout: nil),
         .members(id: 5, topic: "a", from: "cursor"),
+        .resume(id: 6, ticket: "a.b", []),
+        .resume(
+            id: 6,
+            ticket: "a.b",
+            [
+                TopicPlace(topic: "a", position: TopicPosition(rawValue: "5f.1")),
+                TopicPlace(topic: "b", position: nil),
+            ]
+        ),
     ]
     static let serverMessages: [ServerMessage] = [
         .subscribed(id: 1, topic: "a", position: TopicPosition(rawValue: "5f.1"), isRecovered: true),
@@ -39,6 +48,8 @@ import Testing
         .joined(member, topic: "a"),
         .left(member, topic: "a"),
         .drain(retry: .milliseconds(2400)),
+        .drain(retry: .zero, ticket: "a.b"),
+        .resumed(id: 7),
     ]
 
     @Test("What one end writes the other reads", arguments: clientMessages)

@@ -76,7 +76,7 @@ extension ConnectionDriver {
         let slot = unsafe self.slots.pointer(index)
         let format = unsafe Int(slot.pointee.format)
         if format > 0, let endpoint = unsafe slot.pointee.endpoint,
-            let message = endpoint.configuration.subprotocols[format - 1].drainMessage?(delay)
+            let message = self.drainMessage(of: endpoint.configuration.subprotocols[format - 1], index, delay)
         {
             // If there is no room for it, the close frame says the same.
             _ = self.send(message.kind, message.bytes, to: index)
@@ -87,6 +87,10 @@ extension ConnectionDriver {
             reason: "the server shuts down; \(RetryHint(delay))",
             cause: .serverDraining
         )
+    }
+
+    private func drainMessage(of subprotocol: Subprotocol, _ index: Int, _ delay: Duration) -> Message? {
+        subprotocol.connectionDrainMessage?(self.id(of: index), delay) ?? subprotocol.drainMessage?(delay)
     }
 
     /// Sees one connection off, as a shutdown does.

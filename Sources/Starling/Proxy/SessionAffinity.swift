@@ -66,10 +66,7 @@ public struct SessionAffinity: Sendable {
         guard parts.count == 3, cookie.utf8.count <= 512 else { return .none }
         let expected = Array(self.signature("\(parts[0]).\(parts[1])").utf8)
         let given = Array(parts[2].utf8)
-        // Takes as long wherever the first difference is.
-        guard given.count == expected.count, zip(given, expected).reduce(0, { $0 | $1.0 ^ $1.1 }) == 0 else {
-            return .none
-        }
+        guard HMACSHA256.isSame(given, expected) else { return .none }
         return parts[0] == self.node ? .hit : .miss(session: String(parts[1]))
     }
 

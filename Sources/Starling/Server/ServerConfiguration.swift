@@ -31,8 +31,9 @@ public struct ServerConfiguration: Sendable {
     /// A waiting one holds its request, and has no task. `Retry-After` says when there will be room, by the rate, the number of those that
     /// wait, and those that were told before. 0: nobody waits.
     public var upgradeQueueMax = 10_000
-    /// How long an upgrade may wait for its turn. One that would have to wait longer is refused at once, with 503 and
-    /// `Retry-After`; and so is one that has.
+    /// How long an upgrade may wait for its turn.
+    ///
+    /// One that would have to wait longer is refused at once, with 503 and `Retry-After`; and so is one that has.
     public var upgradeQueueTimeout: Duration = .seconds(3)
     /// Bytes and fields of a request's head.
     public var headLimits = Limits()

@@ -56,6 +56,10 @@ struct TopicClientCore {
     private let policy: PublicationQueuePolicy
 
     private var isConnected = false
+    /// What the last server has given us for the way: good for one attempt.
+    private var ticket: String?
+    /// The last message that showed one.
+    private var resumeID: UInt64?
     /// Whether what the server could not bring to its broker waits for ``retry()``; what is asked meanwhile does too, so
     /// that the order stays.
     private var isHolding = false
@@ -78,7 +82,30 @@ struct TopicClientCore {
     mutating func connected() -> [Effect] {
         self.isConnected = true
         self.isHolding = false
-        return self.askForAll()
+        return self.resume() + self.askForAll()
+    }
+
+    /// Takes up the subscriptions that the ticket is for, in one message; those of which nothing is heard are asked for one by
+    /// one when it has been answered.
+    private mutating func resume() -> [Effect] {
+        guard let ticket = self.ticket else { return [] }
+        self.ticket = nil
+        let topics = self.subscriptions.filter { $0.value.hasStood && !$0.value.isPaused }.keys.sorted {
+            $0.name < $1.name
+        }
+        guard !topics.isEmpty else { return [] }
+        let id = self.nextID()
+        self.resumeID = id
+        for topic in topics { self.subscriptions[topic]?.ask = id }
+        let places = topics.map { TopicPlace(topic: $0, position: self.subscriptions[$0]?.position) }
+        return [.send(ClientMessage.resume(id: id, ticket: ticket, places).message)]
+    }
+
+    /// A ticket has been answered, or refused.
+    private mutating func finishResuming(_ id: UInt64) -> [Effect] {
+        let left = self.subscriptions.filter { $0.value.ask == id }.keys.sorted { $0.name < $1.name }
+        for topic in left { self.subscriptions[topic]?.ask = nil }
+        return left.flatMap { self.ask(for: $0) }
     }
 
     /// Asks again for what was not to be had.
@@ -269,7 +296,10 @@ struct TopicClientCore {
         case .gap(let topic, let position): return self.update(topic, position, .gap(position))
         case .joined(let member, let topic): return self.update(topic, nil, .joined(member))
         case .left(let member, let topic): return self.update(topic, nil, .left(member))
-        case .drain(let retry): return [.comeBack(after: retry)]
+        case .drain(let retry, let ticket):
+            self.ticket = ticket
+            return [.comeBack(after: retry)]
+        case .resumed(let id): return self.finishResuming(id)
         case .unsubscribed, .error(nil, _), .unknown: return []
         }
     }
@@ -302,6 +332,7 @@ struct TopicClientCore {
     }
 
     private mutating func refused(_ id: UInt64, _ refusal: TopicRefusal) -> [Effect] {
+        if id == self.resumeID { return self.finishResuming(id) }
         if let topic = self.subscriptions.first(where: { $0.value.ask == id })?.key {
             self.subscriptions[topic]?.ask = nil
             guard refusal.code != .unavailable else { return self.hold() }

@@ -7,6 +7,7 @@ package enum ClientMessage: Sendable, Hashable {
     case publish(id: UInt64?, topic: Topic, data: JSONText, key: String?)
     case request(id: UInt64, name: String, data: JSONText, timeout: Duration?)
     case members(id: UInt64, topic: Topic, from: String?)
+    case resume(id: UInt64, ticket: String, [TopicPlace])
 
     // MARK: - Read by servers
 
@@ -27,20 +28,10 @@ package enum ClientMessage: Sendable, Hashable {
             }
             return id
         }
-        func topic() throws(InvalidMessage) -> Topic {
-            let name = try object.string("topic")
-            guard (1...TopicProtocol.topicByteCountMax).contains(name.utf8.count) else {
-                throw InvalidMessage("'topic' must have 1 to \(TopicProtocol.topicByteCountMax) bytes")
-            }
-            return Topic(name)
-        }
+        func topic() throws(InvalidMessage) -> Topic { try object.topic() }
         switch try object.string("type") {
         case "subscribe":
-            let position = try object.optionalString("position").map(TopicPosition.init(rawValue:))
-            guard position == nil || position?.streamPosition != nil else {
-                throw InvalidMessage("'position' was not made by this server")
-            }
-            self = .subscribe(id: try id(), topic: try topic(), position: position)
+            self = .subscribe(id: try id(), topic: try topic(), position: try object.position())
         case "unsubscribe": self = .unsubscribe(id: try id(), topic: try topic())
         case "publish":
             let key = try object.optionalString("key")
@@ -63,6 +54,14 @@ package enum ClientMessage: Sendable, Hashable {
             )
         case "members":
             self = .members(id: try id(), topic: try topic(), from: try object.optionalString("from"))
+        case "resume":
+            var places: [TopicPlace] = []
+            if let list = object.value("topics") {
+                for entry in try JSONObject.list(list) {
+                    places.append(TopicPlace(topic: try entry.topic(), position: try entry.position()))
+                }
+            }
+            self = .resume(id: try id(), ticket: try object.string("ticket"), places)
         case let type: throw InvalidMessage("there is no type '\(type.prefix(40))'")
         }
     }
@@ -102,6 +101,48 @@ package enum ClientMessage: Sendable, Hashable {
             writer.add("topic", topic.name)
             writer.add("from", cursor)
             return writer.message()
+        case .resume(let id, let ticket, let places):
+            var writer = JSONWriter("resume", reserving: ticket.utf8.count + 64 * places.count)
+            writer.add("id", id)
+            writer.add("ticket", ticket)
+            writer.add("topics", places.map(\.json))
+            return writer.message()
         }
+    }
+}
+
+/// A topic, and where a client stands in it.
+package struct TopicPlace: Sendable, Hashable {
+    package let topic: Topic
+    package let position: TopicPosition?
+
+    package init(topic: Topic, position: TopicPosition?) {
+        self.topic = topic
+        self.position = position
+    }
+
+    fileprivate var json: JSONText {
+        var writer = JSONWriter()
+        writer.add("topic", self.topic.name)
+        writer.add("position", self.position?.rawValue)
+        return writer.text
+    }
+}
+
+extension JSONObject {
+    fileprivate func topic() throws(InvalidMessage) -> Topic {
+        let name = try self.string("topic")
+        guard (1...TopicProtocol.topicByteCountMax).contains(name.utf8.count) else {
+            throw InvalidMessage("'topic' must have 1 to \(TopicProtocol.topicByteCountMax) bytes")
+        }
+        return Topic(name)
+    }
+
+    fileprivate func position() throws(InvalidMessage) -> TopicPosition? {
+        let position = try self.optionalString("position").map(TopicPosition.init(rawValue:))
+        guard position == nil || position?.streamPosition != nil else {
+            throw InvalidMessage("'position' was not made by this server")
+        }
+        return position
     }
 }

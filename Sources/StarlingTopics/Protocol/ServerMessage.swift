@@ -12,7 +12,9 @@ package enum ServerMessage: Sendable, Hashable {
     case gap(topic: Topic, position: TopicPosition)
     case joined(PresenceMember, topic: Topic)
     case left(PresenceMember, topic: Topic)
-    case drain(retry: Duration)
+    case drain(retry: Duration, ticket: String? = nil)
+    /// All that a ticket could do is done.
+    case resumed(id: UInt64)
     /// One of a newer server's, which this client passes over.
     case unknown
 
@@ -68,9 +70,14 @@ package enum ServerMessage: Sendable, Hashable {
             return writer.message()
         case .joined(let member, let topic): return Self.presence("joined", member, topic)
         case .left(let member, let topic): return Self.presence("left", member, topic)
-        case .drain(let retry):
-            var writer = JSONWriter("drain")
+        case .drain(let retry, let ticket):
+            var writer = JSONWriter("drain", reserving: ticket?.utf8.count ?? 0)
             writer.add("retry", UInt64(retry.wholeMilliseconds))
+            writer.add("ticket", ticket)
+            return writer.message()
+        case .resumed(let id):
+            var writer = JSONWriter("resumed")
+            writer.add("id", id)
             return writer.message()
         case .unknown: preconditionFailure("a server does not say what it does not know")
         }
@@ -125,7 +132,11 @@ package enum ServerMessage: Sendable, Hashable {
         case "joined": self = .joined(try PresenceMember(memberOf: object), topic: topic)
         case "left": self = .left(try PresenceMember(memberOf: object), topic: topic)
         case "drain":
-            self = .drain(retry: .milliseconds(Int64(try object.optionalInteger("retry", from: 0) ?? 0)))
+            self = .drain(
+                retry: .milliseconds(Int64(try object.optionalInteger("retry", from: 0) ?? 0)),
+                ticket: try object.optionalString("ticket")
+            )
+        case "resumed": self = .resumed(id: try id())
         default: self = .unknown
         }
     }

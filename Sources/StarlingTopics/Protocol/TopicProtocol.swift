@@ -17,7 +17,7 @@ public enum TopicProtocol {
     static let keyByteCountMax = 64
 
     /// What connections that agreed on it are sent by the server itself.
-    static var subprotocol: Subprotocol {
+    static func subprotocol(_ office: TicketOffice?) -> Subprotocol {
         var format = PublicationFormat()
         format.publication = { Self.message(for: $0) }
         format.gap = { gap in
@@ -29,7 +29,15 @@ public enum TopicProtocol {
             case .left: ServerMessage.left(event.member, topic: event.topic).message
             }
         }
-        return Subprotocol(Self.name, publicationFormat: format) { ServerMessage.drain(retry: $0).message }
+        var subprotocol = Subprotocol(Self.name, publicationFormat: format) {
+            ServerMessage.drain(retry: $0).message
+        }
+        if let office {
+            subprotocol.connectionDrainMessage = { id, delay in
+                ServerMessage.drain(retry: delay, ticket: office.ticket(for: id)).message
+            }
+        }
+        return subprotocol
     }
 
     private static func message(for publication: Publication) -> Message {

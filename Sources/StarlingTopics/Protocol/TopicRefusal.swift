@@ -31,6 +31,8 @@ public struct TopicRefusal: Error, Sendable, Hashable, CustomStringConvertible {
         public static let timeout = Code("timeout")
         /// The broker cannot be reached: try again.
         public static let unavailable = Code("unavailable")
+        /// A ticket is none, has expired, or is somebody else's.
+        public static let invalidTicket = Code("invalid-ticket")
         /// The application failed.
         public static let `internal` = Code("internal")
     }

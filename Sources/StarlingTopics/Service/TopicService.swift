@@ -36,7 +36,7 @@ public struct TopicService<UserData: Sendable>: Sendable {
     ///
     /// - Parameters:
     ///   - subscribe: Whether a client may subscribe to a topic, and as whom it is present there. Asked for each subscription,
-    ///     after a lost connection too.
+    ///     after a lost connection too, unless the client has a ticket (``TopicServiceConfiguration/tickets``).
     ///   - publish: Checks what a client would publish, and returns what is published instead: the same, or with the sender
     ///     and the time for example. Without it clients may not publish.
     public init(
@@ -75,6 +75,8 @@ public struct TopicServiceConfiguration: Sendable {
     public var invalidMessagesMax = 16
     /// Members that one answer lists; the client asks on.
     public var membersPerPageMax = 100
+    /// Makes tickets for clients that a shutdown sends away, so that they come back with one message; nil for none.
+    public var tickets: ResumeTickets?
     /// Where failures of the application's closures are logged, at `error`.
     public var logger = Logger(label: "starling.topics")
 

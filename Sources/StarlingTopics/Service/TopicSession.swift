@@ -11,12 +11,15 @@ struct TopicSession<UserData: Sendable>: Sendable {
     private let service: TopicService<UserData>
     private let broadcaster: any Broadcaster
     private let requests: RequestsAtWork
+    private let office: TicketOffice?
 
     init(
         _ client: TopicClient<UserData>,
         _ service: TopicService<UserData>,
-        _ broadcaster: any Broadcaster
+        _ broadcaster: any Broadcaster,
+        _ office: TicketOffice?
     ) {
+        self.office = office
         self.client = client
         self.service = service
         self.broadcaster = broadcaster
@@ -26,6 +29,8 @@ struct TopicSession<UserData: Sendable>: Sendable {
     /// Serves until the connection ends; then its requests are cancelled, and its member leaves.
     func run() async throws {
         var members: [Topic: String] = [:]
+        self.office?.came(self.client.socket.id, self.holder)
+        defer { self.office?.left(self.client.socket.id) }
         let result: Result<Void, any Error>
         do {
             try await withThrowingDiscardingTaskGroup { group in
@@ -87,8 +92,15 @@ struct TopicSession<UserData: Sendable>: Sendable {
             }
         case .unsubscribe(let id, let topic):
             await self.client.socket.unsubscribe(from: topic)
+            self.office?.unsubscribed(self.client.socket.id, from: topic)
             await self.leave(topic, &members)
             await self.send(.unsubscribed(id: id, topic: topic))
+        case .resume(let id, let ticket, let places):
+            do {
+                try await self.resume(id, ticket, places, &members)
+            } catch {
+                await self.refuse(id, error)
+            }
         case .publish(let id, let topic, let data, let key):
             do {
                 let position = try await self.publish(ClientPublication(topic: topic, data: data), key)
@@ -116,10 +128,57 @@ struct TopicSession<UserData: Sendable>: Sendable {
         _ members: inout [Topic: String]
     ) async throws {
         let access = try await self.service.subscribe(self.client, topic)
+        try await self.subscribe(id, topic, from: position, access, &members)
+    }
+
+    /// Takes up what a ticket allows, without asking the application again.
+    ///
+    /// What cannot be had is left out, and the client asks for it by itself.
+    private func resume(
+        _ id: UInt64,
+        _ ticket: String,
+        _ places: [TopicPlace],
+        _ members: inout [Topic: String]
+    ) async throws {
+        guard let office = self.office else {
+            throw TopicRefusal(.invalidTicket, "no tickets are believed here")
+        }
+        let entries = try office.entries(of: ticket, for: self.holder)
+        let positions = Dictionary(places.map { ($0.topic, $0.position) }) { first, _ in first }
+        for entry in entries {
+            // Without places, all of it. What the client has seen counts, not what was known when the ticket was made.
+            guard places.isEmpty || positions[entry.topic] != nil else { continue }
+            let position = positions[entry.topic] ?? entry.position
+            let access = entry.member.map(TopicAccess.present) ?? .allowed
+            do {
+                try await self.subscribe(id, entry.topic, from: position?.streamPosition, access, &members)
+            } catch is CancellationError {
+                throw CancellationError()
+            } catch {
+                self.service.configuration.logger.debug(
+                    "a subscription could not be resumed",
+                    metadata: [LoggingKeys.topic: "\(entry.topic)", LoggingKeys.error: "\(error)"]
+                )
+            }
+        }
+        await self.send(.resumed(id: id))
+    }
+
+    private var holder: ResumeTickets.Holder {
+        ResumeTickets.Holder(user: self.client.socket.user, path: self.client.socket.path)
+    }
+
+    private func subscribe(
+        _ id: UInt64,
+        _ topic: Topic,
+        from position: StreamPosition?,
+        _ access: TopicAccess,
+        _ members: inout [Topic: String]
+    ) async throws {
         if access.member != nil, !(self.broadcaster is any PresenceBroadcaster) {
             throw TopicRefusal(.internal, "the broadcaster knows no presence")
         }
-        try await self.client.socket.subscribe(to: topic, from: position) { subscription in
+        let subscription = try await self.client.socket.subscribe(to: topic, from: position) { subscription in
             let position = subscription.position.map(TopicPosition.init)
             return ServerMessage.subscribed(
                 id: id,
@@ -128,6 +187,14 @@ struct TopicSession<UserData: Sendable>: Sendable {
                 isRecovered: subscription.isRecovered
             ).message
         }
+        self.office?.subscribed(
+            self.client.socket.id,
+            ResumeTickets.Entry(
+                topic: topic,
+                position: subscription.position.map(TopicPosition.init),
+                member: access.member
+            )
+        )
         guard let member = access.member, members[topic] != member.id else { return }
         await self.leave(topic, &members)
         // Before it is asked: whether a broker that does not answer knows of it is not known.
@@ -136,6 +203,7 @@ struct TopicSession<UserData: Sendable>: Sendable {
             try await (self.broadcaster as? any PresenceBroadcaster)?.enter(member, topic)
         } catch {
             await self.client.socket.unsubscribe(from: topic)
+            self.office?.unsubscribed(self.client.socket.id, from: topic)
             await self.leave(topic, &members)
             throw error
         }

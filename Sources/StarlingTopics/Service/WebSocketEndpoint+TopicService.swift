@@ -20,14 +20,15 @@ extension WebSocketEndpoint {
             await TopicProtocol.sendAway(socket)
         }
     ) {
+        let office = service.configuration.tickets.map(TicketOffice.init)
         self.init(
             broadcaster: broadcaster,
-            configuration: configuration.speakingTopics,
+            configuration: configuration.speakingTopics(office),
             authenticate: authenticate
         ) { socket, userData in
             guard socket.subprotocol == TopicProtocol.name else { return try await plain(socket, userData) }
-            try await TopicSession(TopicClient(socket: socket, userData: userData), service, broadcaster)
-                .run()
+            let client = TopicClient(socket: socket, userData: userData)
+            try await TopicSession(client, service, broadcaster, office).run()
         }
     }
 
@@ -45,17 +46,19 @@ extension WebSocketEndpoint {
         service: TopicService<Void>,
         plain: @escaping @Sendable (WebSocket) async throws -> Void = { await TopicProtocol.sendAway($0) }
     ) {
-        self.init(broadcaster: broadcaster, configuration: configuration.speakingTopics) { socket in
+        let office = service.configuration.tickets.map(TicketOffice.init)
+        self.init(broadcaster: broadcaster, configuration: configuration.speakingTopics(office)) { socket in
             guard socket.subprotocol == TopicProtocol.name else { return try await plain(socket) }
-            try await TopicSession(TopicClient(socket: socket, userData: ()), service, broadcaster).run()
+            try await TopicSession(TopicClient(socket: socket, userData: ()), service, broadcaster, office)
+                .run()
         }
     }
 }
 
 extension EndpointConfiguration {
-    fileprivate var speakingTopics: EndpointConfiguration {
+    fileprivate func speakingTopics(_ office: TicketOffice?) -> EndpointConfiguration {
         var configuration = self
-        configuration.subprotocols.insert(TopicProtocol.subprotocol, at: 0)
+        configuration.subprotocols.insert(TopicProtocol.subprotocol(office), at: 0)
         return configuration
     }
 }

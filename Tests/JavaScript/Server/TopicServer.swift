@@ -19,6 +19,11 @@ struct TopicServer: AsyncParsableCommand {
     @Option(help: "A Redis that joins this server with others; without it, memory.")
     var redis: String?
 
+    @Option(
+        help: "Signs resume tickets: 16 characters or more, the same on all nodes; without it there are none."
+    )
+    var ticketKey: String?
+
     func run() async throws {
         let broadcaster: any HistoryBroadcaster & PresenceBroadcaster =
             if let redis {
@@ -49,6 +54,12 @@ struct TopicServer: AsyncParsableCommand {
         topic.name.hasPrefix("room:") ? HistoryLimits(countMax: 1000) : nil
     }
 
+    func validate() throws {
+        guard self.ticketKey?.utf8.count ?? 16 >= 16 else {
+            throw ValidationError("--ticket-key has 16 characters or more")
+        }
+    }
+
     private func service(_ broadcaster: any Broadcaster) -> TopicService<Visitor> {
         var service = TopicService<Visitor> { client, topic in
             guard !topic.name.hasPrefix("secret:") else { throw TopicRefusal(.forbidden, "it is secret") }
@@ -57,6 +68,7 @@ struct TopicServer: AsyncParsableCommand {
         } publish: { _, publication in
             publication.data
         }
+        service.configuration.tickets = self.ticketKey.map { ResumeTickets(keys: [Array($0.utf8)]) }
         service.answer(TypedRequest<String, String>("enter")) { client, name in
             let id = "\(client.socket.id)"
             client.userData.enter(PresenceMember(id: id, info: name))

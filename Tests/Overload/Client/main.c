@@ -127,7 +127,8 @@ static void *echo_forever(void *unused) {
     for (;;) {
         struct epoll_event events[EVENTS];
         uint64_t now = now_us();
-        int timeout = echoes[next].due_us <= now ? 0 : (int)((echoes[next].due_us - now) / 1000);
+        // If the next one still waits for its echo, that wakes us.
+        int timeout = echoes[next].sent_us != 0 ? -1 : echoes[next].due_us <= now ? 0 : (int)((echoes[next].due_us - now + 999) / 1000);
         int count = epoll_wait(poller, events, EVENTS, timeout);
         now = now_us();
         for (int position = 0; position < count; position++) {
