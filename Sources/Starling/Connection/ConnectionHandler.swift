@@ -197,6 +197,11 @@ public struct Connection<Handler: ConnectionHandler>: ~Copyable, ~Escapable {
         unsafe self.driver._withUnsafeGuaranteedRef { $0.send(kind, bytes, to: self.index) }
     }
 
+    /// A connection that is being made from another process' record is not to be read at first.
+    func pauseReadingFromTheStart() {
+        unsafe self.slot.pointee.flags.insert(.readingPaused)
+    }
+
     func setReading(_ isOn: Bool) {
         unsafe self.driver._withUnsafeGuaranteedRef { $0.setReading(isOn, self.index) }
     }

@@ -28,7 +28,7 @@ extension ConnectionDriver {
         case .http: self.receiveHead(&bytes, on: index)
         case .connecting: self.receiveResponse(&bytes, on: index)
         case .deciding: self.stash(bytes.bytes, on: index)
-        case .lingering, .free: break
+        case .leaving, .lingering, .free: break
         }
         if self.unansweredByteCount >= Self.unansweredByteCountMax { self.answerEarly() }
     }
@@ -48,7 +48,7 @@ extension ConnectionDriver {
             } else {
                 self.lose(index)
             }
-        case .free: break
+        case .leaving, .free: break
         }
     }
 

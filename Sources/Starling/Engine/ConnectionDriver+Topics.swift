@@ -249,7 +249,7 @@ extension ConnectionDriver {
         return nil
     }
 
-    private func closeForGap(_ index: Int) {
+    func closeForGap(_ index: Int) {
         let slot = unsafe self.slots.pointer(index)
         guard unsafe slot.pointee.closing.isOpen else { return }
         self.fail(
