@@ -371,6 +371,16 @@ let package = Package(
             path: "Tests/JavaScript/Server",
             swiftSettings: settings
         ),
+        .executableTarget(
+            name: "RestartServer",
+            dependencies: [
+                "Starling", "StarlingCore", "StarlingDeflate", "ExampleSupport",
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
+            ],
+            path: "Tests/Handoff/Server",
+            swiftSettings: settings
+        ),
+        .executableTarget(name: "RestartLoad", path: "Tests/Handoff/Load"),
         .testTarget(
             name: "StarlingNativeTests",
             dependencies: [

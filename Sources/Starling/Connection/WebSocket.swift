@@ -39,12 +39,12 @@ public struct WebSocket: Sendable, AsyncSequence {
 
     /// Whether the connection had a body before, which has stopped for a restart of the process: this one goes on.
     ///
-    /// Subscriptions are there already. False for endpoints that are not made with `resumable`.
+    /// Subscriptions are there already. False for endpoints other than ``WebSocketEndpoint/resumable(broadcaster:configuration:_:)``.
     public var isResumed: Bool { self.resumption != nil }
 
     /// Keeps a value for the body that goes on after a restart of the process, instead of the value before.
     ///
-    /// For endpoints made with `resumable`; elsewhere nobody sees it. Any task; does not suspend.
+    /// For endpoints that are resumable; elsewhere nobody sees it. Any task; does not suspend.
     ///
     /// - Throws: If the value cannot be encoded.
     public func carry(_ value: some Encodable) throws {

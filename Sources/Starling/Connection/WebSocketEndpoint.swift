@@ -81,12 +81,12 @@ public struct WebSocketEndpoint: Sendable {
     ///   - broadcaster: Carries publications between event loops and nodes.
     ///   - configuration: Limits, deadlines and the like.
     ///   - body: What to do with a connection, from its beginning or from where another process stopped.
-    public init(
+    public static func resumable(
         broadcaster: any Broadcaster = InMemoryBroadcaster(),
         configuration: EndpointConfiguration = EndpointConfiguration(),
-        resumable body: @escaping @Sendable (WebSocket) async throws -> Void
-    ) {
-        self.init(
+        _ body: @escaping @Sendable (WebSocket) async throws -> Void
+    ) -> WebSocketEndpoint {
+        WebSocketEndpoint(
             broadcaster: broadcaster,
             configuration: configuration,
             handler: TaskHandler<Void>(
@@ -104,13 +104,13 @@ public struct WebSocketEndpoint: Sendable {
     ///   - configuration: Limits, deadlines and the like.
     ///   - authenticate: Decides about upgrades; it is not asked again in the next process.
     ///   - body: What to do with a connection, from its beginning or from where another process stopped.
-    public init<UserData: Codable & Sendable>(
+    public static func resumable<UserData: Codable & Sendable>(
         broadcaster: any Broadcaster = InMemoryBroadcaster(),
         configuration: EndpointConfiguration = EndpointConfiguration(),
         authenticate: @escaping @Sendable (UpgradeRequest) async throws -> UpgradeDecision<UserData>,
-        resumable body: @escaping @Sendable (WebSocket, UserData) async throws -> Void
-    ) {
-        self.init(
+        _ body: @escaping @Sendable (WebSocket, UserData) async throws -> Void
+    ) -> WebSocketEndpoint {
+        WebSocketEndpoint(
             broadcaster: broadcaster,
             configuration: configuration,
             authenticate: authenticate,

@@ -75,6 +75,8 @@ extension ConnectionDriver {
 
     /// What was asked of connections since their records were made; from now on they are gone for everybody.
     package func takeLateOrders() -> [ConnectionRecord] {
+        // What was handed over before counts.
+        EventLoop.withCurrent(self) { self.takeMail() }
         self.handoff?.takesOrders = false
         return (self.handoff?.late ?? [:]).map { index, orders in
             ConnectionRecord(index: index, bytes: ConnectionRecord.write(orders))

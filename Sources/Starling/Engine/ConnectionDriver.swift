@@ -177,7 +177,7 @@ internal import StarlingDeflate
         self.statistics.publish(self.counts, LoopStatistics.Gauges())
     }
 
-    private func takeMail() {
+    func takeMail() {
         self.loop.mailbox.take(into: &self.mailBatch)
         guard !self.mailBatch.isEmpty else { return }
         self.mailCount = self.mailBatch.count

@@ -9,7 +9,7 @@ struct HandoffOffer {
     let listeners: [Listener]
 
     init(_ transport: NativeTransport, _ listeners: [Listener]) {
-        self.endpoint = transport.endpoint.description
+        self.endpoint = transport.endpoint.bound(to: listeners[0].address)
         self.isEncrypted = transport.tls != nil
         // A Unix socket's is the same for all loops.
         self.listeners = listeners.first?.isShared == true ? Array(listeners.prefix(1)) : listeners
@@ -53,13 +53,19 @@ struct HandoffOffer {
     }
 }
 
-extension NativeTransport.Endpoint: CustomStringConvertible {
+extension NativeTransport.Endpoint {
     /// Host and port, or the path.
-    public var description: String {
+    var text: String {
         switch self.base {
         case .tcp(let host, let port): "\(host):\(port)"
         case .unix(let path): path
         }
+    }
+
+    /// The same, with the port of a listener's address where any would do.
+    func bound(to address: String) -> String {
+        guard case .tcp(let host, 0) = self.base else { return self.text }
+        return "\(host):\(address.split(separator: ":").last ?? "0")"
     }
 }
 #endif

@@ -65,7 +65,7 @@ internal import StarlingCore
     }
 
     private func check(_ transport: NativeTransport) throws(HandoffError) {
-        let wanted = transport.endpoint.description
+        let wanted = transport.endpoint.text
         guard transport.endpoint.isAnyPort || wanted == self.offer.endpoint else {
             throw HandoffError("it listens on \(self.offer.endpoint), and this one is to listen on \(wanted)")
         }
