@@ -417,6 +417,16 @@ let package = Package(
             path: "Tests/Soak/Client",
             swiftSettings: settings
         ),
+        .executableTarget(
+            name: "RestartServer",
+            dependencies: [
+                "Starling", "StarlingCore", "StarlingDeflate", "ExampleSupport",
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
+            ],
+            path: "Tests/Handoff/Server",
+            swiftSettings: settings
+        ),
+        .executableTarget(name: "RestartLoad", path: "Tests/Handoff/Load"),
         .testTarget(
             name: "StarlingNativeTests",
             dependencies: [

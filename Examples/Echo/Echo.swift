@@ -31,7 +31,7 @@ struct Echo: AsyncParsableCommand {
                     authenticate: { .accept(subprotocol: $0.subprotocols.first { $0 == subprotocol }) }
                 ) { socket, _ in try await body(socket) }
             } else {
-                WebSocketEndpoint(configuration: configuration, body)
+                WebSocketEndpoint.resumable(configuration: configuration, body)
             }
         try await options.serve { WebSocketRoute(path, echo) }
     }

@@ -18,7 +18,7 @@ struct EchoCallback: AsyncParsableCommand {
     }
 }
 
-struct EchoHandler: ConnectionHandler {
+struct EchoHandler: HandoffConnectionHandler {
     mutating func received(_ message: borrowing MessageView, on connection: inout Connection<Self>) {
         connection.send(message)
     }

@@ -32,6 +32,11 @@ public struct ServerOptions: ParsableArguments {
     @Option(help: "Roots in PEM that must vouch for each client's certificate. Needs --tls-cert.")
     var tlsClientCa: String?
 
+    @Option(
+        help: "Take listeners and connections from the process that waits at this Unix socket, and wait for the next one."
+    )
+    var handoff: String?
+
     @Option(help: "Event loops; one per core if not given.")
     var loops: Int?
 
@@ -233,6 +238,7 @@ public struct ServerOptions: ParsableArguments {
             unix.map { .unix(path: $0) } ?? .tcp(host: host, port: port),
             eventLoops: loops,
             tls: try makeTLS(),
+            handoff: handoff.map { Handoff(path: $0) },
             onListening: { Output.line("listening on \($0)") }
         )
         try await run(native, configuration, routes())
@@ -252,9 +258,12 @@ public struct ServerOptions: ParsableArguments {
             routes
         }
         let group = ServiceGroup(
-            services: [server],
-            gracefulShutdownSignals: [.sigint, .sigterm],
-            logger: configuration.logger
+            configuration: ServiceGroupConfiguration(
+                // A server that has handed off ends by itself, and well.
+                services: [.init(service: server, successTerminationBehavior: .gracefullyShutdownGroup)],
+                gracefulShutdownSignals: [.sigint, .sigterm],
+                logger: configuration.logger
+            )
         )
         try await group.run()
     }

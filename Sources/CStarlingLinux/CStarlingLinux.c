@@ -87,3 +87,60 @@ ssize_t starling_send_together(int descriptor, const void *head, size_t head_byt
     struct msghdr message = {.msg_iov = parts, .msg_iovlen = 2};
     return sendmsg(descriptor, &message, MSG_NOSIGNAL);
 }
+
+ssize_t starling_send_descriptors(int descriptor, const void *buffer, size_t bytes, const int *descriptors, size_t count) {
+    struct iovec part = {(void *)buffer, bytes};
+    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};
+    union {
+        struct cmsghdr header;
+        char space[CMSG_SPACE(sizeof(int) * starling_descriptors_max)];
+    } control;
+    if (count > starling_descriptors_max) return -EINVAL;
+    if (count > 0) {
+        memset(&control, 0, sizeof control);
+        message.msg_control = control.space;
+        message.msg_controllen = CMSG_SPACE(sizeof(int) * count);
+        struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+        header->cmsg_level = SOL_SOCKET;
+        header->cmsg_type = SCM_RIGHTS;
+        header->cmsg_len = CMSG_LEN(sizeof(int) * count);
+        memcpy(CMSG_DATA(header), descriptors, sizeof(int) * count);
+    }
+    ssize_t sent = sendmsg(descriptor, &message, MSG_NOSIGNAL);
+    return sent >= 0 ? sent : -errno;
+}
+
+ssize_t starling_receive_descriptors(int descriptor, void *buffer, size_t bytes, int *descriptors, size_t *count) {
+    struct iovec part = {buffer, bytes};
+    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};
+    union {
+        struct cmsghdr header;
+        char space[CMSG_SPACE(sizeof(int) * starling_descriptors_max)];
+    } control;
+    message.msg_control = control.space;
+    message.msg_controllen = sizeof control.space;
+    *count = 0;
+    ssize_t received = recvmsg(descriptor, &message, MSG_CMSG_CLOEXEC);
+    if (received < 0) return -errno;
+    for (struct cmsghdr *header = CMSG_FIRSTHDR(&message); header != NULL; header = CMSG_NXTHDR(&message, header)) {
+        if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS) continue;
+        size_t found = (header->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+        if (found > starling_descriptors_max - *count) found = starling_descriptors_max - *count;
+        memcpy(descriptors + *count, CMSG_DATA(header), sizeof(int) * found);
+        *count += found;
+    }
+    if (message.msg_flags & MSG_CTRUNC) {
+        for (size_t i = 0; i < *count; i++) close(descriptors[i]);
+        *count = 0;
+        return -EMFILE;
+    }
+    return received;
+}
+
+_Bool starling_peer_user(int descriptor, uid_t *user) {
+    struct ucred credentials;
+    socklen_t length = sizeof credentials;
+    if (getsockopt(descriptor, SOL_SOCKET, SO_PEERCRED, &credentials, &length) != 0) return 0;
+    *user = credentials.uid;
+    return 1;
+}

@@ -120,6 +120,11 @@ public struct HTTPHeadReader: Sendable {
         self.bytes.count
     }
 
+    /// The bytes of an unfinished head: another reader that takes them stands where this one does.
+    package var heldBytes: [UInt8] {
+        self.bytes
+    }
+
     /// Takes bytes up to the end of the head, which it returns; nil if more are needed.
     ///
     /// What follows the head stays in `input`, and the reader is ready for the next head.

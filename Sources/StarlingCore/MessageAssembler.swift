@@ -77,3 +77,27 @@ public struct MessageAssembler: Sendable {
         self.validator = UTF8Validator()
     }
 }
+
+extension MessageAssembler {
+    /// Writes the message in progress, for another process.
+    func write(to writer: inout ByteWriter) {
+        writer.write(self.kind) { $0.write($1 == .text) }
+        writer.write(self.isCompressed)
+        writer.write(self.payload)
+        writer.write(self.fragmentCount)
+        self.validator.write(to: &writer)
+    }
+
+    /// Goes on with a message that another process has begun; its own limits hold for the rest.
+    init(limits: Limits, from reader: inout ByteReader) throws(ByteReader.Malformed) {
+        self.init(limits: limits)
+        self.kind = try reader.readOptional { reader throws(ByteReader.Malformed) in
+            try reader.readFlag() ? .text : .binary
+        }
+        self.isCompressed = try reader.readFlag()
+        self.payload = try reader.readBytes()
+        self.fragmentCount = try reader.read()
+        self.validator = try UTF8Validator(from: &reader)
+        guard self.payload.count <= self.messageBytesMax else { throw ByteReader.Malformed() }
+    }
+}

@@ -116,6 +116,56 @@ final class PartialInput {
     }
 }
 
+extension PartialInput {
+    /// Writes what has arrived, for another process.
+    func write(to writer: inout ByteWriter) {
+        writer.write(self.frame) { writer, frame in
+            writer.write(Int(frame.opcode.rawValue))
+            writer.write(frame.isFinal)
+            writer.write(frame.isCompressed)
+            writer.write(frame.payloadByteCount)
+            writer.write(frame.maskingKey) { $0.write(Int($1.rawValue)) }
+        }
+        writer.write(self.payloadByteCount)
+        writer.write(self.controlPayload)
+        writer.write((0..<self.headerByteCount).map { self.header[$0] })
+        // A message that is finished has been handed on; it is only kept until the next frame begins.
+        if self.isMessageFinished { self.assembler.reset() }
+        self.isMessageFinished = false
+        self.assembler.write(to: &writer)
+    }
+
+    /// Goes on where another process has stopped.
+    convenience init(limits: Limits, from reader: inout ByteReader) throws(ByteReader.Malformed) {
+        self.init(limits: limits)
+        self.frame = try reader.readOptional { reader throws(ByteReader.Malformed) in
+            FrameHeader(
+                opcode: Opcode(rawValue: try reader.read()),
+                isFinal: try reader.readFlag(),
+                isCompressed: try reader.readFlag(),
+                payloadByteCount: try reader.read(),
+                maskingKey: try reader.readOptional { reader throws(ByteReader.Malformed) in
+                    MaskingKey(rawValue: try reader.read())
+                }
+            )
+        }
+        self.payloadByteCount = try reader.read()
+        self.controlPayload = try reader.readBytes()
+        let header = try reader.readBytes()
+        guard header.count <= FrameHeader.byteCountMax,
+            self.payloadByteCount <= self.frame?.payloadByteCount ?? Int.max
+        else { throw ByteReader.Malformed() }
+        for (index, byte) in header.enumerated() { self.header[index] = byte }
+        self.headerByteCount = header.count
+        self.assembler = try MessageAssembler(limits: limits, from: &reader)
+        if let frame = self.frame {
+            guard frame.opcode.isDefined, frame.opcode.isControl || self.assembler.isInProgress else {
+                throw ByteReader.Malformed()
+            }
+        }
+    }
+}
+
 extension Array<UInt8> {
     /// Appends a copy of borrowed bytes.
     mutating func append(copying bytes: RawSpan) {

@@ -88,3 +88,20 @@ public struct UTF8Validator: Sendable {
         return index
     }
 }
+
+extension UTF8Validator {
+    /// Writes where a text stands, for another process.
+    func write(to writer: inout ByteWriter) {
+        writer.write(Int(self.continuationsLeft))
+        writer.write(Int(self.nextMin))
+        writer.write(Int(self.nextMax))
+    }
+
+    /// Goes on where another process has stopped.
+    init(from reader: inout ByteReader) throws(ByteReader.Malformed) {
+        self.continuationsLeft = try reader.read()
+        self.nextMin = try reader.read()
+        self.nextMax = try reader.read()
+        guard self.continuationsLeft <= 3 else { throw ByteReader.Malformed() }
+    }
+}

@@ -108,6 +108,30 @@ public final class Deflater {
         precondition(status == Z_OK, "zlib refused to reset a stream: \(status)")
     }
 
+    /// What the next message may refer to: with it, a deflater of another process goes on.
+    ///
+    /// Between two messages nothing else is left in a compressor but what it remembers of the past.
+    package var window: [UInt8] {
+        guard self.holdsContext else { return [] }
+        var bytes = [UInt8](repeating: 0, count: 1 << 15)
+        var count: UInt32 = 0
+        // SAFETY: zlib writes at most a window, for which there is room: 2^15 is the largest.
+        let status = unsafe deflateGetDictionary(self.stream.pointer, &bytes, &count)
+        precondition(status == Z_OK, "zlib did not say what it remembers: \(status)")
+        return Array(bytes.prefix(Int(count)))
+    }
+
+    /// Goes on where another deflater of the same window stopped.
+    ///
+    /// - Precondition: Nothing has been compressed yet.
+    package func remember(_ window: [UInt8]) {
+        guard !window.isEmpty else { return }
+        // SAFETY: zlib copies the bytes during the call.
+        let status = unsafe deflateSetDictionary(self.stream.pointer, window, UInt32(window.count))
+        precondition(status == Z_OK, "zlib did not take a window: \(status)")
+        self.holdsContext = true
+    }
+
     /// Lets zlib append up to `room` bytes; returns how much of the room was left.
     private func deflate(_ flush: Int32, room: Int, into output: inout [UInt8]) -> Int {
         output.reserveRoom(room)

@@ -99,6 +99,31 @@ public final class Inflater {
         precondition(status == Z_OK, "zlib refused to reset a stream: \(status)")
     }
 
+    /// What the peer's next message may refer to: with it, an inflater of another process goes on.
+    package var window: [UInt8] {
+        var bytes = [UInt8](repeating: 0, count: 1 << 15)
+        var count: UInt32 = 0
+        // SAFETY: zlib writes at most a window, for which there is room: 2^15 is the largest.
+        let status = unsafe inflateGetDictionary(self.stream.pointer, &bytes, &count)
+        precondition(status == Z_OK, "zlib did not say what it remembers: \(status)")
+        return Array(bytes.prefix(Int(count)))
+    }
+
+    /// Goes on where another inflater of the same window stopped.
+    ///
+    /// Throws ``DeflateError/Code/outOfMemory``.
+    ///
+    /// - Precondition: Nothing has been inflated yet.
+    package func remember(_ window: [UInt8]) throws(DeflateError) {
+        guard !window.isEmpty else { return }
+        // SAFETY: zlib copies the bytes during the call.
+        let status = unsafe inflateSetDictionary(self.stream.pointer, window, UInt32(window.count))
+        guard status == Z_OK else {
+            precondition(status == Z_MEM_ERROR, "zlib did not take a window: \(status)")
+            throw DeflateError(.outOfMemory)
+        }
+    }
+
     /// Inflates the 00 00 FF FF that stands at the end of every message unsent (RFC 7692 §7.2.2).
     ///
     /// It completes an empty block: a message that ends elsewhere was cut or is no DEFLATE data.

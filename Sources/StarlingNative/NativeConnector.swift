@@ -1,4 +1,5 @@
 #if os(Linux)
+internal import CStarlingLinux
 internal import Glibc
 public import Starling
 

@@ -10,8 +10,9 @@ internal import Starling
 /// edge-triggered, which saves the kernel a second look at each; TLS connections, of which OpenSSL takes a record at a time,
 /// are level-triggered.
 @safe final class NativeLoop: ConnectionIO {
-    private static let listenerToken: UInt64 = .max
-    private static let wakeupToken: UInt64 = .max - 1
+    private static let wakeupToken: UInt64 = .max
+    /// One for each listener, downwards.
+    private static let listenerTokens = (UInt64.max - 64)...(UInt64.max - 1)
     private static let eventCount = 512
     /// Accepting is cheap, and what the kernel has no room for comes back a second later, or three, or seven: it is done soon.
     private static let acceptsPerTick = 1024
@@ -28,7 +29,7 @@ internal import Starling
     private let wakeup: Int32
     private let tls: TLSContext?
     private let server: ServerContext
-    private var listener: Listener?
+    private var listeners: [Listener]
     private var connections = NativeConnections()
     private let events = UnsafeMutableBufferPointer<starling_event>.allocate(capacity: NativeLoop.eventCount)
     private let receiveBuffer = UnsafeMutableRawBufferPointer.allocate(
@@ -44,28 +45,59 @@ internal import Starling
     /// What connections have said of the PROXY protocol that have not said all of it.
     private var proxyHeaders: [Int: ProxyHeaderReader] = [:]
 
+    /// Whether nothing is accepted, read or written, because connections go to another process or come from one.
+    ///
+    /// What happens on the sockets stays in the epoll, and is told when it is over.
+    private var isPaused: Bool
+    /// Whether the loop ends although the server goes on: what it was to take over has failed.
+    private var mustEnd = false
+
     /// Runs a loop on the calling thread until the server has drained.
-    static func run(index: Int, listener: Listener, tls: TLSContext?, server: ServerContext) {
-        let wakeup = starling_eventfd_create()
-        precondition(wakeup >= 0, "no descriptor is left for an event loop")
+    static func run(
+        index: Int,
+        listeners: [Listener],
+        tls: TLSContext?,
+        server: ServerContext,
+        remote: LoopRemote,
+        isPaused: Bool
+    ) {
+        let wakeup = remote.wakeup
         let loop = EventLoop(index: index) { starling_eventfd_signal(wakeup) }
-        let io = NativeLoop(wakeup: wakeup, listener: listener, tls: tls, server: server)
+        let io = NativeLoop(
+            wakeup: wakeup,
+            listeners: listeners,
+            tls: tls,
+            server: server,
+            isPaused: isPaused
+        )
         let driver = ConnectionDriver(loop: loop, server: server, io: io)
         let start = Syscalls.monotonicNanoseconds()
         var mustContinue = false
-        while !driver.isFinished {
-            mustContinue = io.tick(driver, since: start, mayWait: !mustContinue)
+        while !driver.isFinished, !io.mustEnd {
+            mustContinue =
+                io.isPaused
+                ? io.pausedTick(driver, since: start, mayWait: !mustContinue)
+                : io.tick(driver, since: start, mayWait: !mustContinue)
+            remote.perform(io, driver)
         }
+        remote.close()
         driver.finish()
     }
 
-    private init(wakeup: Int32, listener: Listener, tls: TLSContext?, server: ServerContext) {
+    private init(
+        wakeup: Int32,
+        listeners: [Listener],
+        tls: TLSContext?,
+        server: ServerContext,
+        isPaused: Bool
+    ) {
         self.epoll = starling_epoll_create()
         precondition(self.epoll >= 0, "no descriptor is left for an event loop")
         self.wakeup = wakeup
         self.tls = tls
         self.server = server
-        self.listener = listener
+        self.listeners = listeners
+        self.isPaused = isPaused
         _ = starling_epoll_control(
             self.epoll,
             0,
@@ -75,7 +107,7 @@ internal import Starling
             false,
             starling_trigger_level
         )
-        self.watchListener()
+        for number in self.listeners.indices { self.watchListener(number) }
     }
 
     deinit {
@@ -110,9 +142,19 @@ internal import Starling
         return mustContinue
     }
 
+    /// A tick without sockets: mail, tasks, and what the transport is asked.
+    private func pausedTick(_ driver: ConnectionDriver, since start: UInt64, mayWait: Bool) -> Bool {
+        let timeout = mayWait ? driver.prepareToSleep() : 0
+        if Syscalls.wait(for: POLLIN, on: self.wakeup, milliseconds: timeout) {
+            starling_eventfd_clear(self.wakeup)
+        }
+        driver.beginTick(at: Syscalls.monotonicNanoseconds() - start)
+        return driver.endTick()
+    }
+
     private func handle(_ event: starling_event, _ driver: ConnectionDriver, _ now: UInt64) {
         switch event.token {
-        case Self.listenerToken: self.acceptConnections(driver, now)
+        case Self.listenerTokens: self.acceptConnections(Int(Self.wakeupToken - event.token) - 1, driver, now)
         case Self.wakeupToken: starling_eventfd_clear(self.wakeup)
         default:
             let index = Int(event.token & 0xFFFF_FFFF)
@@ -139,22 +181,23 @@ internal import Starling
 
     // MARK: - Accepting
 
-    private func watchListener() {
-        guard let listener = self.listener else { return }
+    private func watchListener(_ number: Int) {
+        let listener = self.listeners[number]
         _ = starling_epoll_control(
             self.epoll,
             0,
             listener.descriptor,
-            Self.listenerToken,
+            Self.wakeupToken - UInt64(number) - 1,
             true,
             false,
             listener.isShared ? starling_trigger_exclusive : starling_trigger_level
         )
     }
 
-    private func acceptConnections(_ driver: ConnectionDriver, _ now: UInt64) {
+    private func acceptConnections(_ number: Int, _ driver: ConnectionDriver, _ now: UInt64) {
         for _ in 0..<Self.acceptsPerTick {
-            guard let listener = self.listener, self.arrivals.count < Self.arrivalsMax else { return }
+            guard self.listeners.indices.contains(number), self.arrivals.count < Self.arrivalsMax else { return }
+            let listener = self.listeners[number]
             var storage = sockaddr_storage()
             var length = socklen_t(MemoryLayout<sockaddr_storage>.size)
             let descriptor = unsafe starling_accept(listener.descriptor, &storage, &length)
@@ -233,16 +276,8 @@ internal import Starling
     }
 
     private func pauseAccepting(_ reason: String, at now: UInt64, _ driver: ConnectionDriver) {
-        guard let listener = self.listener, self.acceptResumesAt == nil else { return }
-        _ = starling_epoll_control(
-            self.epoll,
-            2,
-            listener.descriptor,
-            0,
-            false,
-            false,
-            starling_trigger_level
-        )
+        guard !self.listeners.isEmpty, self.acceptResumesAt == nil else { return }
+        for listener in self.listeners { self.forget(listener.descriptor) }
         self.acceptResumesAt = now + Self.acceptPauseNanoseconds
         driver.acceptPaused(reason)
     }
@@ -250,27 +285,104 @@ internal import Starling
     private func resumeAccepting(at now: UInt64) {
         guard let time = self.acceptResumesAt, now >= time else { return }
         self.acceptResumesAt = nil
-        self.watchListener()
+        for number in self.listeners.indices { self.watchListener(number) }
     }
 
     func stopListening() {
-        guard let listener = self.listener else { return }
-        self.listener = nil
-        if self.acceptResumesAt == nil {
-            _ = starling_epoll_control(
-                self.epoll,
-                2,
-                listener.descriptor,
-                0,
-                false,
-                false,
-                starling_trigger_level
-            )
+        self.closeListeners(areGone: true)
+    }
+
+    /// Listens no more; `areGone` says that nobody else has the listeners.
+    private func closeListeners(areGone: Bool) {
+        let listeners = self.listeners
+        self.listeners = []
+        for listener in listeners {
+            // Closing alone does not take it out of the epoll if another process has it too.
+            if self.acceptResumesAt == nil { self.forget(listener.descriptor) }
+            if areGone { self.turnAwayWaiting(listener) }
+            // A Unix socket's listener is every loop's; the file is removed when the last one has ended.
+            if !listener.isShared { _ = Glibc.close(listener.descriptor) }
         }
         self.acceptResumesAt = nil
-        self.turnAwayWaiting(listener)
-        // A Unix socket's listener is every loop's; the file is removed when the last one has ended.
-        if !listener.isShared { _ = Glibc.close(listener.descriptor) }
+    }
+
+    /// Takes a descriptor out of the epoll.
+    private func forget(_ descriptor: Int32) {
+        _ = starling_epoll_control(self.epoll, 2, descriptor, 0, false, false, starling_trigger_level)
+    }
+
+    // MARK: - To another process, and from one
+
+    /// Neither accepts, nor reads nor writes, until ``resume(_:)``.
+    func pause(_ driver: ConnectionDriver) {
+        self.isPaused = true
+        // They can go as well as others.
+        while !self.arrivals.isEmpty {
+            let arrival = self.arrivals.removeFirst()
+            self.accepted(arrival.descriptor, arrival.address, driver)
+        }
+        driver.beginHandoff()
+    }
+
+    /// Goes on with what is there.
+    func resume(_ driver: ConnectionDriver) {
+        driver.abandonHandoff()
+        self.isPaused = false
+    }
+
+    /// The connections that can go, with their descriptors, which stay this loop's.
+    func export(_ driver: ConnectionDriver) -> [(record: ConnectionRecord, descriptor: Int32)] {
+        let records = driver.exportConnections { index in
+            // A session's keys, and a PROXY header of which a part has come, are nobody else's.
+            unsafe self.connections.isOpen(index) && self.connections.pointer(index).pointee.tls == nil
+                && self.proxyHeaders[index] == nil
+        }
+        return records.map { unsafe ($0, self.connections.pointer($0.index).pointee.descriptor) }
+    }
+
+    /// Another process has the listeners and these connections.
+    func letGo(of indices: [Int], _ driver: ConnectionDriver) {
+        self.closeListeners(areGone: false)
+        for index in indices where self.connections.isOpen(index) {
+            // As for a listener: it is not the last descriptor of the socket that is closed here.
+            unsafe self.forget(self.connections.pointer(index).pointee.descriptor)
+        }
+        driver.finishHandoff(of: indices)
+        self.isPaused = false
+    }
+
+    /// Makes a connection that another process still has; its number, or nil if it cannot be made. The descriptor is this loop's
+    /// from now on.
+    func adopt(_ record: ConnectionRecord, _ descriptor: Int32, _ driver: ConnectionDriver) -> Int? {
+        let index: Int
+        do {
+            index = try driver.restore(record)
+        } catch {
+            self.server.logger.info("not taken over", metadata: [LoggingKeys.error: "\(error)"])
+            _ = Glibc.close(descriptor)
+            return nil
+        }
+        let generation = self.connections.open(index, descriptor)
+        let isReading = driver.isReading(index)
+        unsafe self.connections.pointer(index).pointee.isReading = isReading
+        let token = UInt64(generation) << 32 | UInt64(index)
+        if starling_epoll_control(self.epoll, 0, descriptor, token, isReading, false, starling_trigger_edge) != 0 {
+            driver.abandonTakeover(of: [index])
+            return nil
+        }
+        return index
+    }
+
+    /// The other process has let go: serves its connections, with what was asked of them too late for their records.
+    func begin(_ indices: [Int], _ orders: [Int: [UInt8]], _ driver: ConnectionDriver) {
+        for index in indices { driver.beginServing(index, orders[index]) }
+        self.isPaused = false
+    }
+
+    /// The other process keeps its connections: forgets them, and ends.
+    func abandon(_ driver: ConnectionDriver) {
+        driver.abandonTakeover(of: nil)
+        self.mustEnd = true
     }
 
     // MARK: - The PROXY protocol

@@ -23,6 +23,11 @@ public struct NativeTransport: Transport {
         }
         let base: Base
 
+        /// Whether any port will do.
+        var isAnyPort: Bool {
+            if case .tcp(_, 0) = self.base { true } else { false }
+        }
+
         /// A port of an IPv4 or IPv6 address, or of a name that resolves to one.
         ///
         /// Port 0 takes a free one.
@@ -41,6 +46,7 @@ public struct NativeTransport: Transport {
     let endpoint: Endpoint
     let eventLoops: Int
     let tls: TLSContext?
+    let handoff: Handoff?
     let onListening: (@Sendable (String) -> Void)?
 
     /// Makes a transport that listens on a TCP port.
@@ -50,15 +56,24 @@ public struct NativeTransport: Transport {
     ///   - port: 0 takes a free one; `onListening` says which.
     ///   - eventLoops: Threads, 64 at most; one per core by default.
     ///   - tls: Encrypts every connection; nil for plain TCP. Keep it to reload certificates.
+    ///   - handoff: Takes listeners and connections from a process that serves already, and gives them to the next one; nil
+    ///     for neither.
     ///   - onListening: Called once with the address that the server listens on, `127.0.0.1:8080` for example.
     public init(
         host: String = "0.0.0.0",
         port: Int,
         eventLoops: Int? = nil,
         tls: TLSContext? = nil,
+        handoff: Handoff? = nil,
         onListening: (@Sendable (String) -> Void)? = nil
     ) {
-        self.init(.tcp(host: host, port: port), eventLoops: eventLoops, tls: tls, onListening: onListening)
+        self.init(
+            .tcp(host: host, port: port),
+            eventLoops: eventLoops,
+            tls: tls,
+            handoff: handoff,
+            onListening: onListening
+        )
     }
 
     /// Makes a transport that listens on an endpoint.
@@ -66,37 +81,114 @@ public struct NativeTransport: Transport {
         _ endpoint: Endpoint,
         eventLoops: Int? = nil,
         tls: TLSContext? = nil,
+        handoff: Handoff? = nil,
         onListening: (@Sendable (String) -> Void)? = nil
     ) {
         let cores = max(1, sysconf(Int32(_SC_NPROCESSORS_ONLN)))
         self.endpoint = endpoint
         self.eventLoops = min(64, max(1, eventLoops ?? cores))
         self.tls = tls
+        self.handoff = handoff
         self.onListening = onListening
     }
 
-    /// Listens, and serves until the server has drained.
+    /// Listens, and serves until the server has drained, or another process has taken over.
     ///
     /// The loops' threads end with it.
     public func serve(_ server: ServerContext) async throws {
-        let listeners = try Listener.open(self.endpoint, count: self.eventLoops)
-        server.startedListening()
-        server.logger.info("listening", metadata: [LoggingKeys.localAddress: "\(listeners[0].address)"])
-        self.onListening?(listeners[0].address)
-        let tls = self.tls
-        await withDiscardingTaskGroup { group in
-            for (index, listener) in listeners.enumerated() {
+        guard let handoff = self.handoff else {
+            let listeners = try Listener.open(self.endpoint, count: self.eventLoops)
+            let service = NativeService(self, server, listeners.map { [$0] })
+            try await service.run(after: nil) {}
+            return listeners[0].removeFile()
+        }
+        try await self.serve(server, HandoffPoint(handoff))
+    }
+
+    private func serve(_ server: ServerContext, _ point: HandoffPoint) async throws {
+        defer { point.close() }
+        let takeover = try await Thread.run { () throws(TransportError) in try Takeover.begin(point, self) }
+        let listeners = try takeover?.listeners ?? Listener.open(self.endpoint, count: self.eventLoops)
+        let service = NativeService(self, server, Listener.spread(listeners, over: self.eventLoops))
+        let endpoint = HandoffServer(point, server, loops: service.loops) { HandoffOffer(self, listeners) }
+        let waiting = Lock<Task<Void, Never>?>(nil)
+        do throws(HandoffError) {
+            try await service.run(after: takeover) {
+                guard point.publish() else {
+                    return server.logger.error(
+                        "no other process can take over from this one",
+                        metadata: [LoggingKeys.error: "\(Syscalls.lastError)"]
+                    )
+                }
+                let task = Task { await Thread.run { endpoint.run() } }
+                waiting.withLock { $0 = task }
+            }
+        } catch {
+            throw Takeover.failure(point, error)
+        }
+        endpoint.stop()
+        await waiting.withLock { $0 }?.value
+        // The file is the successor's, if there is one.
+        if !endpoint.isHandedOff { listeners[0].removeFile() }
+    }
+}
+
+/// The event loops of a server, while it runs.
+struct NativeService: Sendable {
+    let loops: [LoopRemote]
+    private let transport: NativeTransport
+    private let server: ServerContext
+    private let listeners: [[Listener]]
+
+    /// - Parameter listeners: Those of each loop.
+    init(_ transport: NativeTransport, _ server: ServerContext, _ listeners: [[Listener]]) {
+        self.transport = transport
+        self.server = server
+        self.listeners = listeners
+        self.loops = listeners.map { _ in LoopRemote() }
+    }
+
+    /// Runs the loops until the server has drained.
+    ///
+    /// - Parameters:
+    ///   - takeover: Whose connections they serve first; nil for nobody's.
+    ///   - serving: Called once the server serves.
+    func run(after takeover: Takeover?, serving: @Sendable () -> Void) async throws(HandoffError) {
+        let (tls, server) = (self.transport.tls, self.server)
+        let failure: HandoffError? = await withTaskGroup(of: Void.self) { group in
+            for (index, remote) in self.loops.enumerated() {
+                let listeners = self.listeners[index]
                 group.addTask {
-                    await withCheckedContinuation { continuation in
-                        Thread.start {
-                            NativeLoop.run(index: index, listener: listener, tls: tls, server: server)
-                            continuation.resume()
-                        }
+                    await Thread.run {
+                        NativeLoop.run(
+                            index: index,
+                            listeners: listeners,
+                            tls: tls,
+                            server: server,
+                            remote: remote,
+                            isPaused: takeover != nil
+                        )
                     }
                 }
             }
+            do throws(HandoffError) {
+                let loops = self.loops
+                try await Thread.run { () throws(HandoffError) in try takeover?.complete(loops, server) }
+            } catch {
+                for loop in self.loops { _ = loop.begin { $0.abandon($1) } }
+                await group.waitForAll()
+                takeover?.closeListeners(areLoopsGone: true)
+                return error
+            }
+            let address = self.listeners[0][0].address
+            server.startedListening()
+            server.logger.info("listening", metadata: [LoggingKeys.localAddress: "\(address)"])
+            self.transport.onListening?(address)
+            serving()
+            await group.waitForAll()
+            return nil
         }
-        for listener in listeners { listener.removeFile() }
+        if let failure { throw failure }
     }
 }
 
@@ -135,8 +227,16 @@ struct Listener: Sendable {
         }
     }
 
+    /// Gives each loop its share of listeners that another process has opened, for as many loops as it has.
+    static func spread(_ listeners: [Listener], over count: Int) -> [[Listener]] {
+        if listeners[0].isShared { return Array(repeating: listeners, count: count) }
+        var shares: [[Listener]] = Array(repeating: [], count: count)
+        for (number, listener) in listeners.enumerated() { shares[number % count].append(listener) }
+        return shares
+    }
+
     /// Opens a listener for one loop; `joining` says that others of this server listen there already.
-    private static func openTCP(
+    static func openTCP(
         host: String,
         port: Int,
         joining: Bool
@@ -243,6 +343,22 @@ enum Thread {
         init(_ body: @escaping @Sendable () -> Void) {
             self.body = body
         }
+    }
+
+    /// Runs work that may block on a thread of its own.
+    static func run<Success: Sendable, Failure: Error>(
+        _ body: @escaping @Sendable () throws(Failure) -> Success
+    ) async throws(Failure) -> Success {
+        let result: Result<Success, Failure> = await withCheckedContinuation { continuation in
+            self.start {
+                do throws(Failure) {
+                    continuation.resume(returning: .success(try body()))
+                } catch {
+                    continuation.resume(returning: .failure(error))
+                }
+            }
+        }
+        return try result.get()
     }
 
     static func start(_ body: @escaping @Sendable () -> Void) {

@@ -34,6 +34,12 @@ enum Syscalls {
         return RemoteAddress(host: host.hasPrefix("::ffff:") ? String(host.dropFirst(7)) : host, port: port)
     }
 
+    /// Waits until a descriptor is ready; false if it was not in time.
+    static func wait(for events: Int32, on descriptor: Int32, milliseconds: Int32) -> Bool {
+        var entry = pollfd(fd: descriptor, events: Int16(events), revents: 0)
+        return unsafe poll(&entry, 1, milliseconds) > 0
+    }
+
     /// Nanoseconds of a clock that never goes back.
     static func monotonicNanoseconds() -> UInt64 {
         var time = timespec()

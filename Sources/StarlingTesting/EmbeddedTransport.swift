@@ -13,8 +13,8 @@ internal import Synchronization
 /// #expect(server.takeOutput(of: client) == response)
 /// ```
 public final class EmbeddedTransport {
-    private let io = EmbeddedIO()
-    private let driver: ConnectionDriver
+    let io = EmbeddedIO()
+    let driver: ConnectionDriver
     private let context: ServerContext
     private let executor = QueuedExecutor()
     /// What stands between the endpoints and their broadcasters.
@@ -139,7 +139,7 @@ public final class EmbeddedTransport {
     }
 
     /// Runs ticks until nothing is left to do now.
-    private func tick(_ body: () -> Void) {
+    func tick(_ body: () -> Void) {
         self.driver.beginTick(at: self.clock.nanoseconds)
         self.driver.withCurrent(body)
         while self.driver.endTick() || self.executor.drain() {

@@ -9,6 +9,12 @@ struct Client {
     let server: EmbeddedTransport
     let connection: Int
 
+    /// A connection that stands already.
+    init(server: EmbeddedTransport, connection: Int) {
+        self.server = server
+        self.connection = connection
+    }
+
     init(_ server: EmbeddedTransport, path: String = "/", fields: [String] = []) throws {
         self.server = server
         self.connection = try #require(server.connect(from: RemoteAddress(host: "192.0.2.1", port: 5)))

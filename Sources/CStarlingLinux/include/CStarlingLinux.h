@@ -48,3 +48,14 @@ ssize_t starling_send(int descriptor, const void *buffer, size_t bytes);
 
 // Sends two buffers as one. Returns what send does, with errno set.
 ssize_t starling_send_together(int descriptor, const void *head, size_t head_bytes, const void *body, size_t body_bytes);
+
+// Descriptors that one message over a Unix socket carries at most.
+enum { starling_descriptors_max = 253 };
+
+// Sends bytes over a Unix socket together with descriptors, none for 0. Returns what send does, or a negated errno.
+ssize_t starling_send_descriptors(int descriptor, const void *buffer, size_t bytes, const int *descriptors, size_t count);
+// Receives bytes, and the descriptors that came with them, close-on-exec: room for starling_descriptors_max. Returns what recv
+// does, or a negated errno; EMFILE if the process could not take all the descriptors, of which it then has none.
+ssize_t starling_receive_descriptors(int descriptor, void *buffer, size_t bytes, int *descriptors, size_t *count);
+// The user that the other end of a Unix socket runs as; false if it is not known.
+_Bool starling_peer_user(int descriptor, uid_t *user);

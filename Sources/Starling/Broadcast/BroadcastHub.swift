@@ -45,6 +45,11 @@ final class BroadcastHub: Sendable {
         self.history = broadcaster as? any HistoryBroadcaster
     }
 
+    /// Whether the broker is there for other processes too.
+    var spansProcesses: Bool {
+        self.needsInterest
+    }
+
     /// Connects hub and broadcaster; once, before anything else.
     func attach() {
         self.broadcaster.attach(BroadcastSink(hub: self))

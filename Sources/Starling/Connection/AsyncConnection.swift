@@ -22,13 +22,13 @@ internal import Synchronization
     /// Whether senders must wait; written by the loop.
     private let isAboveHighWatermark = Atomic<Bool>(false)
     private let isFinished = Atomic<Bool>(false)
-    private let inboundByteCountMax: Int
+    let inboundByteCountMax: Int
     /// In memory of its own, which lives as long as the object: a class's stored properties would be checked for
     /// exclusive access at every message.
-    private let state: UnsafeMutablePointer<LoopState>
+    let state: UnsafeMutablePointer<LoopState>
 
     /// The loop's alone.
-    @safe private struct LoopState: ~Copyable {
+    @safe struct LoopState: ~Copyable {
         var inbox = Inbox()
         var reader: UnsafeContinuation<Void, Never>?
         /// The endpoint's body at work, and the same task's identity as it sees itself.
@@ -39,21 +39,22 @@ internal import Synchronization
     }
 
     /// What most connections do not have most of the time.
-    @safe private final class Rare {
+    @safe final class Rare {
         var end: End?
         var drainWaiters: [UnsafeContinuation<Void, Never>] = unsafe []
         var pings: [Ping] = []
         var lastPing: UInt32 = 0
         var closure: WebSocketClosure?
         var closeWaiters: [CheckedContinuation<Void, Never>] = []
+        var handoff = AsyncHandoff()
     }
 
-    private enum End {
+    enum End {
         case clean
         case failed(WebSocketError)
     }
 
-    private struct Ping {
+    struct Ping {
         let number: UInt32
         let sentAt: ContinuousClock.Instant
         let waiter: CheckedContinuation<Duration?, Never>
@@ -77,7 +78,7 @@ internal import Synchronization
         unsafe self.state.deallocate()
     }
 
-    private var rare: Rare {
+    var rare: Rare {
         if let rare = unsafe self.state.pointee.rare { return rare }
         let rare = Rare()
         unsafe self.state.pointee.rare = rare
@@ -174,11 +175,12 @@ internal import Synchronization
 
     /// Runs the endpoint's body in a task that prefers the loop.
     func start(_ body: @escaping @Sendable (WebSocket) async throws -> Void, _ logger: Logger) {
+        let socket = WebSocket(connection: self, resumption: self.resumption)
         unsafe self.state.pointee.task = Task(executorPreference: self.loop) {
             unsafe withUnsafeCurrentTask { unsafe self.state.pointee.bodyIdentity = Self.identity($0) }
             var failure: (any Error)?
             do {
-                try await body(WebSocket(connection: self))
+                try await body(socket)
             } catch {
                 failure = error
             }
@@ -204,16 +206,20 @@ internal import Synchronization
             )
         }
         let hasFailed = failure != nil
+        // What a body may throw that was told to return.
+        let hasYielded = failure == nil || failure is CancellationError || failure is WebSocketError
         if let driver = self.loop.currentDriver {
-            self.finish(driver, failed: hasFailed)
+            self.finish(driver, failed: hasFailed, hasYielded)
         } else {
-            self.loop.post(.perform { self.finish($0, failed: hasFailed) })
+            self.loop.post(.perform { self.finish($0, failed: hasFailed, hasYielded) })
         }
     }
 
-    private func finish(_ driver: ConnectionDriver?, failed: Bool) {
+    private func finish(_ driver: ConnectionDriver?, failed: Bool, _ hasYielded: Bool) {
         unsafe self.state.pointee.task = nil
-        driver?.taskReturned(self, failed: failed)
+        guard let driver else { return }
+        if hasYielded, self.takeSuspension(driver) { return }
+        driver.taskReturned(self, failed: failed)
     }
 
     /// A message that another thread has handed over.
@@ -228,7 +234,7 @@ internal import Synchronization
         unsafe reader.resume()
     }
 
-    private func preconditionOnLoop() {
+    func preconditionOnLoop() {
         assert(self.loop.isCurrent, "a connection's state was touched outside its event loop")
     }
 

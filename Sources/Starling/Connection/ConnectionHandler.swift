@@ -206,6 +206,11 @@ public struct Connection<Handler: ConnectionHandler>: ~Copyable, ~Escapable {
         unsafe self.driver._withUnsafeGuaranteedRef { $0.inboxIsFull(self.index, byteCount: byteCount) }
     }
 
+    /// A connection that is being made from another process' record is not to be read at first.
+    func pauseReadingFromTheStart() {
+        unsafe self.slot.pointee.readingPauses.insert(.application)
+    }
+
     func start(_ async: AsyncConnection, _ body: @escaping @Sendable (WebSocket) async throws -> Void) {
         unsafe self.driver._withUnsafeGuaranteedRef { $0.start(async, body) }
     }

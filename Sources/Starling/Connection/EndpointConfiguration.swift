@@ -159,6 +159,18 @@ public struct SlowConsumerPolicy: Sendable, Hashable {
     }
     let base: Base
 
+    /// What stands for it in a record for another process.
+    var number: Int { Int(self.base.rawValue) }
+
+    init(base: Base) {
+        self.base = base
+    }
+
+    init?(number: Int) {
+        guard let base = UInt8(exactly: number).flatMap(Base.init(rawValue:)) else { return nil }
+        self.base = base
+    }
+
     /// Close with 1013 (try again later): the client comes back and asks for what it missed.
     public static let disconnect = SlowConsumerPolicy(base: .disconnect)
     /// Send what it missed from the topic's history; if that does not reach back so far, as ``skip``.

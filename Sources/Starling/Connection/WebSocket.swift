@@ -14,9 +14,12 @@ public struct WebSocket: Sendable, AsyncSequence {
     public typealias Failure = WebSocketError
 
     @usableFromInline let connection: AsyncConnection
+    /// What another body has left; nil for the first one.
+    @usableFromInline let resumption: Resumption?
 
-    init(connection: AsyncConnection) {
+    init(connection: AsyncConnection, resumption: Resumption? = nil) {
         self.connection = connection
+        self.resumption = resumption
     }
 
     /// The connection's name within this process.
@@ -33,6 +36,27 @@ public struct WebSocket: Sendable, AsyncSequence {
     ///
     /// A child task that uses it as its executor preference stays there.
     public var eventLoop: EventLoop { self.connection.loop }
+
+    /// Whether the connection had a body before, which has stopped for a restart of the process: this one goes on.
+    ///
+    /// Subscriptions are there already. False for endpoints other than ``WebSocketEndpoint/resumable(broadcaster:configuration:_:)``.
+    public var isResumed: Bool { self.resumption != nil }
+
+    /// Keeps a value for the body that goes on after a restart of the process, instead of the value before.
+    ///
+    /// For endpoints that are resumable; elsewhere nobody sees it. Any task; does not suspend.
+    ///
+    /// - Throws: If the value cannot be encoded.
+    public func carry(_ value: some Encodable) throws {
+        self.connection.carry(try HandoffCoder.encode(value))
+    }
+
+    /// What ``carry(_:)`` was given last before the restart; nil for nothing.
+    ///
+    /// - Throws: If it is no such value.
+    public func carried<Value: Decodable>(_ type: Value.Type = Value.self) throws -> Value? {
+        try self.resumption?.carried.map { try HandoffCoder.decode(type, from: $0) }
+    }
 
     /// Sends a message.
     ///

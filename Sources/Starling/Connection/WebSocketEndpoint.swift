@@ -64,6 +64,66 @@ public struct WebSocketEndpoint: Sendable {
         )
     }
 
+    // MARK: The async form, for connections that outlive their process
+
+    /// An endpoint whose connections can go to the next process of a restart.
+    ///
+    /// A running function cannot go along. Its iteration ends and its task is cancelled; what it sends until it returns goes
+    /// out, and the messages that it has not taken wait. The next process calls `body` with the same connection, whose
+    /// ``WebSocket/isResumed`` is then true, and which gives back what ``WebSocket/carry(_:)`` was given. If the next process
+    /// fails, `body` is called again in this one.
+    ///
+    /// A body that has not returned when the transport has waited for it as long as it is told to stays in the old process,
+    /// and its connection is closed there, as in a shutdown. A body that wants to end the connection while it is told to
+    /// return calls ``WebSocket/close(_:reason:)``.
+    ///
+    /// - Parameters:
+    ///   - broadcaster: Carries publications between event loops and nodes.
+    ///   - configuration: Limits, deadlines and the like.
+    ///   - body: What to do with a connection, from its beginning or from where another process stopped.
+    public static func resumable(
+        broadcaster: any Broadcaster = InMemoryBroadcaster(),
+        configuration: EndpointConfiguration = EndpointConfiguration(),
+        _ body: @escaping @Sendable (WebSocket) async throws -> Void
+    ) -> WebSocketEndpoint {
+        WebSocketEndpoint(
+            broadcaster: broadcaster,
+            configuration: configuration,
+            handler: TaskHandler<Void>(
+                body: { socket, _ in try await body(socket) },
+                handoff: TaskHandler<Void>.Handoff(encode: { _ in [] }, decode: { _ in () })
+            )
+        )
+    }
+
+    /// An endpoint that asks `authenticate` before each upgrade, and whose connections can go to the next process of a restart,
+    /// together with what they were accepted with.
+    ///
+    /// - Parameters:
+    ///   - broadcaster: Carries publications between event loops and nodes.
+    ///   - configuration: Limits, deadlines and the like.
+    ///   - authenticate: Decides about upgrades; it is not asked again in the next process.
+    ///   - body: What to do with a connection, from its beginning or from where another process stopped.
+    public static func resumable<UserData: Codable & Sendable>(
+        broadcaster: any Broadcaster = InMemoryBroadcaster(),
+        configuration: EndpointConfiguration = EndpointConfiguration(),
+        authenticate: @escaping @Sendable (UpgradeRequest) async throws -> UpgradeDecision<UserData>,
+        _ body: @escaping @Sendable (WebSocket, UserData) async throws -> Void
+    ) -> WebSocketEndpoint {
+        WebSocketEndpoint(
+            broadcaster: broadcaster,
+            configuration: configuration,
+            authenticate: authenticate,
+            handler: TaskHandler(
+                body: body,
+                handoff: TaskHandler.Handoff(
+                    encode: { try HandoffCoder.encode($0) },
+                    decode: { try HandoffCoder.decode(UserData.self, from: $0) }
+                )
+            )
+        )
+    }
+
     // MARK: The synchronous form
 
     /// An endpoint whose handler is called on the event loop.
@@ -138,6 +198,8 @@ struct HandlerCallbacks {
     @usableFromInline let received: (borrowing MessageView, ConnectionContext) -> Void
     @usableFromInline let drained: (ConnectionContext) -> Void
     @usableFromInline let closed: (ConnectionContext, CloseCode) -> Void
+    /// Nil if connections cannot go to another process.
+    @usableFromInline let handoff: HandoffCallbacks?
 
     @inlinable
     init<Handler: ConnectionHandler>(_ handler: Handler) {
@@ -163,6 +225,7 @@ struct HandlerCallbacks {
             handler.value.closed(&connection, code: code)
             context.deinitializeState(as: Handler.State.self)
         }
+        self.handoff = HandoffCallbacks.make(handler)
     }
 }
 

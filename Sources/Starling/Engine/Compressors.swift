@@ -146,6 +146,38 @@ final class ConnectionDeflate {
         self.inflater = nil
     }
 
+    /// Writes what was agreed on, and the windows, for another process.
+    func write(to writer: inout ByteWriter) {
+        writer.write(self.keepsContext)
+        writer.write(self.peerKeepsContext)
+        writer.write(self.windowBits)
+        writer.write(self.peerWindowBits)
+        writer.write(self.deflater) { $0.write($1.window) }
+        writer.write(self.inflater) { $0.write($1.window) }
+    }
+
+    /// Goes on where another process has stopped.
+    init(configuration: DeflateConfiguration, from reader: inout ByteReader) throws(ConnectionRecord.Unusable) {
+        self.configuration = configuration
+        do {
+            self.keepsContext = try reader.readFlag()
+            self.peerKeepsContext = try reader.readFlag()
+            self.windowBits = try reader.read()
+            self.peerWindowBits = try reader.read()
+            guard (8...15).contains(self.windowBits), (8...15).contains(self.peerWindowBits) else {
+                throw ByteReader.Malformed()
+            }
+            if let window = try reader.readOptionalBytes() {
+                try self.ownDeflater().remember(window)
+            }
+            if let window = try reader.readOptionalBytes() {
+                try self.ownInflater().remember(window)
+            }
+        } catch {
+            throw ConnectionRecord.Unusable("its compression: \(error)")
+        }
+    }
+
     /// Lets the compressor's window go.
     ///
     /// The peer's keeps more than we then refer to, which is valid; the decompressor's window cannot go,

@@ -241,6 +241,23 @@ extension ConnectionDriver {
         return true
     }
 
+    /// Puts what a subscriber has missed into its outbound buffer, since it goes where no ring has it; but what can be read
+    /// from a history there.
+    func gatherMissed(_ index: Int, _ endpoint: LoopEndpoint) {
+        for subscription in unsafe self.slots.pointer(index).pointee.subscriptions {
+            let entry = subscription.entry
+            guard let backlog = entry.backlog, var cursor = backlog.cursors[UInt32(index)],
+                cursor.position == nil || !endpoint.hub.spansProcesses
+            else { continue }
+            while let missed = backlog.next(for: cursor) {
+                cursor.next = missed.number + 1
+                cursor.position = missed.publication.position ?? cursor.position
+                guard self.deliverMissed(missed.publication, to: index, entry, endpoint) else { return }
+            }
+            backlog.update(UInt32(index), cursor)
+        }
+    }
+
     // MARK: - What the ring has given up
 
     /// The ring has passed a subscriber: where it goes on, or nil if it was closed.

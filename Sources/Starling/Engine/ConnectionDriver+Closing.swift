@@ -7,6 +7,7 @@ extension ConnectionDriver {
     /// Starts the closing handshake.
     func close(_ index: Int, _ code: CloseCode, reason: String, cause: CloseCause) {
         let slot = unsafe self.slots.pointer(index)
+        if unsafe slot.pointee.phase == .leaving { return self.closeLate(index, code, reason: reason) }
         guard unsafe slot.pointee.phase == .open else { return }
         // A code that may not stand in a frame is the application's mistake; it must not become a protocol error.
         let sendable = code.isSendable ? code : .normalClosure
@@ -153,10 +154,19 @@ extension ConnectionDriver {
             self.unsubscribeFromAll(index)
             let code = unsafe slot.pointee.closing.closeCode ?? .abnormalClosure
             endpoint.callbacks.closed(ConnectionContext(self, index), code)
+            if !self.recoveries.isEmpty, let closure = self.recoveries[self.id(of: index)] {
+                closure.closed(ConnectionContext(self, index).closure(code), driver: self)
+            }
             self.removeUser(of: index)
         }
         guard unsafe slot.pointee.flags.contains(.ending) else { return }
         unsafe slot.pointee.details?.attempt?.outcome(.failure(ConnectError(.connectionLost)))
+        self.leaveTable(index)
+    }
+
+    /// Takes a connection out of all that counts it, closes its descriptor and frees its slot.
+    func leaveTable(_ index: Int) {
+        let slot = unsafe self.slots.pointer(index)
         self.removeUser(of: index)
         if unsafe slot.pointee.flags.contains(.admitted) {
             unsafe self.server.admission.releaseConnection(from: slot.pointee.address)

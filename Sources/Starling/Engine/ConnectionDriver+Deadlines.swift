@@ -18,7 +18,7 @@ extension ConnectionDriver {
         let slot = unsafe self.slots.pointer(index)
         guard unsafe !slot.pointee.flags.contains(.ending) else { return }
         switch unsafe slot.pointee.phase {
-        case .free: return
+        case .free, .leaving: return
         case .http: self.serveHandshakeDeadline(index)
         case .connecting: self.serveConnectDeadline(index)
         case .deciding: self.serveDecisionDeadline(index)
@@ -51,7 +51,7 @@ extension ConnectionDriver {
     private func nextDeadline(of index: Int) -> LoopInstant? {
         let slot = unsafe self.slots.pointer(index)
         switch unsafe slot.pointee.phase {
-        case .free: return nil
+        case .free, .leaving: return nil
         case .http, .connecting: return unsafe slot.pointee.phaseSince + self.server.handshakeTimeout
         case .lingering: return unsafe slot.pointee.phaseSince + self.server.lingerTimeout
         case .deciding:

@@ -101,7 +101,7 @@ extension ConnectionDriver {
         case .http where unsafe !slot.pointee.flags.contains(.finishAfterFlush):
             self.end(index, cause: .serverDraining)
         case .connecting: self.end(index, cause: .serverDraining)
-        case .http, .deciding, .lingering, .free: break
+        case .http, .deciding, .leaving, .lingering, .free: break
         }
     }
 }

@@ -108,7 +108,7 @@ extension ConnectionDriver {
         switch unsafe slot.pointee.phase {
         case .open: self.receiveFrames(&bytes, on: index)
         case .deciding: self.stash(bytes.bytes, on: index)
-        case .http, .connecting, .lingering, .free: break
+        case .http, .connecting, .leaving, .lingering, .free: break
         }
     }
 
@@ -313,7 +313,7 @@ extension ConnectionDriver {
         switch unsafe slot.pointee.phase {
         case .open: self.receiveFrames(&bytes, on: index)
         case .http: self.receiveHead(&bytes, on: index)
-        case .deciding, .connecting, .lingering, .free: break
+        case .deciding, .connecting, .leaving, .lingering, .free: break
         }
         self.dropDetailsIfPossible(index)
     }

@@ -32,7 +32,7 @@ extension ConnectionDriver {
         case .deciding:
             self.stash(bytes.bytes, on: index)
             self.chargeMemory(of: index)
-        case .lingering, .free: break
+        case .leaving, .lingering, .free: break
         }
         if self.unansweredByteCount >= Self.unansweredByteCountMax { self.answerEarly() }
     }
@@ -52,7 +52,7 @@ extension ConnectionDriver {
             } else {
                 self.lose(index)
             }
-        case .free: break
+        case .leaving, .free: break
         }
     }
 

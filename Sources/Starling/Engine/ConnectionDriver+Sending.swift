@@ -28,7 +28,7 @@ extension ConnectionDriver {
         guard unsafe slot.pointee.phase == .open, unsafe slot.pointee.closing.isOpen,
             let endpoint = unsafe slot.pointee.endpointReference
         else {
-            return .dropped
+            return self.sendLate(kind, bytes, to: index)
         }
         let outbound = unsafe endpoint._withUnsafeGuaranteedRef { $0.outbound }
         guard unsafe slot.pointee.outbound.byteCount + bytes.byteCount <= outbound.byteCountMax else {
@@ -128,6 +128,10 @@ extension ConnectionDriver {
     func disconnectSlowConsumer(_ index: Int) {
         let slot = unsafe self.slots.pointer(index)
         guard unsafe slot.pointee.closing.isOpen else { return }
+        if unsafe slot.pointee.phase == .leaving {
+            self.handoff?.overrun.insert(index)
+            return
+        }
         self.counts.slowConsumerDisconnects &+= 1
         // What waits would never be read: only the rest of a frame that has begun must still go out.
         unsafe slot.pointee.outbound.removeAllButStarted()

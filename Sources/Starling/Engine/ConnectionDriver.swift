@@ -61,6 +61,12 @@ internal import StarlingDeflate
     var drain: Drain?
     /// Upgrades that wait for their turn, in order.
     var waitingUpgrades = Deque<ConnectionID>()
+    /// Set while connections are handed to another process.
+    var handoff: HandoffInProgress?
+    /// What connections that came from another process have to be brought up to date with.
+    var resumedSubscriptions: [Int: [ResumedSubscription]] = [:]
+    /// Those that are being brought up to date.
+    var recoveries: [ConnectionID: AsyncConnection] = [:]
     let statistics: LoopStatistics
 
     /// Jobs that one tick runs before it looks at the sockets again.
@@ -131,7 +137,7 @@ internal import StarlingDeflate
             self.flushDirty()
             self.serveDeadlines()
             self.serveMemory()
-            self.continueDrain()
+            if self.handoff == nil { self.continueDrain() }
             // Ends, and buffers that are low again, wake tasks; those may send, and those sends go out in this tick.
             var rounds = 0
             while rounds < 4,
@@ -190,7 +196,7 @@ internal import StarlingDeflate
         self.statistics.publish(self.counts, LoopStatistics.Gauges())
     }
 
-    private func takeMail() {
+    func takeMail() {
         self.loop.mailbox.take(into: &self.mailBatch)
         guard !self.mailBatch.isEmpty else { return }
         self.mailCount = self.mailBatch.count
@@ -240,10 +246,13 @@ internal import StarlingDeflate
             guard unsafe slot.pointee.flags.contains(.opened), let endpoint = unsafe slot.pointee.endpoint
             else { continue }
             endpoint.callbacks.drained(ConnectionContext(self, Int(index)))
+            if !self.recoveries.isEmpty { self.recoveries[self.id(of: Int(index))]?.drained() }
         }
     }
 
     private func serveDeadlines() {
+        // Nobody can keep one meanwhile.
+        guard self.handoff == nil else { return }
         self.wheel.advance(to: self.now, in: self.slots, expired: &self.expired)
         for index in self.expired { self.deadlineReached(index) }
         self.expired.removeAll(keepingCapacity: true)
@@ -345,6 +354,7 @@ internal import StarlingDeflate
     func isOpen(_ id: ConnectionID) -> Bool {
         guard let index = self.index(of: id) else { return false }
         let slot = unsafe self.slots.pointer(index)
+        if unsafe slot.pointee.phase == .leaving { return self.takesLateOrders }
         return unsafe slot.pointee.phase == .open && slot.pointee.closing.isOpen
     }
 

@@ -16,6 +16,8 @@ internal import StarlingCore
         case deciding
         /// A WebSocket.
         case open
+        /// A WebSocket of which another process has a record, and has not taken it yet: nothing is read or written.
+        case leaving
         /// All is written and said: waiting for the peer's end of the stream, so that no reset overtakes our last bytes.
         case lingering
     }

@@ -9,7 +9,7 @@ struct OutboundQueue: ~Copyable {
     private(set) var byteCount = 0
     private var restStart = 0
     /// Whether a part of the first segment is written, so that the rest of it must follow.
-    private var isFirstStarted = false
+    private(set) var isFirstStarted = false
 
     var isEmpty: Bool {
         self.first == nil
@@ -129,6 +129,22 @@ struct OutboundQueue: ~Copyable {
         guard let first = self.first, copy(first) else { return copied }
         for index in self.restStart..<self.rest.count where !copy(self.rest[index]) { break }
         return copied
+    }
+
+    /// How many segments wait.
+    var segmentCount: Int {
+        (self.first == nil ? 0 : 1) + self.rest.count - self.restStart
+    }
+
+    /// Shows what waits, in its order.
+    func forEachSegment(_ body: (OutboundSegment) -> Void) {
+        if let first = self.first { body(first) }
+        for segment in self.rest[self.restStart...] { body(segment) }
+    }
+
+    /// A part of the first segment was written by another process.
+    mutating func markFirstStarted() {
+        self.isFirstStarted = true
     }
 
     private mutating func advance() {

@@ -92,6 +92,7 @@ extension ConnectionDriver {
         case .connecting: return "connecting"
         case .deciding: return "deciding"
         case .open: return unsafe slot.pointee.closing.isOpen ? "open" : "closing"
+        case .leaving: return "open"
         case .lingering: return "lingering"
         }
     }

@@ -132,6 +132,11 @@ public final class ServerContext: Sendable {
         self.endpoints[index].route
     }
 
+    /// Whether the planned end has begun.
+    package var isDraining: Bool {
+        self.state.withLock { $0.isDraining }
+    }
+
     func register(_ loop: EventLoop, _ statistics: LoopStatistics) {
         let isDraining = self.state.withLock { state in
             state.loops.append((loop, statistics))

@@ -79,6 +79,7 @@ package final class TLSTestSocket: Sendable {
         guard count == 1 else {
             throw TLSTestFailure("nothing happened within \(tlsPatienceMilliseconds) ms")
         }
+        guard entry.revents & Int16(POLLERR) == 0 else { throw TLSTestFailure("the connection is broken") }
     }
 
     package func send(_ bytes: [UInt8]) throws {

@@ -1,0 +1,126 @@
+internal import StarlingCore
+
+/// What an async connection needs on its way to another process, or from one.
+struct AsyncHandoff {
+    enum Stage {
+        /// Not under way.
+        case none
+        /// The body is told to return, or has.
+        case suspending
+        /// The connection stays after all: the body is started anew once it has returned.
+        case resuming
+    }
+
+    var stage = Stage.none
+    /// Messages that the body has not taken.
+    var inbox: [Message] = []
+    /// What the body wants to find again.
+    var carried: [UInt8]?
+    /// Whether there was a body before.
+    var isResumed = false
+}
+
+/// What a body finds that goes on where another one has stopped.
+@usableFromInline
+final class Resumption: Sendable {
+    let carried: [UInt8]?
+
+    init(carried: [UInt8]?) {
+        self.carried = carried
+    }
+}
+
+extension AsyncConnection {
+    /// Tells the body that it is to return; what it has not taken stays.
+    func suspend() {
+        self.preconditionOnLoop()
+        let rare = self.rare
+        guard rare.handoff.stage != .suspending, rare.end == nil else { return }
+        rare.handoff.stage = .suspending
+        // An empty inbox and a cancelled task: iteration ends.
+        while let message = unsafe self.state.pointee.inbox.popFirst() { rare.handoff.inbox.append(message) }
+        self.cancel()
+    }
+
+    /// Whether the body has returned, after it was told to.
+    var isAtRest: Bool {
+        unsafe self.state.pointee.task == nil && self.rare.handoff.stage == .suspending
+    }
+
+    /// The connection stays after all; whether the body is to be started anew now.
+    ///
+    /// Otherwise that is done when it returns.
+    func resume() -> Bool {
+        self.preconditionOnLoop()
+        let rare = self.rare
+        guard rare.handoff.stage != .none else { return false }
+        if unsafe self.state.pointee.task != nil {
+            rare.handoff.stage = .resuming
+            return false
+        }
+        self.prepareToResume()
+        return true
+    }
+
+    /// The body has returned; whether that was because it was told to.
+    func takeSuspension(_ driver: ConnectionDriver) -> Bool {
+        guard let rare = unsafe self.state.pointee.rare, rare.end == nil else { return false }
+        switch rare.handoff.stage {
+        case .none: return false
+        case .suspending: driver.bodySuspended(self, mustGoOn: false)
+        case .resuming: driver.bodySuspended(self, mustGoOn: true)
+        }
+        return true
+    }
+
+    /// What the next body finds.
+    var resumption: Resumption? {
+        guard let rare = unsafe self.state.pointee.rare, rare.handoff.isResumed else { return nil }
+        return Resumption(carried: rare.handoff.carried)
+    }
+
+    /// Keeps bytes for the next body.
+    func carry(_ bytes: [UInt8]) {
+        if self.loop.isCurrent {
+            self.rare.handoff.carried = bytes
+        } else {
+            self.loop.post(.perform { if $0 != nil { self.rare.handoff.carried = bytes } })
+        }
+    }
+
+    /// Writes what the body has left, for another process.
+    func write(to writer: inout ByteWriter) {
+        let handoff = self.rare.handoff
+        writer.write(handoff.carried) { $0.write($1) }
+        writer.write(handoff.inbox.count)
+        for message in handoff.inbox {
+            writer.write(message.kind == .text)
+            writer.write(message.bytes)
+        }
+    }
+
+    /// Takes what another process' body has left, before there is a body here; whether so much that nothing more is to be read
+    /// until the body has taken some.
+    func read(from reader: inout ByteReader) throws(ByteReader.Malformed) -> Bool {
+        let rare = self.rare
+        rare.handoff.carried = try reader.readOptionalBytes()
+        let count: Int = try reader.read()
+        for _ in 0..<count {
+            let kind: Message.Kind = try reader.readFlag() ? .text : .binary
+            let bytes = try reader.readBytes()
+            rare.handoff.inbox.append(unsafe Message(kind, copying: bytes.span.bytes))
+        }
+        self.prepareToResume()
+        let isFull = unsafe self.state.pointee.inbox.byteCount >= self.inboundByteCountMax
+        unsafe self.state.pointee.isReadingPaused = isFull
+        return isFull
+    }
+
+    private func prepareToResume() {
+        let rare = self.rare
+        rare.handoff.stage = .none
+        rare.handoff.isResumed = true
+        for message in rare.handoff.inbox { unsafe self.state.pointee.inbox.append(message) }
+        rare.handoff.inbox = []
+    }
+}

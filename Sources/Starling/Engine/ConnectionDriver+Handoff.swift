@@ -1,0 +1,287 @@
+internal import Logging
+internal import StarlingCore
+
+/// A hand-off of this driver's connections to another process, while it lasts.
+struct HandoffInProgress {
+    /// The connections whose records have been made.
+    var exported: Set<Int> = []
+    /// Those among them that were waiting for their peers to take bytes before.
+    var wereBlocked: Set<Int> = []
+    /// Those that have come to hold too much since.
+    var overrun: Set<Int> = []
+    /// What was asked of them since, in its order.
+    var late: [Int: [LateOrder]] = [:]
+    var lateByteCount = 0
+    /// Whether more may be asked of them; otherwise they are gone, as far as anybody can tell.
+    var takesOrders = true
+
+    /// Bytes that may be sent to a loop's connections while they are between two processes; more is dropped, and its sender
+    /// told.
+    static let lateByteCountMax = 16 << 20
+}
+
+/// Connections leave for another process.
+///
+/// The transport stops reading and accepting, and calls in this order: ``beginHandoff()``, then ticks until
+/// ``isAtRest``, then ``exportConnections(where:)``; and once the other process has all it needs ``takeLateOrders()`` and
+/// ``finishHandoff(of:)``. ``abandonHandoff()`` undoes everything at any time before. From the export on, nothing is read from
+/// or written to the connections of which there are records.
+extension ConnectionDriver {
+    /// Deadlines stop, and the bodies of connections that can go are told to return.
+    package func beginHandoff() {
+        guard self.handoff == nil else { return }
+        self.handoff = HandoffInProgress()
+    }
+
+    /// Whether every body has returned that was told to; tells those that were not.
+    package var isAtRest: Bool {
+        EventLoop.withCurrent(self) {
+            var isAtRest = true
+            for index in 0..<self.slots.usedCapacity {
+                guard let handoff = self.handoffCallbacks(of: index) else { continue }
+                let context = ConnectionContext(self, index)
+                handoff.suspend(context)
+                if !handoff.isAtRest(context) { isAtRest = false }
+            }
+            return isAtRest
+        }
+    }
+
+    /// Makes the records of all connections that can go; between two ticks.
+    ///
+    /// - Parameter isFree: Whether the transport can do without a connection.
+    package func exportConnections(where isFree: (Int) -> Bool = { _ in true }) -> [ConnectionRecord] {
+        EventLoop.withCurrent(self) {
+            // What has reached this loop before belongs into the records.
+            while !self.publications.isEmpty { self.fanOut() }
+            var records: [ConnectionRecord] = []
+            for index in 0..<self.slots.usedCapacity {
+                guard unsafe self.slots.pointer(index).pointee.phase != .free, isFree(index),
+                    let bytes = self.export(index)
+                else { continue }
+                let slot = unsafe self.slots.pointer(index)
+                self.handoff?.exported.insert(index)
+                if unsafe slot.pointee.flags.contains(.writeBlocked) {
+                    self.handoff?.wereBlocked.insert(index)
+                }
+                // Nothing is written to a connection that takes no bytes.
+                unsafe slot.pointee.flags.insert(.writeBlocked)
+                if unsafe slot.pointee.phase == .open { unsafe slot.pointee.phase = .leaving }
+                records.append(ConnectionRecord(index: index, bytes: bytes))
+            }
+            return records
+        }
+    }
+
+    /// What was asked of connections since their records were made; from now on they are gone for everybody.
+    package func takeLateOrders() -> [ConnectionRecord] {
+        // What was handed over before counts.
+        EventLoop.withCurrent(self) { self.takeMail() }
+        self.handoff?.takesOrders = false
+        return (self.handoff?.late ?? [:]).map { index, orders in
+            ConnectionRecord(index: index, bytes: ConnectionRecord.write(orders))
+        }
+    }
+
+    /// The other process has these connections: forgets them, and goes on with the others. They are closed through
+    /// ``ConnectionIO/close(_:)``, which must not end their streams.
+    package func finishHandoff(of indices: [Int]) {
+        EventLoop.withCurrent(self) {
+            for index in indices { self.forget(index) }
+        }
+        self.abandonHandoff()
+    }
+
+    /// The other process does not take the connections that are left: they go on here.
+    package func abandonHandoff() {
+        guard let handoff = self.handoff else { return }
+        EventLoop.withCurrent(self) {
+            self.handoff = nil
+            for index in handoff.exported.sorted() where unsafe self.slots.pointer(index).pointee.phase != .free {
+                self.takeBack(index, handoff)
+            }
+            for index in 0..<self.slots.usedCapacity {
+                self.handoffCallbacks(of: index)?.resume(ConnectionContext(self, index))
+            }
+            if self.drain != nil {
+                // Those whose turn came meanwhile were passed over.
+                for index in handoff.exported { self.drainConnection(index) }
+            }
+        }
+    }
+
+    /// Keeps what is sent to a connection that is between two processes.
+    func sendLate(_ kind: MessageView.Kind, _ bytes: RawSpan, to index: Int) -> SendResult {
+        self.order(.send(Message(kind, copying: bytes)), byteCount: bytes.byteCount, of: index)
+            ? .sent : .dropped
+    }
+
+    /// Keeps a close for a connection that is between two processes.
+    func closeLate(_ index: Int, _ code: CloseCode, reason: String) {
+        _ = self.order(.close(code, reason: reason), byteCount: reason.utf8.count, of: index)
+    }
+
+    /// Whether something can be asked of a connection that is between two processes.
+    var takesLateOrders: Bool {
+        self.handoff?.takesOrders ?? false
+    }
+
+    /// A body has returned because it was told to.
+    func bodySuspended(_ connection: AsyncConnection, mustGoOn: Bool) {
+        self.taskCount -= 1
+        self.stragglers[connection.id] = nil
+        guard mustGoOn, let index = self.index(of: connection.id) else { return }
+        self.handoffCallbacks(of: index)?.resume(ConnectionContext(self, index))
+    }
+
+    // MARK: -
+
+    /// What an open connection's endpoint can do for a hand-off; nil for all others.
+    private func handoffCallbacks(of index: Int) -> HandoffCallbacks? {
+        let slot = unsafe self.slots.pointer(index)
+        guard unsafe slot.pointee.phase == .open, unsafe slot.pointee.flags.contains(.opened),
+            unsafe slot.pointee.closing.isOpen
+        else { return nil }
+        return unsafe slot.pointee.endpoint?.callbacks.handoff
+    }
+
+    /// A connection's record; nil if it cannot go.
+    private func export(_ index: Int) -> [UInt8]? {
+        let slot = unsafe self.slots.pointer(index)
+        guard unsafe slot.pointee.flags.isDisjoint(with: [.finishAfterFlush, .ending, .inputEnded]) else {
+            return nil
+        }
+        var writer = ByteWriter()
+        switch unsafe slot.pointee.phase {
+        case .http:
+            guard unsafe slot.pointee.outbound.isEmpty, let details = unsafe slot.pointee.details else {
+                return nil
+            }
+            writer.write(ConnectionRecord.Kind.http.rawValue)
+            self.writeAddressAndAges(of: index, to: &writer)
+            writer.write(details.headReader.heldBytes)
+            return writer.bytes
+        case .open:
+            let context = ConnectionContext(self, index)
+            guard let endpoint = unsafe slot.pointee.endpoint, let handoff = self.handoffCallbacks(of: index),
+                handoff.isAtRest(context), unsafe slot.pointee.details?.pinger == nil,
+                unsafe slot.pointee.subscriptions.allSatisfy({ $0.entry.recovering[UInt32(index)] == nil })
+            else { return nil }
+            self.gatherMissed(index, endpoint)
+            do {
+                let state = try handoff.export(context)
+                writer.write(ConnectionRecord.Kind.open.rawValue)
+                writer.write(endpoint.path)
+                self.writeAddressAndAges(of: index, to: &writer)
+                self.writeOpen(index, to: &writer)
+                writer.write(state)
+                return writer.bytes
+            } catch {
+                self.server.logger.debug(
+                    "a connection cannot be handed off",
+                    metadata: [
+                        LoggingKeys.connection: "\(self.id(of: index))", LoggingKeys.error: "\(error)",
+                    ]
+                )
+                return nil
+            }
+        case .free, .connecting, .deciding, .leaving, .lingering: return nil
+        }
+    }
+
+    private func writeAddressAndAges(of index: Int, to writer: inout ByteWriter) {
+        let slot = unsafe self.slots.pointer(index)
+        let address = unsafe slot.pointee.address
+        writer.write(address.host)
+        writer.write(Int(address.port))
+        func writeAge(_ instant: LoopInstant) { writer.write(UInt64((self.now - instant).hundredths)) }
+        unsafe writeAge(slot.pointee.openedAt)
+        unsafe writeAge(slot.pointee.phaseSince)
+        unsafe writeAge(slot.pointee.lastReceivedAt)
+        unsafe writer.write(slot.pointee.bytesReceived)
+        unsafe writer.write(slot.pointee.bytesSent)
+    }
+
+    private func writeOpen(_ index: Int, to writer: inout ByteWriter) {
+        let slot = unsafe self.slots.pointer(index)
+        let details = unsafe slot.pointee.details
+        writer.write(details?.path ?? "")
+        writer.write(details?.subprotocol) { $0.write($1) }
+        writer.write(details?.user) { $0.write($1) }
+        writer.write(details?.pendingPong) { $0.write($1) }
+        writer.write(details?.deflate) { $1.write(to: &$0) }
+        unsafe writer.write(UInt64((self.now - slot.pointee.lastMessageAt).hundredths))
+        let untilPing = unsafe slot.pointee.nextPingAt - self.now
+        // A ping that is overdue goes out soon.
+        unsafe writer.write(UInt64(slot.pointee.nextPingAt.isBefore(self.now) ? 0 : untilPing.hundredths))
+        unsafe writer.write(slot.pointee.flags.contains(.awaitingPong))
+        unsafe writer.write(slot.pointee.flags.contains(.aboveHighWatermark))
+        unsafe writer.write(UInt64(slot.pointee.messagesReceived))
+        unsafe slot.pointee.codec.writePartialInput(to: &writer)
+
+        let subscriptions = unsafe slot.pointee.subscriptions
+        writer.write(subscriptions.count)
+        for subscription in subscriptions {
+            writer.write(subscription.entry.topic.name)
+            writer.write(subscription.policy.number)
+            writer.write(subscription.entry.position(of: UInt32(index))) { writer, position in
+                writer.write(position.epoch)
+                writer.write(position.offset)
+            }
+        }
+        unsafe slot.pointee.outbound.write(to: &writer)
+    }
+
+    /// The connection is another process' now.
+    func forget(_ index: Int) {
+        let slot = unsafe self.slots.pointer(index)
+        if unsafe slot.pointee.flags.contains(.opened), let endpoint = unsafe slot.pointee.endpoint {
+            unsafe slot.pointee.flags.remove(.opened)
+            self.counts.openConnections &-= 1
+            self.unsubscribeFromAll(index)
+            unsafe slot.pointee.cause = .serverDraining
+            endpoint.callbacks.handoff?.discard(ConnectionContext(self, index))
+        }
+        self.leaveTable(index)
+    }
+
+    /// The connection has stayed: what waited for it meanwhile is done.
+    private func takeBack(_ index: Int, _ handoff: HandoffInProgress) {
+        let slot = unsafe self.slots.pointer(index)
+        if unsafe slot.pointee.phase == .leaving { unsafe slot.pointee.phase = .open }
+        // Nobody could answer, or take anything, meanwhile.
+        unsafe slot.pointee.blockedSince = self.now
+        unsafe slot.pointee.pingSentAt = self.now
+        if !handoff.wereBlocked.contains(index) { self.writable(index) }
+        self.scheduleDeadline(index)
+        for order in handoff.late[index] ?? [] { self.perform(order, index) }
+        if handoff.overrun.contains(index) { self.disconnectSlowConsumer(index) }
+    }
+
+    func perform(_ order: LateOrder, _ index: Int) {
+        switch order {
+        case .send(let message): _ = self.send(message.kind, message.bytes, to: index)
+        case .close(let code, let reason):
+            self.close(index, code, reason: reason, cause: .applicationClosed)
+        }
+    }
+
+    private func order(_ order: LateOrder, byteCount: Int, of index: Int) -> Bool {
+        guard unsafe self.slots.pointer(index).pointee.phase == .leaving, var handoff = self.handoff,
+            handoff.takesOrders, handoff.lateByteCount + byteCount <= HandoffInProgress.lateByteCountMax
+        else { return false }
+        self.handoff = nil
+        handoff.late[index, default: []].append(order)
+        handoff.lateByteCount += byteCount
+        self.handoff = handoff
+        return true
+    }
+}
+
+extension TopicEntry {
+    /// Up to where a subscriber has had everything; nil if nobody has said so far.
+    func position(of subscriber: UInt32) -> StreamPosition? {
+        if let cursor = self.backlog?.cursors[subscriber] { return cursor.position }
+        return self.ahead[subscriber]?.cursor ?? self.lastPosition
+    }
+}

@@ -1,0 +1,397 @@
+"""Restarts a server under load: nobody may notice more than a pause. See run.sh."""
+
+import array
+import json
+import os
+import re
+import resource
+import select
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+
+BINARIES, CONNECTIONS, RESTARTS = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+SUBSCRIBERS, PUBLISHERS = max(1, CONNECTIONS // 50), 4
+# The pause that a restart may cost a connection.
+PAUSE_MS_MAX = 1000
+VERSION = 1001
+MAGIC = b"starling-handoff"
+HELLO, OFFER, REFUSAL, RECORDS, END, RESTORED, COMMIT, TAKEN = range(1, 9)
+
+
+class Failure(Exception):
+    pass
+
+
+def check(condition, what):
+    if not condition:
+        raise Failure(what)
+
+
+class Lines:
+    """A process whose standard output is read line by line, each within a time."""
+
+    def __init__(self, arguments, **options):
+        self.process = subprocess.Popen(
+            arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, **options
+        )
+        self.rest = b""
+
+    def line(self, seconds):
+        end = time.monotonic() + seconds
+        while b"\n" not in self.rest:
+            ready, _, _ = select.select([self.process.stdout], [], [], max(0, end - time.monotonic()))
+            if not ready:
+                raise Failure(f"{self.process.args[0]} said nothing for {seconds} s")
+            piece = os.read(self.process.stdout.fileno(), 65536)
+            if not piece:
+                raise Failure(f"{self.process.args[0]} ended with {self.process.wait()}")
+            self.rest += piece
+        line, self.rest = self.rest.split(b"\n", 1)
+        return line.decode()
+
+    def end(self):
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        self.process.stdin.close()
+        self.process.stdout.close()
+
+
+class Servers:
+    """The processes of one service, one after the other."""
+
+    def __init__(self, folder, loops):
+        self.path = os.path.join(folder, "handoff.sock")
+        self.loops = loops
+        self.port = 0
+        self.serving = None
+        self.all = []
+        self.log_path = os.path.join(folder, "server.log")
+
+    def start(self, path=None, loops=None):
+        arguments = [
+            os.path.join(BINARIES, "RestartServer"), "--port", str(self.port),
+            "--handoff", path or self.path, "--loops", str(loops or self.loops),
+            "--max-outbound", "4194304", "--drain-timeout", "2",
+        ]
+        with open(self.log_path, "ab") as log:
+            server = Lines(arguments, stderr=log)
+        self.all.append(server)
+        return server
+
+    def begin(self):
+        self.serving = self.start()
+        self.port = int(re.fullmatch(r"listening on .*:(\d+)", self.serving.line(30)).group(1))
+
+    def restart(self, loops=None):
+        """Starts the next one, and waits until the one before has ended by itself."""
+        old, self.serving = self.serving, self.start(loops=loops)
+        self.serving.line(30)
+        status = old.process.wait(30)
+        check(status == 0, f"the old process ended with {status}")
+
+    def fails(self, seconds, **options):
+        """Starts one that must fail; the one that serves must not care."""
+        server = self.start(**options)
+        status = server.process.wait(seconds)
+        check(status not in (0, None), "a process took over that could not")
+        check(self.serving.process.poll() is None, "the process that serves has ended")
+        check(os.path.exists(self.path), "nobody waits for a successor any more")
+
+    def end(self):
+        for server in self.all:
+            server.end()
+
+    def log(self):
+        with open(self.log_path, encoding="utf-8", errors="replace") as log:
+            return log.read()
+
+
+class Load:
+    """The clients, which must not notice."""
+
+    def __init__(self, port, connections, period_ms):
+        self.lines = Lines(
+            [os.path.join(BINARIES, "RestartLoad"), str(port), str(connections - SUBSCRIBERS - PUBLISHERS),
+             str(SUBSCRIBERS), str(PUBLISHERS), str(period_ms)]
+        )
+        check(self.lines.line(120) == "ready", "the clients did not connect")
+
+    def mark(self):
+        self.lines.process.stdin.write(b"mark\n")
+        return json.loads(self.lines.line(20))
+
+    def stop(self):
+        self.lines.process.stdin.write(b"stop\n")
+        return json.loads(self.lines.line(30))
+
+    @staticmethod
+    def check(figures):
+        for name in ("disconnected", "duplicated", "reordered"):
+            check(figures[name] == 0, f"{figures[name]} {name}: {figures}")
+        return figures
+
+    def runs(self, seconds):
+        """Lets the load run, and checks that it does."""
+        before = self.mark()
+        time.sleep(seconds)
+        after = self.check(self.mark())
+        check(after["received"] > before["received"], "no replies come")
+        check(after["heard"] > before["heard"], "no publications come")
+        return after
+
+
+class Impostor:
+    """A new process that stops in the middle."""
+
+    def __init__(self, path):
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.settimeout(10)
+        self.socket.connect(path)
+        self.rest = b""
+        self.descriptors = []
+
+    def send(self, kind, payload=b""):
+        self.socket.sendall(struct.pack("<BIH", kind, len(payload), 0) + payload)
+
+    def hello(self, version=VERSION):
+        self.send(HELLO, number(len(MAGIC)) + MAGIC + number(version))
+
+    def receive(self):
+        while True:
+            if len(self.rest) >= 7:
+                kind, length, _ = struct.unpack("<BIH", self.rest[:7])
+                if len(self.rest) >= 7 + length:
+                    payload, self.rest = self.rest[7:7 + length], self.rest[7 + length:]
+                    return kind, payload
+            data, ancillary, _, _ = self.socket.recvmsg(1 << 18, socket.CMSG_SPACE(253 * 4))
+            for level, kind, bytes_ in ancillary:
+                if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                    numbers = array.array("i")
+                    numbers.frombytes(bytes_[:len(bytes_) - len(bytes_) % numbers.itemsize])
+                    self.descriptors += numbers
+            if not data:
+                return None, b""
+            self.rest += data
+
+    def receive_until(self, wanted):
+        while True:
+            kind, payload = self.receive()
+            check(kind is not None, "the old process has hung up")
+            if kind == wanted:
+                return payload
+
+    def close(self):
+        self.socket.close()
+        for descriptor in self.descriptors:
+            os.close(descriptor)
+
+
+def number(value):
+    encoded = bytearray()
+    while value >= 0x80:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)
+
+
+# What an impostor does before it stops.
+STEPS = {
+    "before it asks": lambda new: None,
+    "when it has asked": lambda new: new.hello(),
+    "with the listeners": lambda new: (new.hello(), new.receive_until(OFFER)),
+    "while it takes": lambda new: (new.hello(), new.receive_until(OFFER), new.receive_until(RECORDS)),
+    "with all connections": lambda new: (new.hello(), new.receive_until(END)),
+    "before the commit": lambda new: (new.hello(), new.receive_until(END), new.send(RESTORED, number(0))),
+    "after the commit": lambda new: (
+        new.hello(), new.receive_until(END), new.send(RESTORED, number(0)), new.receive_until(COMMIT)
+    ),
+    "with nonsense": lambda new: (new.hello(), new.receive_until(END), new.send(RESTORED, number(3) + number(1 << 40))),
+}
+
+
+def restarts(servers, load):
+    """Restarts under load; with more and fewer event loops, too."""
+    load.runs(1)
+    pauses = []
+    for round_ in range(RESTARTS):
+        servers.restart(loops=[servers.loops, 1, servers.loops + 1][round_ % 3])
+        figures = load.runs(0.5 if CONNECTIONS <= 2000 else 2)
+        pauses.append(max(figures["pause_ms"], figures["gap_ms"]))
+    return pauses
+
+
+def failures(servers, load):
+    """New processes that fail, at each step and in each way."""
+    for name, step in STEPS.items():
+        new = Impostor(servers.path)
+        step(new)
+        new.close()
+        load.runs(0.1)
+        print(f"  a new process that stops {name}: the old one serves", flush=True)
+
+    new = Impostor(servers.path)
+    new.hello(version=7)
+    check(new.receive()[0] == REFUSAL, "another version was not refused")
+    new.close()
+    load.runs(0.1)
+    print("  a new process of another version: refused", flush=True)
+
+    for milliseconds in (0, 5, 10, 20, 30, 50):
+        server = servers.start()
+        time.sleep(milliseconds / 1000)
+        server.process.kill()
+        server.process.wait()
+        if servers.serving.process.poll() is not None or not answers(servers):
+            # It had everything already: a crash of the process that serves, as ever.
+            raise Failure(f"a process killed after {milliseconds} ms had taken over: too late to test this")
+        load.runs(0.1)
+    print("  a new process that is killed while it starts: the old one serves", flush=True)
+
+    servers.fails(20, path=os.path.join(os.path.dirname(servers.path), "nowhere", "handoff.sock"))
+    servers.fails(20, path="/proc/handoff.sock")
+    load.runs(0.1)
+    print("  a path that cannot be written: the new one does not start", flush=True)
+
+    with_full_disk(servers, load)
+
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, limit[1]))
+    try:
+        server = servers.start()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+    check(server.process.wait(20) != 0, "a process took over that has too few descriptors")
+    load.runs(0.1)
+    print("  a new process with too few descriptors: the old one serves", flush=True)
+
+    # The load must have the time to see the pause, and the new process to give up.
+    os.kill(servers.serving.process.pid, signal.SIGSTOP)
+    try:
+        servers.fails(20)
+    finally:
+        os.kill(servers.serving.process.pid, signal.SIGCONT)
+    load.runs(0.5)
+    print("  an old process that hangs: the new one gives up, and the old one serves when it can", flush=True)
+
+    new = Impostor(servers.path)
+    new.hello()
+    new.receive_until(END)
+    begin = time.monotonic()
+    check(new.receive()[0] is None, "the old process waits for ever")
+    print(f"  a new process that hangs: the old one serves after {time.monotonic() - begin:.1f} s", flush=True)
+    new.close()
+    load.runs(0.5)
+
+
+def answers(servers):
+    """Whether somebody serves."""
+    try:
+        with socket.create_connection(("127.0.0.1", servers.port), 2) as client:
+            client.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            return client.recv(12) == b"HTTP/1.1 200"
+    except OSError:
+        return False
+
+
+def with_full_disk(servers, load):
+    folder = tempfile.mkdtemp()
+    options = ["mount", "-t", "tmpfs", "-o", "size=4k,nr_inodes=1", "tmpfs", folder]
+    if os.geteuid() != 0 or subprocess.run(options, stderr=subprocess.DEVNULL, check=False).returncode != 0:
+        print("  a full disk: not tested, because that takes a file system of its own, which only root may mount")
+        os.rmdir(folder)
+        return
+    try:
+        servers.fails(20, path=os.path.join(folder, "handoff.sock"))
+        load.runs(0.1)
+        print("  a full disk: the new one does not start", flush=True)
+    finally:
+        subprocess.run(["umount", folder], check=True)
+        os.rmdir(folder)
+
+
+def new_connections(servers):
+    """Whoever connects during restarts is served."""
+    count = 0
+    server = servers.start()
+    old, servers.serving = servers.serving, server
+    while old.process.poll() is None:
+        check(answers(servers), "a new connection was not served")
+        count += 1
+    server.line(30)
+    return count
+
+
+def stays(servers):
+    """A connection that cannot go is closed with 1001, and told to come back."""
+    with socket.create_connection(("127.0.0.1", servers.port), 10) as client:
+        client.sendall(
+            b"GET /stays HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+        )
+        data = b""
+        while b"\r\n\r\n" not in data:
+            data += client.recv(4096)
+        servers_old = servers.serving
+        servers.serving = servers.start()
+        servers.serving.line(30)
+        data = data.split(b"\r\n\r\n", 1)[1]
+        while len(data) < 4:
+            piece = client.recv(4096)
+            check(piece, "the connection was cut")
+            data += piece
+        check(data[:1] == b"\x88" and data[2:4] == b"\x03\xe9", f"no close with 1001: {data[:40]}")
+        client.sendall(b"\x88\x82\x00\x00\x00\x00\x03\xe9")
+    check(servers_old.process.wait(30) == 0, "the old process did not end well")
+
+
+def main():
+    with tempfile.TemporaryDirectory() as folder:
+        servers = Servers(folder, loops=2)
+        load = None
+        try:
+            servers.begin()
+            load = Load(servers.port, CONNECTIONS, 300 if CONNECTIONS <= 2000 else 1000)
+            mode = os.stat(servers.path).st_mode & 0o777
+            check(mode == 0o600, f"the socket's mode is {mode:o}")
+            pauses = restarts(servers, load)
+            print(f"  {RESTARTS} restarts with {CONNECTIONS} connections: longest pause of any "
+                  + ", ".join(f"{pause:.0f} ms" for pause in pauses), flush=True)
+            check(max(pauses) < PAUSE_MS_MAX, f"a pause of {max(pauses):.0f} ms")
+            count = new_connections(servers)
+            print(f"  {count} connections made during a restart: all served", flush=True)
+            stays(servers)
+            print("  a connection that cannot go: closed with 1001", flush=True)
+            failures(servers, load)
+            servers.restart()
+            load.runs(0.5)
+            figures = load.check(load.stop())
+            for name in ("unanswered", "unheard"):
+                check(figures[name] == 0, f"{figures[name]} {name}: {figures}")
+            print(f"  {figures['sent']} messages and {figures['heard']} publications: none lost, doubled or out of order, "
+                  "and no disconnect", flush=True)
+            servers.serving.process.send_signal(signal.SIGTERM)
+            check(servers.serving.process.wait(20) == 0, "the last process did not end well")
+            check(not os.path.exists(servers.path), "the socket's file was left")
+        except (Failure, OSError, subprocess.TimeoutExpired) as failure:
+            print(f"failed: {failure}", file=sys.stderr)
+            print("\n".join(servers.log().splitlines()[-30:]), file=sys.stderr)
+            return 1
+        finally:
+            if load is not None:
+                load.lines.end()
+            servers.end()
+    return 0
+
+
+if __name__ == "__main__":
+    begin = time.monotonic()
+    status = main()
+    print(f"{'passed' if status == 0 else 'failed'} after {time.monotonic() - begin:.0f} s")
+    sys.exit(status)
