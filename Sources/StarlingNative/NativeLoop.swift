@@ -153,7 +153,9 @@ internal import Starling
     }
 
     private func acceptConnections(_ driver: ConnectionDriver, _ now: UInt64) {
-        for _ in 0..<Self.acceptsPerTick {
+        // Of a listener that loops share each takes what it can begin with, so that the others get some too.
+        let most = self.listener?.isShared == true ? Self.arrivalsPerTick : Self.acceptsPerTick
+        for _ in 0..<most {
             guard let listener = self.listener, self.arrivals.count < Self.arrivalsMax else { return }
             var storage = sockaddr_storage()
             var length = socklen_t(MemoryLayout<sockaddr_storage>.size)
