@@ -195,7 +195,10 @@ internal import Starling
     }
 
     private func acceptConnections(_ number: Int, _ driver: ConnectionDriver, _ now: UInt64) {
-        for _ in 0..<Self.acceptsPerTick {
+        guard self.listeners.indices.contains(number) else { return }
+        // Of a listener that loops share each takes what it can begin with, so that the others get some too.
+        let most = self.listeners[number].isShared ? Self.arrivalsPerTick : Self.acceptsPerTick
+        for _ in 0..<most {
             guard self.listeners.indices.contains(number), self.arrivals.count < Self.arrivalsMax else { return }
             let listener = self.listeners[number]
             var storage = sockaddr_storage()
