@@ -44,6 +44,7 @@ case "${1:-}" in
         ./Tests/JavaScript/run.sh
         ./Tests/Browser/run.sh
         ./Tests/Cluster/run.sh
+        ./Tests/Handoff/run.sh
         ;;
     # Without SwiftNIO, which would have to be built for it as well.
     --tsan) run_all_tests --sanitize=thread --scratch-path .build-tsan ;;

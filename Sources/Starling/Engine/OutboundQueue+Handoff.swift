@@ -23,7 +23,9 @@ extension OutboundQueue {
         for _ in 0..<count {
             let place: Int = try reader.read()
             let bytes = try reader.readBytes()
-            guard !bytes.isEmpty, let topic = place == 0 ? 0 : topic(place) else { throw ByteReader.Malformed() }
+            guard !bytes.isEmpty, let topic = place == 0 ? 0 : topic(place) else {
+                throw ByteReader.Malformed()
+            }
             var segment = unsafe OutboundSegment(copying: bytes.span.bytes)
             segment.topic = topic
             self.append(segment, merging: false)
