@@ -189,8 +189,10 @@ struct NativeService: Sendable {
                 }
             }
             do throws(HandoffError) {
-                let loops = self.loops
-                try await Thread.run { () throws(HandoffError) in try takeover?.complete(loops, server) }
+                if let takeover {
+                    let loops = self.loops
+                    try await Thread.run { () throws(HandoffError) in try takeover.complete(loops, server) }
+                }
             } catch {
                 for loop in self.loops { _ = loop.begin { $0.abandon($1) } }
                 await group.waitForAll()

@@ -191,7 +191,7 @@ extension ConnectionDriver {
         case .open:
             let context = ConnectionContext(self, index)
             guard let endpoint = unsafe slot.pointee.endpoint, let handoff = self.handoffCallbacks(of: index),
-                handoff.isAtRest(context), unsafe slot.pointee.details?.pinger == nil,
+                handoff.isAtRest(context),
                 unsafe slot.pointee.subscriptions.allSatisfy({ $0.entry.recovering[UInt32(index)] == nil })
             else { return nil }
             do {
