@@ -46,6 +46,7 @@ case "${1:-}" in
         ./Tests/Cluster/run.sh
         ./Tests/Deploys/rolling.sh --quick
         ./Tests/Benchmarks/run.sh
+        ./Tests/Handoff/run.sh
         ;;
     # Without SwiftNIO, which would have to be built for it as well.
     --tsan) run_all_tests --sanitize=thread --scratch-path .build-tsan ;;

@@ -1,4 +1,5 @@
 import Logging
+import ServiceLifecycle
 import Starling
 import StarlingNative
 import StarlingRedis
@@ -25,6 +26,45 @@ func drainSlowly() {
     var configuration = ServerConfiguration()
     configuration.drainSpread = .seconds(20)
     configuration.drainTimeout = .seconds(25)
+}
+
+func handOff(_ echo: WebSocketEndpoint) async throws {
+    let transport = NativeTransport(port: 8080, handoff: Handoff(path: "/run/chat/handoff.sock"))
+    let server = WebSocketServer(transport: transport) { WebSocketRoute("/echo", echo) }
+    let group = ServiceGroup(
+        configuration: ServiceGroupConfiguration(
+            services: [.init(service: server, successTerminationBehavior: .gracefullyShutdownGroup)],
+            gracefulShutdownSignals: [.sigint, .sigterm],
+            logger: Logger(label: "chat")
+        )
+    )
+    try await group.run()
+}
+
+func makeResumable() -> WebSocketEndpoint {
+    let counting = WebSocketEndpoint.resumable { socket in
+        var count = try socket.carried(Int.self) ?? 0
+        for try await message in socket {
+            count += 1
+            try socket.carry(count)
+            try await socket.send(message)
+        }
+    }
+    return counting
+}
+
+/// A handler's state goes along by itself.
+func handOffState() -> WebSocketEndpoint {
+    struct Counter: HandoffConnectionHandler {
+        struct State: Codable { var received = 0 }
+
+        mutating func opened(_ connection: inout Connection<Self>, userData: Void) -> State { State() }
+
+        mutating func received(_ message: borrowing MessageView, on connection: inout Connection<Self>) {
+            connection.state.received += 1
+        }
+    }
+    return WebSocketEndpoint(handler: Counter())
 }
 
 func encrypt(_ echo: WebSocketEndpoint) async throws {

@@ -33,7 +33,7 @@ public struct ServerOptions: ParsableArguments {
     var tlsClientCa: String?
 
     @Option(
-        help: "Take listeners and connections from the process that waits at this Unix socket, and wait for the next one."
+        help: "Take over from the process that waits at this Unix socket, and wait there for the next one."
     )
     var handoff: String?
 

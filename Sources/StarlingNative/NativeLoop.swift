@@ -316,6 +316,12 @@ internal import Starling
 
     // MARK: - To another process, and from one
 
+    /// Accepts on one more listener.
+    func add(_ listener: Listener) {
+        self.listeners.append(listener)
+        if self.acceptResumesAt == nil { self.watchListener(self.listeners.count - 1) }
+    }
+
     /// Neither accepts, nor reads nor writes, until ``resume(_:)``.
     func pause(_ driver: ConnectionDriver) {
         self.isPaused = true
@@ -354,8 +360,9 @@ internal import Starling
         self.isPaused = false
     }
 
-    /// Makes a connection that another process still has; its number, or nil if it cannot be made. The descriptor is this loop's
-    /// from now on.
+    /// Makes a connection that another process still has; its number, or nil if it cannot be made.
+    ///
+    /// The descriptor is this loop's from now on.
     func adopt(_ record: ConnectionRecord, _ descriptor: Int32, _ driver: ConnectionDriver) -> Int? {
         let index: Int
         do {
@@ -369,7 +376,9 @@ internal import Starling
         let isReading = driver.isReading(index)
         unsafe self.connections.pointer(index).pointee.isReading = isReading
         let token = UInt64(generation) << 32 | UInt64(index)
-        if starling_epoll_control(self.epoll, 0, descriptor, token, isReading, false, starling_trigger_edge) != 0 {
+        if starling_epoll_control(self.epoll, 0, descriptor, token, isReading, false, starling_trigger_edge)
+            != 0
+        {
             driver.abandonTakeover(of: [index])
             return nil
         }

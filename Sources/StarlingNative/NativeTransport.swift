@@ -110,10 +110,15 @@ public struct NativeTransport: Transport {
         let takeover = try await Thread.run { () throws(TransportError) in try Takeover.begin(point, self) }
         let listeners = try takeover?.listeners ?? Listener.open(self.endpoint, count: self.eventLoops)
         let service = NativeService(self, server, Listener.spread(listeners, over: self.eventLoops))
-        let endpoint = HandoffServer(point, server, loops: service.loops) { HandoffOffer(self, listeners) }
+        let all = Lock(listeners)
+        let endpoint = HandoffServer(point, server, loops: service.loops) {
+            HandoffOffer(self, all.withLock { $0 })
+        }
         let waiting = Lock<Task<Void, Never>?>(nil)
         do throws(HandoffError) {
             try await service.run(after: takeover) {
+                // Not before: what the kernel gave to them would be lost if the other process went on.
+                for listener in service.fillUp(listeners[0]) { all.withLock { $0.append(listener) } }
                 guard point.publish() else {
                     return server.logger.error(
                         "no other process can take over from this one",
@@ -140,7 +145,7 @@ struct NativeService: Sendable {
     private let server: ServerContext
     private let listeners: [[Listener]]
 
-    /// - Parameter listeners: Those of each loop.
+    /// `listeners` are those of each loop.
     init(_ transport: NativeTransport, _ server: ServerContext, _ listeners: [[Listener]]) {
         self.transport = transport
         self.server = server
@@ -148,11 +153,23 @@ struct NativeService: Sendable {
         self.loops = listeners.map { _ in LoopRemote() }
     }
 
+    /// Opens listeners for loops that have none, because the other process had fewer.
+    func fillUp(_ first: Listener) -> [Listener] {
+        var added: [Listener] = []
+        for (loop, listeners) in zip(self.loops, self.listeners) where listeners.isEmpty {
+            guard let listener = first.another(of: self.transport.endpoint) else { continue }
+            added.append(listener)
+            _ = loop.begin { io, _ in io.add(listener) }
+        }
+        return added
+    }
+
     /// Runs the loops until the server has drained.
     ///
     /// - Parameters:
     ///   - takeover: Whose connections they serve first; nil for nobody's.
     ///   - serving: Called once the server serves.
+    /// - Throws: If the other process goes on.
     func run(after takeover: Takeover?, serving: @Sendable () -> Void) async throws(HandoffError) {
         let (tls, server) = (self.transport.tls, self.server)
         let failure: HandoffError? = await withTaskGroup(of: Void.self) { group in
@@ -172,8 +189,10 @@ struct NativeService: Sendable {
                 }
             }
             do throws(HandoffError) {
-                let loops = self.loops
-                try await Thread.run { () throws(HandoffError) in try takeover?.complete(loops, server) }
+                if let takeover {
+                    let loops = self.loops
+                    try await Thread.run { () throws(HandoffError) in try takeover.complete(loops, server) }
+                }
             } catch {
                 for loop in self.loops { _ = loop.begin { $0.abandon($1) } }
                 await group.waitForAll()
@@ -225,6 +244,14 @@ struct Listener: Sendable {
             let listener = try self.openUnix(path: path)
             return Array(repeating: listener, count: count)
         }
+    }
+
+    /// One more listener on the same port; nil if there cannot be one.
+    func another(of endpoint: NativeTransport.Endpoint) -> Listener? {
+        guard case .tcp(let host, _) = endpoint.base,
+            let port = Int(self.address.split(separator: ":").last ?? "")
+        else { return nil }
+        return try? Self.openTCP(host: host, port: port, joining: true)
     }
 
     /// Gives each loop its share of listeners that another process has opened, for as many loops as it has.

@@ -16,8 +16,7 @@ extension EmbeddedTransport {
         successor.tick {
             for record in records {
                 guard let number = try? successor.driver.restore(record) else { continue }
-                successor.io.open(number)
-                if !successor.driver.isReading(number) { successor.io.setReading(false, on: number) }
+                successor.adopt(number)
                 numbers[record.index] = number
             }
         }
@@ -59,6 +58,20 @@ extension EmbeddedTransport {
     package func restore(_ record: ConnectionRecord) throws -> Int {
         let result = self.withTick { Result { try self.driver.restore(record) } }
         return try result.get()
+    }
+
+    /// A restored connection's stream is here from now on.
+    package func adopt(_ number: Int) {
+        self.io.open(number)
+        if !self.driver.isReading(number) { self.io.setReading(false, on: number) }
+    }
+
+    package func finishHandOff(of indices: [Int]) {
+        self.tick { self.driver.finishHandoff(of: indices) }
+    }
+
+    package func beginServing(_ number: Int) {
+        self.tick { self.driver.beginServing(number) }
     }
 
     private func withTick<Value>(_ body: () -> Value) -> Value {

@@ -81,6 +81,7 @@ public struct WebSocketEndpoint: Sendable {
     ///   - broadcaster: Carries publications between event loops and nodes.
     ///   - configuration: Limits, deadlines and the like.
     ///   - body: What to do with a connection, from its beginning or from where another process stopped.
+    /// - Returns: The endpoint.
     public static func resumable(
         broadcaster: any Broadcaster = InMemoryBroadcaster(),
         configuration: EndpointConfiguration = EndpointConfiguration(),
@@ -104,6 +105,7 @@ public struct WebSocketEndpoint: Sendable {
     ///   - configuration: Limits, deadlines and the like.
     ///   - authenticate: Decides about upgrades; it is not asked again in the next process.
     ///   - body: What to do with a connection, from its beginning or from where another process stopped.
+    /// - Returns: The endpoint.
     public static func resumable<UserData: Codable & Sendable>(
         broadcaster: any Broadcaster = InMemoryBroadcaster(),
         configuration: EndpointConfiguration = EndpointConfiguration(),

@@ -157,7 +157,8 @@ final class ConnectionDeflate {
     }
 
     /// Goes on where another process has stopped.
-    init(configuration: DeflateConfiguration, from reader: inout ByteReader) throws(ConnectionRecord.Unusable) {
+    init(configuration: DeflateConfiguration, from reader: inout ByteReader) throws(ConnectionRecord.Unusable)
+    {
         self.configuration = configuration
         do {
             self.keepsContext = try reader.readFlag()

@@ -20,6 +20,12 @@ struct HandoffInProgress {
     static let lateByteCountMax = 16 << 20
 }
 
+/// A topic of an endpoint.
+package struct HandoffTopic: Hashable, Sendable {
+    let endpoint: Int
+    let topic: Topic
+}
+
 /// Connections leave for another process.
 ///
 /// The transport stops reading and accepting, and calls in this order: ``beginHandoff()``, then ticks until
@@ -27,6 +33,24 @@ struct HandoffInProgress {
 /// ``finishHandoff(of:)``. ``abandonHandoff()`` undoes everything at any time before. From the export on, nothing is read from
 /// or written to the connections of which there are records.
 extension ConnectionDriver {
+    /// The topics with a history of which nothing has come live yet, so that nobody knows where their subscribers are.
+    package func topicsWithoutPosition() -> Set<HandoffTopic> {
+        var topics: Set<HandoffTopic> = []
+        for endpoint in self.endpoints where endpoint.hub.history != nil && endpoint.hub.spansProcesses {
+            for entry in endpoint.topics.list where entry.lastPosition == nil {
+                topics.insert(HandoffTopic(endpoint: endpoint.index, topic: entry.topic))
+            }
+        }
+        return topics
+    }
+
+    /// Says where those topics were, some time before the hand-off begins.
+    package func notePositions(_ positions: [HandoffTopic: StreamPosition]) {
+        for (topic, position) in positions {
+            self.endpoints[topic.endpoint].topics.subscribers(of: topic.topic)?.basePosition = position
+        }
+    }
+
     /// Deadlines stop, and the bodies of connections that can go are told to return.
     package func beginHandoff() {
         guard self.handoff == nil else { return }
@@ -50,6 +74,7 @@ extension ConnectionDriver {
     /// Makes the records of all connections that can go; between two ticks.
     ///
     /// - Parameter isFree: Whether the transport can do without a connection.
+    /// - Returns: The records, by the connections' numbers here.
     package func exportConnections(where isFree: (Int) -> Bool = { _ in true }) -> [ConnectionRecord] {
         EventLoop.withCurrent(self) {
             // What has reached this loop before belongs into the records.
@@ -83,8 +108,9 @@ extension ConnectionDriver {
         }
     }
 
-    /// The other process has these connections: forgets them, and goes on with the others. They are closed through
-    /// ``ConnectionIO/close(_:)``, which must not end their streams.
+    /// The other process has these connections: forgets them, and goes on with the others.
+    ///
+    /// They are closed through ``ConnectionIO/close(_:)``, which must not end their streams.
     package func finishHandoff(of indices: [Int]) {
         EventLoop.withCurrent(self) {
             for index in indices { self.forget(index) }
@@ -97,7 +123,8 @@ extension ConnectionDriver {
         guard let handoff = self.handoff else { return }
         EventLoop.withCurrent(self) {
             self.handoff = nil
-            for index in handoff.exported.sorted() where unsafe self.slots.pointer(index).pointee.phase != .free {
+            for index in handoff.exported.sorted()
+            where unsafe self.slots.pointer(index).pointee.phase != .free {
                 self.takeBack(index, handoff)
             }
             for index in 0..<self.slots.usedCapacity {
@@ -164,7 +191,7 @@ extension ConnectionDriver {
         case .open:
             let context = ConnectionContext(self, index)
             guard let endpoint = unsafe slot.pointee.endpoint, let handoff = self.handoffCallbacks(of: index),
-                handoff.isAtRest(context), unsafe slot.pointee.details?.pinger == nil,
+                handoff.isAtRest(context),
                 unsafe slot.pointee.subscriptions.allSatisfy({ $0.entry.recovering[UInt32(index)] == nil })
             else { return nil }
             self.gatherMissed(index, endpoint)
@@ -282,6 +309,6 @@ extension TopicEntry {
     /// Up to where a subscriber has had everything; nil if nobody has said so far.
     func position(of subscriber: UInt32) -> StreamPosition? {
         if let cursor = self.backlog?.cursors[subscriber] { return cursor.position }
-        return self.ahead[subscriber]?.cursor ?? self.lastPosition
+        return self.ahead[subscriber]?.cursor ?? self.lastPosition ?? self.basePosition
     }
 }

@@ -35,8 +35,9 @@ extension ConnectionDriver {
         unsafe self.slots.pointer(index).pointee.readingPauses.isEmpty
     }
 
-    /// The other process has let go of a connection: it is served from now on. `orders` is what was asked of it too late for its
-    /// record.
+    /// The other process has let go of a connection: it is served from now on.
+    ///
+    /// `orders` is what was asked of it too late for its record.
     package func beginServing(_ index: Int, _ orders: [UInt8]? = nil) {
         EventLoop.withCurrent(self) {
             let slot = unsafe self.slots.pointer(index)
@@ -44,7 +45,9 @@ extension ConnectionDriver {
             unsafe slot.pointee.pingSentAt = self.now
             self.writable(index)
             self.scheduleDeadline(index)
-            guard unsafe slot.pointee.phase == .open, let endpoint = unsafe slot.pointee.endpoint else { return }
+            guard unsafe slot.pointee.phase == .open, let endpoint = unsafe slot.pointee.endpoint else {
+                return
+            }
             self.chargeMemory(of: index)
             if let orders = try? orders.map({ try ConnectionRecord.readOrders($0) }) {
                 for order in orders { self.perform(order, index) }

@@ -11,6 +11,8 @@ final class TopicEntry {
     var formats: [UInt8] = []
     /// The position of the newest live publication on this loop.
     var lastPosition: StreamPosition?
+    /// The newest position when nothing live had come yet; only asked for before a hand-off.
+    var basePosition: StreamPosition?
     /// Those that have been brought further by the history than the live publications are.
     private(set) var ahead: [UInt32: Ahead] = [:]
 

@@ -66,7 +66,8 @@ enum HandoffCoder {
         }
     }
 
-    private static func read(from reader: inout ByteReader, depth: Int) throws(ByteReader.Malformed) -> Value {
+    private static func read(from reader: inout ByteReader, depth: Int) throws(ByteReader.Malformed) -> Value
+    {
         guard depth < self.depthMax else { throw ByteReader.Malformed() }
         switch try reader.readNumber() {
         case 0: return .null

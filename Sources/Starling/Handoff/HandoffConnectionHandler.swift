@@ -7,6 +7,13 @@
 /// ```swift
 /// struct Counter: HandoffConnectionHandler {
 ///     struct State: Codable { var received = 0 }
+///
+///     mutating func opened(_ connection: inout Connection<Self>, userData: Void) -> State { State() }
+///
+///     mutating func received(_ message: borrowing MessageView, on connection: inout Connection<Self>) {
+///         connection.state.received += 1
+///     }
+/// }
 /// ```
 ///
 /// What the handler keeps for all connections of its event loop does not go along.

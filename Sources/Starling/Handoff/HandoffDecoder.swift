@@ -23,8 +23,10 @@ struct HandoffDecoder: Decoder {
         let primitive: Any?
         switch type {
         case is Bool.Type: if case .bool(let flag) = self.value { primitive = flag } else { primitive = nil }
-        case is String.Type: if case .text(let text) = self.value { primitive = text } else { primitive = nil }
-        case is Double.Type: if case .double(let number) = self.value { primitive = number } else { primitive = nil }
+        case is String.Type:
+            if case .text(let text) = self.value { primitive = text } else { primitive = nil }
+        case is Double.Type:
+            if case .double(let number) = self.value { primitive = number } else { primitive = nil }
         case is Float.Type:
             if case .double(let number) = self.value { primitive = Float(number) } else { primitive = nil }
         case let integer as any FixedWidthInteger.Type: primitive = self.integer(integer)
@@ -90,7 +92,10 @@ struct HandoffDecoder: Decoder {
 
         private func nested(_ key: Key) throws -> HandoffDecoder {
             guard let field = self.fields.first(where: { $0.name == key.stringValue }) else {
-                let context = DecodingError.Context(codingPath: self.codingPath, debugDescription: "not there")
+                let context = DecodingError.Context(
+                    codingPath: self.codingPath,
+                    debugDescription: "not there"
+                )
                 throw DecodingError.keyNotFound(key, context)
             }
             return HandoffDecoder(value: field.value, codingPath: self.codingPath + [key])
@@ -136,7 +141,10 @@ struct HandoffDecoder: Decoder {
 
         private mutating func next() throws -> HandoffDecoder {
             guard !self.isAtEnd else {
-                let context = DecodingError.Context(codingPath: self.codingPath, debugDescription: "too short")
+                let context = DecodingError.Context(
+                    codingPath: self.codingPath,
+                    debugDescription: "too short"
+                )
                 throw DecodingError.valueNotFound(Any.self, context)
             }
             defer { self.currentIndex += 1 }

@@ -132,6 +132,16 @@ public final class ServerContext: Sendable {
         self.endpoints[index].route
     }
 
+    /// The newest positions of topics, of those whose history answers.
+    package func newestPositions(of topics: Set<HandoffTopic>) async -> [HandoffTopic: StreamPosition] {
+        var positions: [HandoffTopic: StreamPosition] = [:]
+        for topic in topics {
+            let history = self.endpoints[topic.endpoint].hub.history
+            positions[topic] = try? await history?.history(of: topic.topic, newest: 0).newest
+        }
+        return positions
+    }
+
     /// Whether the planned end has begun.
     package var isDraining: Bool {
         self.state.withLock { $0.isDraining }

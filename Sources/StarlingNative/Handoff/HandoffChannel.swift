@@ -45,6 +45,9 @@ struct HandoffMessage {
     let socket: Int32
     private let timeout: UInt64
     private var received: [UInt8] = []
+    /// Where what is not read yet begins in it.
+    private var start = 0
+    private var piece = [UInt8](repeating: 0, count: HandoffChannel.pieceByteCount)
     /// Those that came and belong to messages that are not read yet.
     private var descriptors: [Int32] = []
 
@@ -135,44 +138,49 @@ struct HandoffMessage {
     // MARK: -
 
     private func takeMessage() throws(HandoffError) -> HandoffMessage? {
-        guard self.received.count >= Self.headerByteCount else { return nil }
-        guard let kind = HandoffMessage.Kind(rawValue: self.received[0]) else {
+        let payload = self.start + Self.headerByteCount
+        guard self.received.count >= payload else { return nil }
+        let header = Array(self.received[self.start..<payload])
+        guard let kind = HandoffMessage.Kind(rawValue: header[0]) else {
             throw HandoffError("the other process does not speak this protocol")
         }
-        let byteCount = (1...4).reduce(0) { $0 | Int(self.received[$1]) << (8 * ($1 - 1)) }
-        let descriptorCount = Int(self.received[5]) | Int(self.received[6]) << 8
+        let byteCount = (1...4).reduce(0) { $0 | Int(header[$1]) << (8 * ($1 - 1)) }
+        let descriptorCount = Int(header[5]) | Int(header[6]) << 8
         guard byteCount <= HandoffMessage.byteCountMax else { throw HandoffError("a message is too long") }
-        let end = Self.headerByteCount + byteCount
+        let end = payload + byteCount
         guard self.received.count >= end else { return nil }
         guard self.descriptors.count >= descriptorCount else {
             throw HandoffError("descriptors are missing")
         }
         let message = HandoffMessage(
             kind: kind,
-            bytes: Array(self.received[Self.headerByteCount..<end]),
+            bytes: Array(self.received[payload..<end]),
             descriptors: Array(self.descriptors.prefix(descriptorCount))
         )
-        self.received.removeFirst(end)
+        self.start = end
+        if self.start == self.received.count {
+            self.received.removeAll(keepingCapacity: true)
+            self.start = 0
+        }
         self.descriptors.removeFirst(descriptorCount)
         return message
     }
 
     /// Receives what is there; false if nothing is.
     private func receivePiece() throws(HandoffError) -> Bool {
-        var buffer = [UInt8](repeating: 0, count: Self.pieceByteCount)
         var descriptors = [Int32](repeating: -1, count: Int(starling_descriptors_max))
         var count = 0
         // Both have as much room as is said.
         let got = unsafe starling_receive_descriptors(
             self.socket,
-            &buffer,
+            &self.piece,
             Self.pieceByteCount,
             &descriptors,
             &count
         )
         switch got {
         case 1...:
-            self.received += buffer.prefix(got)
+            self.received += self.piece.prefix(got)
             self.descriptors += descriptors.prefix(count)
             return true
         case 0: throw HandoffError("the other process has hung up")

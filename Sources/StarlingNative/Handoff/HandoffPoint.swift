@@ -24,7 +24,9 @@ struct HandoffPoint: Sendable {
         self.temporaryPath = "\(handoff.path).\(getpid()).\(UInt16.random(in: .min ... .max))"
         let path = self.temporaryPath
         guard var address = Self.address(path) else {
-            throw TransportError("cannot hand off at '\(handoff.path)': the path is too long for a Unix socket")
+            throw TransportError(
+                "cannot hand off at '\(handoff.path)': the path is too long for a Unix socket"
+            )
         }
         let descriptor = Self.makeSocket()
         guard descriptor >= 0 else { throw TransportError("cannot make a socket: \(Syscalls.lastError)") }
@@ -79,7 +81,9 @@ struct HandoffPoint: Sendable {
     func close() {
         unsafe unlink(self.temporaryPath)
         // The path may be another process' by now.
-        if self.file != nil, Self.identity(self.handoff.path) == self.file { unsafe unlink(self.handoff.path) }
+        if self.file != nil, Self.identity(self.handoff.path) == self.file {
+            unsafe unlink(self.handoff.path)
+        }
         _ = Glibc.close(self.socket)
     }
 

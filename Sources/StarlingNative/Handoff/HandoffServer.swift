@@ -137,6 +137,7 @@ final class HandoffServer: Sendable {
 
     /// Brings the loops to rest and sends what they have.
     private func sendConnections(_ channel: HandoffChannel) throws(HandoffError) -> [Sent] {
+        try self.askForPositions()
         try self.ask { $0.pause($1) }
         let handoff = self.point.handoff
         let deadline = Syscalls.monotonicNanoseconds() &+ handoff.bodiesTimeout.wholeNanoseconds
@@ -168,6 +169,17 @@ final class HandoffServer: Sendable {
         }
         try channel.send(HandoffMessage(kind: .end))
         return sent
+    }
+
+    /// Asks the histories where topics are of which nothing has come live: before the pause, so that what is on its way then
+    /// arrives before the records are made.
+    private func askForPositions() throws(HandoffError) {
+        let topics = Set(try self.ask { _, driver in driver.topicsWithoutPosition() }.joined())
+        guard !topics.isEmpty else { return }
+        let (server, answer) = (self.server, LoopAnswer<[HandoffTopic: StreamPosition]>())
+        Task { answer.give(await server.newestPositions(of: topics)) }
+        let positions = try answer.wait(self.point.handoff.timeout)
+        try self.ask { _, driver in driver.notePositions(positions) }
     }
 
     /// Asks all loops at once, and waits for their answers.

@@ -35,7 +35,8 @@ internal import StarlingCore
     }
 
     /// Takes the listeners of the process at a path; nil if there is none.
-    static func begin(_ point: HandoffPoint, _ transport: NativeTransport) throws(TransportError) -> Takeover? {
+    static func begin(_ point: HandoffPoint, _ transport: NativeTransport) throws(TransportError) -> Takeover?
+    {
         guard let channel = try point.connectToPredecessor() else { return nil }
         do throws(HandoffError) {
             let takeover = try Takeover(channel, point.handoff.timeout)

@@ -8,7 +8,8 @@ import StarlingDeflate
 @main
 struct RestartServer: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
-        abstract: "A server for tests of restarts: /async and /sync send back, /subscribe hears what /publish is sent."
+        abstract:
+            "A server for tests of restarts: /async and /sync send back, /subscribe hears what /publish is sent."
     )
 
     @OptionGroup var options: ServerOptions
