@@ -165,6 +165,10 @@ class Million:
                 "course": latencies.course(),
             }
         )
+        if lost:
+            # Says whether connections are missing, or publications.
+            await self.check_open()
+            raise Failed(f"{lost:,} deliveries were lost")
 
     async def drop(self):
         count = int(self.connections * DROPPED_SHARE)
@@ -324,9 +328,6 @@ def main():
         "day": time.strftime("%Y-%m-%d"),
     }
     report.write(result, options.output)
-    lost = sum(publication["lost"] for publication in result["publications"])
-    if lost:
-        sys.exit(f"FAILED: {lost} deliveries were lost")
 
 
 main()

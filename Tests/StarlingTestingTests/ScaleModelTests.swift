@@ -3,7 +3,9 @@ import StarlingTopics
 import Testing
 
 /// The arithmetic of `Documentation/Scaling.md`, for a thousand nodes.
-@Suite struct ScaleModelTests {
+///
+/// One after the other: they compute for seconds, and other tests need the pool's threads meanwhile.
+@Suite(.serialized) struct ScaleModelTests {
     // A node of the page has 10,000 or 100,000 clients and lets in a twentieth of them per second. With fewer clients and a rate
     // that is smaller by the same factor everything takes as long: the last test says so.
     private static let nodes = 1000

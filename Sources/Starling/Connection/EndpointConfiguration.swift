@@ -54,7 +54,8 @@ public struct ConnectionTimeouts: Sendable, Hashable {
     ///
     /// The first is spread at random, so that connections made together are not pinged together.
     public var pingInterval: Duration? = .seconds(25)
-    /// A ping that nothing answers for so long ends the connection.
+    /// A ping that nothing answers for so long ends the connection; the time of ticks over a second, in which nobody listened, does
+    /// not count.
     public var pongTimeout: Duration = .seconds(10)
     /// A close frame that is not answered for so long ends the connection.
     public var closeTimeout: Duration = .seconds(5)

@@ -48,6 +48,28 @@ extension ConnectionDriver {
         !self.now.isBefore(instant)
     }
 
+    // MARK: - A loop that was deaf
+
+    /// A tick of such length counts as deafness: what peers sent meanwhile may still lie in their sockets, and a later tick reads it.
+    static var deafTickNanoseconds: UInt64 { 1_000_000_000 }
+
+    /// Remembers when a long tick was over.
+    func noteDeafness() {
+        if self.wasDeaf {
+            self.wasDeaf = false
+            self.deafUntil = self.now
+        } else if let until = self.deafUntil, (self.now - until).hundredths > 360_000 {
+            // Instants wrap: an old one would become a future one.
+            self.deafUntil = nil
+        }
+    }
+
+    /// From when on a peer's silence counts that began at `instant`: not the time in which nobody listened.
+    private func silence(since instant: LoopInstant) -> LoopInstant {
+        guard let until = self.deafUntil, instant.isBefore(until) else { return instant }
+        return until
+    }
+
     private func nextDeadline(of index: Int) -> LoopInstant? {
         let slot = unsafe self.slots.pointer(index)
         switch unsafe slot.pointee.phase {
@@ -69,7 +91,7 @@ extension ConnectionDriver {
             if let due, next.map(due.isBefore) ?? true { next = due }
         }
         if unsafe slot.pointee.flags.contains(.writeBlocked) {
-            unsafe consider(slot.pointee.blockedSince + endpoint.writeTimeout)
+            unsafe consider(self.silence(since: slot.pointee.blockedSince) + endpoint.writeTimeout)
         }
         guard unsafe slot.pointee.closing.isOpen else {
             unsafe consider(slot.pointee.closeSentAt + endpoint.closeTimeout)
@@ -79,7 +101,7 @@ extension ConnectionDriver {
             return next
         }
         if unsafe slot.pointee.flags.contains(.awaitingPong) {
-            unsafe consider(slot.pointee.pingSentAt + endpoint.pongTimeout)
+            unsafe consider(self.silence(since: slot.pointee.pingSentAt) + endpoint.pongTimeout)
         } else if endpoint.pingInterval != nil {
             unsafe consider(slot.pointee.nextPingAt)
         }
@@ -135,7 +157,7 @@ extension ConnectionDriver {
         let slot = unsafe self.slots.pointer(index)
         guard let endpoint = unsafe slot.pointee.endpoint else { return }
         if unsafe slot.pointee.flags.contains(.writeBlocked),
-            unsafe self.isDue(slot.pointee.blockedSince + endpoint.writeTimeout)
+            unsafe self.isDue(self.silence(since: slot.pointee.blockedSince) + endpoint.writeTimeout)
         {
             self.end(index, cause: .writeTimeout)
             return
@@ -183,7 +205,7 @@ extension ConnectionDriver {
             // A connection that we do not read cannot show that it lives; it must not die of that.
             if unsafe !slot.pointee.readingPauses.isEmpty {
                 unsafe slot.pointee.pingSentAt = self.now
-            } else if unsafe self.isDue(slot.pointee.pingSentAt + endpoint.pongTimeout) {
+            } else if unsafe self.isDue(self.silence(since: slot.pointee.pingSentAt) + endpoint.pongTimeout) {
                 self.end(index, cause: .pingTimeout)
             }
             return

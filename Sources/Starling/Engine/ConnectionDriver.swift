@@ -100,6 +100,7 @@ internal import StarlingDeflate
     /// `nanoseconds` is the time since the loop began, from a clock that never goes back.
     public func beginTick(at nanoseconds: UInt64) {
         self.now = LoopInstant(nanoseconds: nanoseconds)
+        self.noteDeafness()
         self.loop.mailbox.wakeUp()
     }
 
@@ -163,6 +164,7 @@ internal import StarlingDeflate
     /// Says how long the tick took, from the end of the wait to its own: so late may have been what came meanwhile.
     public func tickTook(nanoseconds: UInt64) {
         self.statistics.tickTook(nanoseconds: nanoseconds)
+        if nanoseconds >= Self.deafTickNanoseconds { self.wasDeaf = true }
     }
 
     /// Says that the loop is about to sleep, and how many milliseconds at most: -1 for as long as nothing
@@ -276,6 +278,9 @@ internal import StarlingDeflate
         var wheel = TimerWheel()
         var now = LoopInstant(hundredths: 0)
         var counts = LoopCounts()
+        /// Whether the last tick was too long to hear what came meanwhile, and when the last such tick was over.
+        var wasDeaf = false
+        var deafUntil: LoopInstant?
         /// Bytes received since tasks last ran.
         var unansweredByteCount = 0
         /// Parts of tasks that are ready to run.
@@ -311,6 +316,14 @@ internal import StarlingDeflate
     var counts: LoopCounts {
         _read { yield unsafe self.hot.pointee.counts }
         _modify { yield unsafe &self.hot.pointee.counts }
+    }
+    var wasDeaf: Bool {
+        get { unsafe self.hot.pointee.wasDeaf }
+        set { unsafe self.hot.pointee.wasDeaf = newValue }
+    }
+    var deafUntil: LoopInstant? {
+        get { unsafe self.hot.pointee.deafUntil }
+        set { unsafe self.hot.pointee.deafUntil = newValue }
     }
     var unansweredByteCount: Int {
         get { unsafe self.hot.pointee.unansweredByteCount }
