@@ -199,7 +199,9 @@ internal import Starling
         // Of a listener that loops share each takes what it can begin with, so that the others get some too.
         let most = self.listeners[number].isShared ? Self.arrivalsPerTick : Self.acceptsPerTick
         for _ in 0..<most {
-            guard self.listeners.indices.contains(number), self.arrivals.count < Self.arrivalsMax else { return }
+            guard self.listeners.indices.contains(number), self.arrivals.count < Self.arrivalsMax else {
+                return
+            }
             let listener = self.listeners[number]
             var storage = sockaddr_storage()
             var length = socklen_t(MemoryLayout<sockaddr_storage>.size)

@@ -307,6 +307,23 @@ async def is_full(server):
                 return
 
 
+async def upgrades_wait(server):
+    """Those over the rate are let in one after the other."""
+    began = time.monotonic()
+
+    async def upgrade():
+        peer = await Peer.connect(server)
+        await peer.send(request(port=server.port))
+        status, _, _ = await peer.response()
+        await peer.close()
+        return status
+
+    statuses = await asyncio.gather(*(upgrade() for _ in range(40)))
+    expect(set(statuses) == {101}, statuses)
+    # The bucket holds twenty: the other twenty come within a second.
+    expect(0.5 < time.monotonic() - began < 5, time.monotonic() - began)
+
+
 async def upgrades_too_fast(server):
     statuses = []
     for _ in range(40):
@@ -357,7 +374,8 @@ async def _():
         limited(["--max-outbound", 100_000, "--max-message", 100_000, "--slow-consumer", "skip"], loses_messages, callback=True),
         limited(["--max-connections", 2], is_full),
         limited(["--max-connections-per-address", 2], is_full),
-        limited(["--max-upgrade-rate", 20], upgrades_too_fast),
+        limited(["--max-upgrade-rate", 20, "--max-upgrade-wait", 0], upgrades_too_fast),
+        limited(["--max-upgrade-rate", 20], upgrades_wait),
     )
 
 

@@ -47,7 +47,9 @@ extension ConnectionDriver {
         let slot = unsafe self.slots.pointer(index)
         guard unsafe slot.pointee.phase == .open, unsafe slot.pointee.closing.isOpen else { return }
         let id = self.id(of: index)
-        guard self.memoryTurn?.connection != id, unsafe !slot.pointee.readingPauses.contains(.memory) else { return }
+        guard self.memoryTurn?.connection != id, unsafe !slot.pointee.readingPauses.contains(.memory) else {
+            return
+        }
         self.pauseReading(index, for: .memory)
         self.waitingForMemory.append(id)
         self.counts.memoryPauses &+= 1

@@ -194,7 +194,9 @@ extension ConnectionDriver {
         var resumed: [ResumedSubscription] = []
         for _ in 0..<count {
             let topic = Topic(try reader.readText())
-            guard let policy = SlowConsumerPolicy(number: try reader.read()) else { throw ByteReader.Malformed() }
+            guard let policy = SlowConsumerPolicy(number: try reader.read()) else {
+                throw ByteReader.Malformed()
+            }
             let position = try reader.readOptional { reader throws(ByteReader.Malformed) in
                 StreamPosition(epoch: try reader.readNumber(), offset: try reader.readNumber())
             }

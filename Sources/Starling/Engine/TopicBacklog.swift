@@ -225,6 +225,7 @@ final class TopicBacklog {
     ///   - position: What the subscriber has had.
     ///   - newest: The newest in the history when it was read last.
     ///   - askedAt: The number of the next publication when it was asked for.
+    /// - Returns: A number for a cursor, or nil.
     func number(after position: StreamPosition, newest: StreamPosition, askedAt: UInt64) -> UInt64? {
         if let trimmed = self.lastTrimmedPosition, trimmed.epoch == position.epoch,
             trimmed.offset > position.offset
