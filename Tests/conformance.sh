@@ -22,7 +22,9 @@ tools=$PWD/Tests/Conformance/requirements-tools.txt
 
 case "${1:-}" in
     "")
-        extra='"12.*.1","12.1.6","12.3.5","13.*.2","13.3.5","13.7.7"' plain_min=320
+        # Each by its name: `12.*.1` would take 12.1.10 to 12.1.18 too, which are nine in ten of the time of all of 12.
+        extra='"12.1.1","12.1.6","12.2.1","12.3.1","12.3.5","12.4.1","12.5.1"'
+        extra+=',"13.1.2","13.2.2","13.3.2","13.3.5","13.4.2","13.5.2","13.6.2","13.7.2","13.7.7"' plain_min=317
         nio_extra='"12.1.1","13.1.1"' nio_min=303
         ;;
     --full)

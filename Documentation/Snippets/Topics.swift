@@ -94,3 +94,7 @@ func followForDays(_ client: ReconnectingClient, from position: TopicPosition?) 
         }
     }
 }
+
+func useTickets(_ service: inout TopicService<User>, secret: [UInt8]) {
+    service.configuration.tickets = ResumeTickets(keys: [secret])
+}
