@@ -88,7 +88,7 @@ func makeRoomsWithPresence(_ broadcaster: InMemoryBroadcaster) -> WebSocketEndpo
 
 func slowConsumers() -> EndpointConfiguration {
     var configuration = EndpointConfiguration()
-    configuration.outbound.backlogByteCountMax = 256 << 10
+    configuration.outbound.backlogByteCountMax = 1 << 20
     configuration.outbound.slowConsumerPolicy = .conflate
     return configuration
 }

@@ -141,7 +141,7 @@ public struct OutboundConfiguration: Sendable, Hashable {
     /// however many they are, and only while there are some.
     ///
     /// Each publication counts 160 bytes more than its payload. Above the soft limit of ``MemoryBudget`` an eighth.
-    public var backlogByteCountMax = 512 << 10
+    public var backlogByteCountMax = 256 << 10
     /// How long the ring keeps a publication.
     public var backlogAgeMax: Duration = .seconds(30)
 
