@@ -15,8 +15,9 @@ import Testing
         mutating func opened(_ connection: inout Connection<Self>, userData: Void) -> State { State() }
 
         mutating func received(_ message: borrowing MessageView, on connection: inout Connection<Self>) {
-            connection.state.received += 1
-            connection.send("\(connection.state.received)")
+            let count = connection.state.received + 1
+            connection.state = State(received: count)
+            connection.send("\(count)")
             connection.send(message)
         }
     }
