@@ -46,10 +46,6 @@ extension ConnectionDriver {
     /// Puts a publication that is delivered into the topic's ring, if somebody is behind.
     func keep(_ publication: Publication, _ entry: TopicEntry, _ endpoint: LoopEndpoint) {
         guard let backlog = entry.backlog else { return }
-        guard !backlog.isEmpty else {
-            entry.backlog = nil
-            return
-        }
         backlog.append(publication, at: self.now) { endpoint.configuration.conflationKey?($0) ?? "" }
         self.trim(backlog, endpoint)
         for subscriber in backlog.passedForGood() { self.disconnectSlowConsumer(Int(subscriber)) }
@@ -159,8 +155,11 @@ extension ConnectionDriver {
                 {
                     cursor.next = number
                     cursor.reading = .none
+                } else if let position = cursor.position {
+                    // All of the page is sent, and the ring does not connect to it.
+                    cursor = self.readHistory(index, entry.topic, after: position, backlog, cursor, endpoint)
                 } else {
-                    return self.readOn(index, entry, backlog, cursor, endpoint)
+                    cursor.reading = .none
                 }
                 continue
             }
@@ -183,8 +182,7 @@ extension ConnectionDriver {
             }
             if !self.deliverMissed(missed.publication, to: index, entry, endpoint) { return .waiting }
         }
-        backlog.remove(subscriber)
-        if backlog.isEmpty { entry.backlog = nil }
+        entry.endBacklog(of: subscriber)
         if let position = cursor.position { entry.broughtUp(subscriber, to: position) }
         return .upToDate
     }
@@ -214,18 +212,7 @@ extension ConnectionDriver {
         let slot = unsafe self.slots.pointer(index)
         guard let message = unsafe endpoint.format(publication, slot.pointee.format) else { return }
         self.counts.messagesSent &+= 1
-        if unsafe slot.pointee.flags.contains(.compressing),
-            let deflate = unsafe slot.pointee.details?.deflate,
-            let compressed = self.compress(message.bytes, for: deflate, index)
-        {
-            unsafe self.appendFrame(
-                message.kind.opcode,
-                compressed.span.bytes,
-                isCompressed: true,
-                to: index
-            )
-            self.compressors.recycle(compressed)
-        } else {
+        if !self.appendCompressed(message.kind, message.bytes, to: index) {
             self.appendFrame(message.kind.opcode, message.bytes, to: index)
         }
     }
@@ -282,11 +269,7 @@ extension ConnectionDriver {
             guard let position = cursor.position, endpoint.hub.history != nil else {
                 return self.skipped(index, entry, backlog, cursor, endpoint)
             }
-            var cursor = cursor
-            cursor.reading = .asked(atNumber: backlog.nextNumber)
-            backlog.update(UInt32(index), cursor)
-            self.readHistory(index, entry.topic, after: position, endpoint)
-            return cursor
+            return self.readHistory(index, entry.topic, after: position, backlog, cursor, endpoint)
         }
     }
 
@@ -328,39 +311,30 @@ extension ConnectionDriver {
 
     // MARK: - From the history
 
-    /// All of a page is sent and the ring does not connect to it.
-    private func readOn(
-        _ index: Int,
-        _ entry: TopicEntry,
-        _ backlog: TopicBacklog,
-        _ cursor: TopicBacklog.Cursor,
-        _ endpoint: LoopEndpoint
-    ) -> CatchUp {
-        var cursor = cursor
-        guard let position = cursor.position else { return .upToDate }
-        cursor.reading = .asked(atNumber: backlog.nextNumber)
-        backlog.update(UInt32(index), cursor)
-        self.readHistory(index, entry.topic, after: position, endpoint)
-        return .waiting
-    }
-
+    /// Asks for a page of the history; returns the cursor of a subscriber that waits for one.
     private func readHistory(
         _ index: Int,
         _ topic: Topic,
         after position: StreamPosition,
+        _ backlog: TopicBacklog,
+        _ cursor: TopicBacklog.Cursor,
         _ endpoint: LoopEndpoint
-    ) {
+    ) -> TopicBacklog.Cursor {
+        var cursor = cursor
+        cursor.reading = .asked(atNumber: backlog.nextNumber)
+        backlog.update(UInt32(index), cursor)
         let reading = BacklogReading(
             connection: self.id(of: index),
             topic: topic,
             position: position,
             endpoint: endpoint.index
         )
-        guard self.backlogReadings < Self.backlogReadingsMax else {
+        if self.backlogReadings < Self.backlogReadingsMax {
+            self.begin(reading)
+        } else {
             self.waitingReadings.append(reading)
-            return
         }
-        self.begin(reading)
+        return cursor
     }
 
     private func begin(_ reading: BacklogReading) {

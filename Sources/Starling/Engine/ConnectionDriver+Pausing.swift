@@ -27,7 +27,7 @@ extension ConnectionDriver {
 
     /// Reads the connection whatever there was against it: it ends, and what comes now is only looked at for that.
     func readToTheEnd(_ index: Int) {
-        self.resumeReading(index, from: [.application, .memory, .rate])
+        unsafe self.resumeReading(index, from: self.slots.pointer(index).pointee.readingPauses)
     }
 
     /// An async handler does not take its messages.

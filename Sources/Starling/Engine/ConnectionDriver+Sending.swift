@@ -35,14 +35,8 @@ extension ConnectionDriver {
             return self.refuseSend(of: bytes.byteCount, to: index, outbound)
         }
         self.counts.messagesSent &+= 1
-        if unsafe slot.pointee.flags.contains(.compressing),
-            let deflate = unsafe slot.pointee.details?.deflate,
-            let compressed = self.compress(bytes, for: deflate, index)
-        {
-            unsafe self.appendFrame(kind.opcode, compressed.span.bytes, isCompressed: true, to: index)
-            self.compressors.recycle(compressed)
-        } else if bytes.byteCount < Self.directByteCountMin
-            || !self.writeDirectly(kind.opcode, bytes, to: index)
+        if !self.appendCompressed(kind, bytes, to: index),
+            bytes.byteCount < Self.directByteCountMin || !self.writeDirectly(kind.opcode, bytes, to: index)
         {
             self.appendFrame(kind.opcode, bytes, to: index)
         }
@@ -54,6 +48,19 @@ extension ConnectionDriver {
             return self.passedHighWatermark(index, outbound)
         }
         return unsafe slot.pointee.flags.contains(.aboveHighWatermark) ? .buffered : .sent
+    }
+
+    /// Adds a message to the outbound buffer compressed; false if it is to go out as it is.
+    @inline(__always)
+    func appendCompressed(_ kind: MessageView.Kind, _ bytes: RawSpan, to index: Int) -> Bool {
+        let slot = unsafe self.slots.pointer(index)
+        guard unsafe slot.pointee.flags.contains(.compressing),
+            let deflate = unsafe slot.pointee.details?.deflate,
+            let compressed = self.compress(bytes, for: deflate, index)
+        else { return false }
+        unsafe self.appendFrame(kind.opcode, compressed.span.bytes, isCompressed: true, to: index)
+        self.compressors.recycle(compressed)
+        return true
     }
 
     /// The compressed payload, or nil if the message is to go out as it is.

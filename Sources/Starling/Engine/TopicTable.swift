@@ -56,6 +56,11 @@ final class TopicEntry {
     func forget(_ subscriber: UInt32) {
         if !self.recovering.isEmpty { self.recovering[subscriber] = nil }
         if !self.ahead.isEmpty { self.ahead[subscriber] = nil }
+        self.endBacklog(of: subscriber)
+    }
+
+    /// A subscriber is up to date, or does without; the last one takes the ring along.
+    func endBacklog(of subscriber: UInt32) {
         guard let backlog = self.backlog else { return }
         backlog.remove(subscriber)
         if backlog.isEmpty { self.backlog = nil }
