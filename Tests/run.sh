@@ -48,8 +48,13 @@ case "${1:-}" in
         ./Tests/Benchmarks/run.sh
         ./Tests/Handoff/run.sh
         ;;
-    # Without SwiftNIO, which would have to be built for it as well.
-    --tsan) run_all_tests --sanitize=thread --scratch-path .build-tsan ;;
+    # Without SwiftNIO, which would have to be built for it as well, and without what no test runs: with the sanitizer the compiler
+    # refuses handlers that change a connection's state in place, as those of the documentation do.
+    --tsan)
+        export STARLING_TEST_TARGETS="StarlingCoreTests StarlingDeflateTests StarlingTests StarlingTopicsTests StarlingRedisTests"
+        STARLING_TEST_TARGETS+=" StarlingNativeTests StarlingNIOTests StarlingTestingTests ExampleTests FuzzSeedTests"
+        run_all_tests --sanitize=thread --scratch-path .build-tsan
+        ;;
     *)
         echo "usage: $0 [--tsan]" >&2
         exit 2

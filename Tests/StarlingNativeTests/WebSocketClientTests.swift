@@ -5,7 +5,6 @@ import HTTPTypes
 import Starling
 import StarlingCore
 import StarlingNative
-import Synchronization
 import TestSupport
 import Testing
 
@@ -385,11 +384,11 @@ private struct DeafConnector: Connector {
 }
 
 private final class Requests: Sendable {
-    let texts = Mutex<[String]>([])
+    let texts = Lock<[String]>([])
 }
 
 private final class Codes: Sendable {
-    let seen = Mutex<[CloseCode]>([])
+    let seen = Lock<[CloseCode]>([])
 }
 
 /// A server that says what it is told to, on a blocking thread of its own.

@@ -1,7 +1,6 @@
 import CoreMetrics
 import Starling
 import StarlingCore
-import Synchronization
 import Testing
 
 @Suite struct ServerMetricsTests {
@@ -86,7 +85,7 @@ private struct OneClient: Transport {
 
 /// Keeps the sum of each counter and the last value of each gauge, by label and dimensions.
 private final class RecordingFactory: MetricsFactory, Sendable {
-    private let state = Mutex<[String: Double]>([:])
+    private let state = Lock<[String: Double]>([:])
     /// One element for each change, of which the newest is kept.
     let changes: AsyncStream<Void>
     private let changed: AsyncStream<Void>.Continuation

@@ -68,7 +68,7 @@ import Testing
 
     /// What a task has got so far.
     private final class Log: Sendable {
-        private let contents = Mutex<[String]>([])
+        private let contents = Lock<[String]>([])
         func add(_ text: String) { self.contents.withLock { $0.append(text) } }
         var texts: [String] { self.contents.withLock { $0 } }
     }

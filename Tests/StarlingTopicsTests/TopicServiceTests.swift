@@ -4,7 +4,6 @@ import Starling
 import StarlingCore
 import StarlingNative
 import StarlingTopics
-import Synchronization
 import Testing
 
 /// The server's end, with its messages as they stand on the wire.
@@ -101,7 +100,7 @@ import Testing
 
     @Test("A request begins before what follows it: one may log in and subscribe in one breath")
     func order() async throws {
-        let known = Mutex<Set<ConnectionID>>([])
+        let known = Lock<Set<ConnectionID>>([])
         var service = TopicService<String> { client, _ in
             guard known.withLock({ $0.contains(client.socket.id) }) else {
                 throw TopicRefusal(.forbidden, "log in first")
@@ -336,7 +335,7 @@ import Testing
     )
     func leavesMeanwhile() async throws {
         let log = ErrorLog()
-        let decisions = Mutex(0)
+        let decisions = Lock(0)
         var service = TopicService<String> { client, _ in
             try await eventually("the client has gone") { client.socket.closure != nil }
             decisions.withLock { $0 += 1 }
@@ -355,7 +354,7 @@ import Testing
 
 /// Keeps what is logged as an error, or worse.
 private final class ErrorLog: LogHandler {
-    let messages = Mutex<[String]>([])
+    let messages = Lock<[String]>([])
 
     func log(event: LogEvent) {
         guard event.level >= .error else { return }

@@ -48,6 +48,9 @@ public struct Connection<Handler: ConnectionHandler>: ~Copyable, ~Escapable {
 
     /// The connection's state, made by `opened`.
     ///
+    /// Changed in place, as in `connection.state.count += 1`. With `--sanitize=thread` Swift 6.3 refuses that ("escapes its scope");
+    /// a whole new state may be assigned in both cases.
+    ///
     /// - Precondition: `opened` has returned.
     public var state: Handler.State {
         @inlinable
