@@ -1,5 +1,6 @@
 #if os(Linux)
 import HTTPTypes
+import Logging
 import Starling
 import StarlingCore
 import StarlingNative
@@ -401,6 +402,40 @@ import Testing
                 try await self.greet(client)
                 #expect(ContinuousClock.now - closed >= .milliseconds(150))
             }
+        }
+    }
+
+    @Test("A server that refuses with a date is kept to: far ahead, it is an hour")
+    func hintAsDate() async throws {
+        let (addresses, listening) = AsyncStream.makeStream(of: String.self)
+        let transport = NativeTransport(host: "127.0.0.1", port: 0, eventLoops: 1) {
+            listening.yield($0)
+            listening.finish()
+        }
+        var configuration = ServerConfiguration()
+        configuration.logger.logLevel = .critical
+        let server = WebSocketServer(transport: transport, configuration: configuration) {
+            HTTPRoute("/chat") { _ in
+                HTTPReply(.serviceUnavailable, headerFields: [.retryAfter: "Friday, 31-Dec-49 23:59:59 GMT"])
+            }
+        }
+        try await withThrowingTaskGroup(of: Void.self) { group in
+            group.addTask {
+                defer { listening.finish() }
+                try await server.run()
+            }
+            var address = ""
+            for await known in addresses { address = known }
+            let backoff = Backoff(first: .zero, max: .zero)
+            try await self.withClient("ws://\(address)/chat", { $0.backoff = backoff }) { client in
+                let begin = ContinuousClock.now
+                try await eventually("it waits for an hour") {
+                    guard case .waiting(let end) = client.state else { return false }
+                    return begin.duration(to: end) >= .seconds(3600)
+                }
+            }
+            server.beginShutdown()
+            try await group.waitForAll()
         }
     }
 }

@@ -282,7 +282,7 @@ private enum ConnectionOutcome: CustomStringConvertible {
     var hint: Backoff.Hint? {
         switch self {
         case .ended(let closure): RetryHint(in: closure.reason).map { .ownTime($0.delay) }
-        case .failed(let error): error.retryAfter.map { .leastTime($0) }
+        case .failed(let error): error.response?.headerFields.retryDelay(now: .now).map { .leastTime($0) }
         case .unprepared, .otherProtocol: nil
         }
     }
@@ -317,16 +317,5 @@ extension ConnectError {
             }
         default: false
         }
-    }
-
-    /// `Retry-After` in seconds (RFC 9110 §10.2.3).
-    ///
-    /// A date is not looked at: it would trust the server's clock and ours.
-    fileprivate var retryAfter: Duration? {
-        guard let seconds = (self.response?.headerFields[.retryAfter]).flatMap({ Int64($0) }), seconds >= 0
-        else {
-            return nil
-        }
-        return min(.seconds(seconds), RetryHint.delayMax)
     }
 }
