@@ -31,7 +31,109 @@ test("events of all kinds arrive, and updates with everything else", async (t) =
     { type: "left", member },
   ];
   for (const update of expected) assert.deepEqual(await updates.next(), update);
-  for (const update of expected.filter(({ type }) => type === "event")) assert.deepEqual((await events.next()).value, update.event);
+  for (const { type, event } of expected) {
+    if (type === "event") assert.deepEqual((await events.next()).value, event);
+    if (type === "gap") await assert.rejects(events.next(), code("gap"));
+  }
+});
+
+test("plain iteration rejects in its turn where publications are lost, and goes on behind it", async (t) => {
+  const server = await serve(t);
+  const client = connect(t, server.url);
+  const events = client.topic("room")[Symbol.asyncIterator]();
+  let peer = await server.accept();
+  await peer.subscribe("room", { position: "e.1" });
+  peer.publish("room", "two", "e.2");
+  peer.send({ type: "gap", topic: "room", position: "e.7" });
+  peer.publish("room", "eight", "e.8");
+  assert.equal((await events.next()).value, "two");
+  await assert.rejects(events.next(), code("gap"));
+  assert.equal((await events.next()).value, "eight");
+  await peer.end();
+  peer = await server.accept();
+  await peer.subscribe("room", { recovered: false, position: "f.1" });
+  peer.publish("room", "after", "f.2");
+  const [lost, after] = await Promise.allSettled([events.next(), events.next()]);
+  assert.ok(code("gap")(lost.reason), `${lost.reason}`);
+  assert.equal(after.value.value, "after");
+  await peer.end();
+  peer = await server.accept();
+  await peer.subscribe("room"); // recovered
+  peer.publish("room", "last", "f.3");
+  assert.equal((await events.next()).value, "last");
+  client.close();
+  assert.equal((await events.next()).done, true);
+});
+
+test("without a history nobody has promised anything: plain iteration goes on", async (t) => {
+  const server = await serve(t);
+  const client = connect(t, server.url);
+  const events = client.topic("fleeting")[Symbol.asyncIterator]();
+  const updates = client.topic("fleeting").updates();
+  for (const round of [1, 2]) {
+    const peer = await server.accept();
+    await peer.subscribe("fleeting", { recovered: round === 1 });
+    peer.publish("fleeting", round);
+    assert.equal((await updates.next()).value.recovered, round === 1);
+    assert.equal((await updates.next()).value.event, round);
+    assert.equal((await events.next()).value, round);
+    await peer.end();
+  }
+});
+
+test("updates() has gaps as values", async (t) => {
+  const server = await serve(t);
+  const client = connect(t, server.url);
+  const updates = client.topic("room").updates();
+  const peer = await server.accept();
+  await peer.subscribe("room", { recovered: false, position: "e.1" });
+  peer.send({ type: "gap", topic: "room", position: "e.7" });
+  assert.deepEqual((await updates.next()).value, { type: "subscribed", recovered: false, position: "e.1" });
+  assert.deepEqual((await updates.next()).value, { type: "gap", position: "e.7" });
+});
+
+test("a for await that stopped at a gap holds up no other reader, and ends when too much waits for it", async (t) => {
+  const server = await serve(t);
+  const client = connect(t, server.url, { bufferMax: 4 });
+  const stopped = client.topic("room")[Symbol.asyncIterator]();
+  const peer = await server.accept();
+  await peer.subscribe("room", { position: "e.0" });
+  const heard = [];
+  peer.publish("room", 1, "e.1");
+  peer.send({ type: "gap", topic: "room", position: "e.5" });
+  await assert.rejects(async () => { for await (const event of stopped) heard.push(event); }, code("gap"));
+  assert.deepEqual(heard, [1]);
+  const other = listen(client, "room");
+  for (let number = 6; number <= 20; number += 1) {
+    peer.publish("room", number, `e.${number}`);
+    assert.equal((await other.next()).event, number);
+  }
+  assert.equal(peer.messages.count, 0, "the topic was not left");
+  for (const number of [6, 7, 8, 9]) assert.equal((await stopped.next()).value, number);
+  await assert.rejects(stopped.next(), code("gap"));
+  assert.equal((await stopped.next()).done, true);
+  other.close();
+  await peer.expect("unsubscribe", { topic: "room" }); // nobody is left
+});
+
+test("a for await that stopped at a gap while it was behind gives the topic back", async (t) => {
+  const server = await serve(t);
+  const client = connect(t, server.url, { bufferMax: 4 });
+  const stopped = client.topic("room")[Symbol.asyncIterator]();
+  const peer = await server.accept();
+  await peer.subscribe("room", { position: "e.0" });
+  peer.send({ type: "gap", topic: "room", position: "e.1" });
+  for (const number of [2, 3, 4]) peer.publish("room", number, `e.${number}`);
+  await peer.expect("unsubscribe", { topic: "room" });
+  const other = listen(client, "room");
+  await assert.rejects(stopped.next(), code("gap"));
+  assert.equal((await peer.subscribe("room")).position, "e.4");
+  assert.equal((await other.next()).type, "subscribed");
+  for (const number of [5, 6, 7]) {
+    peer.publish("room", number, `e.${number}`);
+    assert.equal((await other.next()).event, number);
+  }
+  assert.equal(peer.messages.count, 0, "the topic was not left again");
 });
 
 test("readers of a topic share a subscription, and the last one ends it", async (t) => {

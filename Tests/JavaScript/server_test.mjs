@@ -128,6 +128,7 @@ test("a server that was killed: publications wait for it, and it says that its m
   const first = await start(t);
   const client = connect(t, first.url);
   const topic = listen(client, "room:killed");
+  const events = client.topic("room:killed")[Symbol.asyncIterator]();
   await client.publish("room:killed", "before");
   for (const type of ["subscribed", "event"]) assert.equal((await topic.next()).type, type);
   await first.end("SIGKILL");
@@ -138,6 +139,9 @@ test("a server that was killed: publications wait for it, and it says that its m
   assert.equal((await topic.next()).recovered, false);
   assert.equal((await topic.next()).event, "one");
   assert.equal((await topic.next()).event, "two");
+  assert.equal((await events.next()).value, "before");
+  await assert.rejects(events.next(), { code: "gap" });
+  for (const data of ["one", "two"]) assert.equal((await events.next()).value, data);
 });
 
 test("a server that shuts down says when to come back", async (t) => {

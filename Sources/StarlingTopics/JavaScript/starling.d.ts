@@ -46,9 +46,15 @@ export interface Topic<Event> extends AsyncIterable<Event> {
   publish(event: Event, options?: PublishOptions): Promise<string | undefined>;
   /** Who is present. */
   members(): Promise<Member[]>;
-  /** What is published, without the updates that are no events. Ends when the client is closed; throws if it was not a clean end. */
+  /**
+   * What is published, without the updates that are no events. Ends when the client is closed; rejects if it was not a clean end.
+   *
+   * Where publications are lost it rejects with `gap`, in its turn; a topic without a history, which promises nothing, never does so.
+   * The next `next()` goes on behind it. `for await` does not: it stops at a rejection. Whoever wants to go on in a loop iterates over
+   * `updates()`, which has gaps as values. An iteration that has stopped and is behind by `bufferMax` updates ends, with `gap` once more.
+   */
   [Symbol.asyncIterator](): AsyncIterableIterator<Event>;
-  /** As the iteration over events, with everything else that happens in the topic. */
+  /** As the iteration over events, with everything else that happens in the topic: `gap`, and `subscribed` with `recovered`, are values. */
   updates(): AsyncIterableIterator<Update<Event>>;
   /** Ends `onupdate` and all iterations of this object. */
   close(): void;
@@ -118,6 +124,6 @@ export class StarlingClient extends EventTarget {
 /** Why something was not done. */
 export class StarlingError extends Error {
   constructor(code: string, text: string);
-  /** `closed`, `lost`, `timeout`, `queue-full`, `dropped`, or a code of the server's: `forbidden`, for example. */
+  /** `closed`, `lost`, `gap`, `timeout`, `queue-full`, `dropped`, or a code of the server's: `forbidden`, for example. */
   readonly code: string;
 }

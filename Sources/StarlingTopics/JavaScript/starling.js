@@ -110,6 +110,7 @@ export class StarlingClient extends EventTarget {
     }
 
     const isClosed = () => client.state.status === "closed";
+    const gapError = () => new StarlingError("gap", "publications are lost");
     const closedError = () => new StarlingError("closed", `closed with ${client.state.code}: ${client.state.reason}`);
 
     // A random part of a time that doubles: clients that were lost together do not come back together.
@@ -334,24 +335,20 @@ export class StarlingClient extends EventTarget {
       }
 
       function iterate(pick) {
-        const values = [];
+        const values = []; // an error among them rejects in its turn
         const waiting = [];
         let isEnded;
-        let failure;
+        let hasRejected; // at last: a `for await` has stopped then, and does not say so
 
         function hand() {
           while (waiting.length && (values.length || isEnded)) {
-            const { resolve, reject } = waiting.shift();
-            if (values.length) {
-              resolve({ value: values.shift(), done: false });
-            } else if (failure) {
-              reject(failure);
-              failure = null;
-            } else {
-              resolve({ value: undefined, done: true });
-            }
+            const [resolve, reject] = waiting.shift();
+            const value = values.shift();
+            hasRejected = value instanceof StarlingError;
+            if (hasRejected) reject(value);
+            else resolve({ value, done: value === undefined });
           }
-          if (!reader.isFull || values.length > bufferMax / 2) return;
+          if (!reader.isFull || (values.length > bufferMax / 2 && !hasRejected)) return;
           reader.isFull = false;
           flush();
         }
@@ -363,9 +360,14 @@ export class StarlingClient extends EventTarget {
             values.push(value);
             hand();
             reader.isFull = values.length >= bufferMax;
+            if (reader.isFull && hasRejected) {
+              // Nobody takes these any more, it seems, and other readers must not wait for that.
+              reader.end(gapError());
+              end();
+            }
           },
           end(error) {
-            if (!isEnded) failure = error;
+            if (error && !isEnded) values.push(error);
             isEnded = true;
             hand();
           },
@@ -373,7 +375,7 @@ export class StarlingClient extends EventTarget {
         const end = begin(reader);
         return {
           next: () => new Promise((resolve, reject) => {
-            waiting.push({ resolve, reject });
+            waiting.push([resolve, reject]);
             hand();
           }),
           return: async (value) => {
@@ -397,7 +399,10 @@ export class StarlingClient extends EventTarget {
         publish: (...data) => client.publish(name, ...data),
         members: () => client.members(name),
         updates: () => iterate((update) => update),
-        [Symbol.asyncIterator]: () => iterate((update) => update.event),
+        // Without a history nobody has promised anything.
+        [Symbol.asyncIterator]: () => iterate(({ type, recovered, position, event }) => (
+          type === "gap" || (recovered === false && position) ? gapError() : event
+        )),
         close() {
           for (const end of ends) end();
         },
