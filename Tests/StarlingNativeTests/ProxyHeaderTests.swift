@@ -1,9 +1,8 @@
 #if os(Linux)
 import HTTPTypes
 import Starling
+import StarlingNative
 import Testing
-
-@testable import StarlingNative
 
 @Suite struct ProxyHeaderTests {
     static let signature: [UInt8] = [
@@ -21,6 +20,12 @@ import Testing
         arguments: [
             (Array("PROXY TCP4 203.0.113.9 127.0.0.1 4711 80\r\n".utf8), "203.0.113.9:4711"),
             (Array("PROXY TCP6 2001:db8::7 ::1 4711 80\r\n".utf8), "[2001:db8::7]:4711"),
+            (Array("PROXY TCP6 2001:DB8:0:0:1:0:0:1 ::1 4711 80\r\n".utf8), "[2001:db8::1:0:0:1]:4711"),
+            (Array("PROXY TCP6 2001:db8:0:1:1:1:1:1 ::1 1 80\r\n".utf8), "[2001:db8:0:1:1:1:1:1]:1"),
+            (Array("PROXY TCP6 fe80:: :: 1 80\r\n".utf8), "[fe80::]:1"),
+            (Array("PROXY TCP6 :: ::1 1 80\r\n".utf8), "[::]:1"),
+            (Array("PROXY TCP6 ::1 ::1 1 80\r\n".utf8), "[::1]:1"),
+            (Array("PROXY TCP6 ::ffff:203.0.113.9 ::1 4711 80\r\n".utf8), "203.0.113.9:4711"),
             (Array("PROXY UNKNOWN\r\n".utf8), nil), (Array("PROXY UNKNOWN ffff::1 x y\r\n".utf8), nil),
             (Self.ipv4, "203.0.113.9:4711"), (Self.ipv6, "[2001:db8::7]:4711"),
             (Self.signature + [0x20, 0, 0, 0], nil), (Self.signature + [0x21, 0, 0, 2, 9, 9], nil),
@@ -50,6 +55,8 @@ import Testing
         arguments: [
             Array("GET / HTTP/1.1\r\n".utf8), Array("PROXY TCP4 203.0.113.9\r\n".utf8),
             Array("PROXY TCP4 2001:db8::7 127.0.0.1 1 2\r\n".utf8),
+            Array("PROXY TCP6 203.0.113.9 ::1 1 2\r\n".utf8),
+            Array("PROXY TCP4 203.0.113.9 ::1 1 2\r\n".utf8),
             Array("PROXY TCP4 1.1.1.1 2.2.2.2 1 2\n".utf8),
             Array("PROXY TCP4 1.1.1.1 2.2.2.2 99999 2\r\n".utf8), Array("PROXX".utf8),
             Array(("PROXY UNKNOWN " + String(repeating: "x", count: 200)).utf8),

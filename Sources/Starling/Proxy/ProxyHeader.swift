@@ -1,13 +1,9 @@
-#if os(Linux)
-internal import Glibc
-internal import Starling
-
 /// Reads the PROXY protocol's header, versions 1 and 2
 /// (https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt).
 ///
 /// It says how many of the bytes that are there belong to the header, so that none behind it is taken.
-struct ProxyHeaderReader {
-    enum Progress: Equatable {
+package struct ProxyHeaderReader {
+    package enum Progress: Equatable {
         /// More bytes are to come.
         case incomplete
         /// The header is complete; nil if it says nothing of a client, as a proxy's own health check does.
@@ -18,7 +14,7 @@ struct ProxyHeaderReader {
     /// Longer ones are invalid.
     ///
     /// Version 1 has 107 at most; what version 2 carries along is rarely over a few hundred.
-    static let byteCountMax = 4096
+    package static let byteCountMax = 4096
     private static let lineByteCountMax = 107
     private static let signature: [UInt8] = [
         0x0D, 0x0A, 0x0D, 0x0A, 0x00, 0x0D, 0x0A, 0x51, 0x55, 0x49, 0x54, 0x0A,
@@ -26,8 +22,10 @@ struct ProxyHeaderReader {
 
     private var header: [UInt8] = []
 
+    package init() {}
+
     /// Takes the header's share of bytes that have arrived; returns how many it was.
-    mutating func take(_ bytes: some Collection<UInt8>) -> (count: Int, progress: Progress) {
+    package mutating func take(_ bytes: some Collection<UInt8>) -> (count: Int, progress: Progress) {
         var count = 0
         for byte in bytes {
             self.header.append(byte)
@@ -62,15 +60,13 @@ struct ProxyHeaderReader {
         let words = line.split(separator: " ", omittingEmptySubsequences: false)
         if words.count >= 2, words[1] == "UNKNOWN" { return .complete(nil) }
         guard words.count == 6, words[1] == "TCP4" || words[1] == "TCP6", let port = UInt16(words[4]),
-            UInt16(words[5]) != nil
+            UInt16(words[5]) != nil,
+            let source = AddressRange.parse(String(words[2])),
+            let destination = AddressRange.parse(String(words[3]))
         else { return .invalid }
-        let family = words[1] == "TCP4" ? AF_INET : AF_INET6
-        var bytes = [UInt8](repeating: 0, count: 16)
-        // `inet_pton` writes 4 or 16 bytes, for which there is room.
-        guard unsafe inet_pton(family, String(words[2]), &bytes) == 1,
-            unsafe inet_pton(family, String(words[3]), &bytes) == 1
-        else { return .invalid }
-        return .complete(RemoteAddress(host: String(words[2]), port: port))
+        let byteCount = words[1] == "TCP4" ? 4 : 16
+        guard source.count == byteCount, destination.count == byteCount else { return .invalid }
+        return .complete(RemoteAddress(host: Self.host(source[...]), port: port))
     }
 
     private func binaryHeader() -> Progress {
@@ -83,24 +79,38 @@ struct ProxyHeaderReader {
         switch self.header[13] {
         case 0x11:
             guard body.count >= 12 else { return .invalid }
-            return .complete(Self.address(AF_INET, Array(body[..<4]), port: body[8..<10]))
+            return .complete(Self.address(body[..<4], port: body[8..<10]))
         case 0x21:
             guard body.count >= 36 else { return .invalid }
-            return .complete(Self.address(AF_INET6, Array(body[..<16]), port: body[32..<34]))
+            return .complete(Self.address(body[..<16], port: body[32..<34]))
         // Unix sockets, datagrams and what is not specified name nobody that we know.
         default: return .complete(nil)
         }
     }
 
-    private static func address(_ family: Int32, _ bytes: [UInt8], port: ArraySlice<UInt8>) -> RemoteAddress {
-        var text = [CChar](repeating: 0, count: Int(INET6_ADDRSTRLEN))
-        // `bytes` are an address of `family`, and the text has room for either kind.
-        _ = unsafe inet_ntop(family, bytes, &text, socklen_t(text.count))
-        let host = String(decoding: text.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
-        return RemoteAddress(
-            host: host.hasPrefix("::ffff:") ? String(host.dropFirst(7)) : host,
-            port: port.reduce(0) { $0 << 8 | UInt16($1) }
-        )
+    private static func address(_ bytes: ArraySlice<UInt8>, port: ArraySlice<UInt8>) -> RemoteAddress {
+        RemoteAddress(host: Self.host(bytes), port: port.reduce(0) { $0 << 8 | UInt16($1) })
+    }
+
+    /// An address of 4 or 16 bytes as text (RFC 5952); of an IPv4 address in IPv6, the IPv4 address.
+    private static func host(_ bytes: ArraySlice<UInt8>) -> String {
+        let mapped: [UInt8] = [UInt8](repeating: 0, count: 10) + [0xFF, 0xFF]
+        if bytes.count == 4 || bytes.starts(with: mapped) {
+            return bytes.suffix(4).map { String($0) }.joined(separator: ".")
+        }
+        let bytes = Array(bytes)
+        let groups = stride(from: 0, to: 16, by: 2).map { UInt16(bytes[$0]) << 8 | UInt16(bytes[$0 + 1]) }
+        func text(_ groups: ArraySlice<UInt16>) -> String {
+            groups.map { String($0, radix: 16) }.joined(separator: ":")
+        }
+        // The longest run of zeros is left out, the first of several.
+        var longest = 0..<0
+        var begin = 0
+        for (index, group) in groups.enumerated() {
+            if group != 0 { begin = index + 1 }
+            if index + 1 - begin > longest.count { longest = begin..<(index + 1) }
+        }
+        guard longest.count >= 2 else { return text(groups[...]) }
+        return text(groups[..<longest.lowerBound]) + "::" + text(groups[longest.upperBound...])
     }
 }
-#endif
