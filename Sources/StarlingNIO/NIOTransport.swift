@@ -1,4 +1,11 @@
 #if NIO
+#if canImport(Glibc)
+internal import Glibc
+#elseif canImport(Darwin)
+internal import Darwin
+#elseif canImport(Musl)
+internal import Musl
+#endif
 internal import Logging
 public import NIOCore
 public import NIOPosix
@@ -79,14 +86,8 @@ public struct NIOTransport: Transport {
     ///
     /// The event loops go on.
     ///
-    /// - Throws: ``/Starling/TransportError`` if it cannot listen, if the group has more than 64 event loops, or if the server's trusted
-    ///   proxies are to speak the PROXY protocol, which this transport does not read.
+    /// - Throws: ``/Starling/TransportError`` if it cannot listen, or if the group has more than 64 event loops.
     public func serve(_ server: ServerContext) async throws {
-        guard !server.expectsProxyProtocol else {
-            throw TransportError(
-                "NIOTransport does not read the PROXY protocol: let the proxy send X-Forwarded-For"
-            )
-        }
         try Self.checkCount(of: self.group)
         let listening = self.group.any().makePromise(of: (any Channel).self)
         let loops = NIOLoops(self.group, server) {
@@ -94,7 +95,7 @@ public struct NIOTransport: Transport {
         }
         let channel: any Channel
         do {
-            channel = try await self.listen(loops)
+            channel = try await self.listen(loops, expectsProxyProtocol: server.expectsProxyProtocol)
         } catch {
             listening.fail(error)
             server.beginDrain()
@@ -125,7 +126,12 @@ public struct NIOTransport: Transport {
         }
     }
 
-    private func listen(_ loops: NIOLoops) async throws -> any Channel {
+    /// Bytes that the kernel takes for a peer and cannot send yet, as on `NativeTransport`.
+    ///
+    /// A peer that stops reading is noticed when so much waits for it, and not after megabytes. What is on its way is not meant.
+    private static let unsentByteCountMax = 128 << 10
+
+    private func listen(_ loops: NIOLoops, expectsProxyProtocol: Bool) async throws -> any Channel {
         let tls = self.tls
         let bootstrap = ServerBootstrap(group: self.group)
             .serverChannelOption(.backlog, value: 4096)
@@ -140,6 +146,9 @@ public struct NIOTransport: Transport {
             .childChannelInitializer { channel in
                 channel.eventLoop.makeCompletedFuture {
                     let connection = NIOConnection(try loops.loop(of: channel), mayBeAnswered: tls == nil)
+                    if expectsProxyProtocol {
+                        try channel.pipeline.syncOperations.addHandler(NIOProxyHeaderHandler(connection))
+                    }
                     if let tls {
                         try channel.pipeline.syncOperations.addHandler(NIOSSLServerHandler(context: tls))
                     }
@@ -149,6 +158,10 @@ public struct NIOTransport: Transport {
         switch self.endpoint.base {
         case .tcp(let host, let port):
             return try await bootstrap.childChannelOption(.tcpOption(.tcp_nodelay), value: 1)
+                .childChannelOption(
+                    .tcpOption(.init(rawValue: CInt(TCP_NOTSENT_LOWAT))),
+                    value: Self.unsentByteCountMax
+                )
                 .bind(host: host, port: port).get()
         case .unix(let path):
             // A socket file stays behind a process that was killed. If nobody answers there, it may go.
