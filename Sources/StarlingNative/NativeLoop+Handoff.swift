@@ -1,0 +1,90 @@
+#if os(Linux)
+internal import CStarlingLinux
+internal import Glibc
+internal import Logging
+internal import Starling
+
+/// Connections go to another process, and come from one.
+extension NativeLoop {
+    /// Accepts on one more listener.
+    func add(_ listener: Listener) {
+        self.listeners.append(listener)
+        if self.acceptResumesAt == nil { self.watchListener(self.listeners.count - 1) }
+    }
+
+    /// Neither accepts, nor reads nor writes, until ``resume(_:)``.
+    func pause(_ driver: ConnectionDriver) {
+        self.isPaused = true
+        // They can go as well as others.
+        while !self.arrivals.isEmpty {
+            let arrival = self.arrivals.removeFirst()
+            self.accepted(arrival.descriptor, arrival.address, driver)
+        }
+        driver.beginHandoff()
+    }
+
+    /// Goes on with what is there.
+    func resume(_ driver: ConnectionDriver) {
+        driver.abandonHandoff()
+        self.isPaused = false
+    }
+
+    /// The connections that can go, with their descriptors, which stay this loop's.
+    func export(_ driver: ConnectionDriver) -> [(record: ConnectionRecord, descriptor: Int32)] {
+        let records = driver.exportConnections { index in
+            // A session's keys, and a PROXY header of which a part has come, are nobody else's.
+            unsafe self.connections.isOpen(index) && self.connections.pointer(index).pointee.tls == nil
+                && self.proxyHeaders[index] == nil
+        }
+        return records.map { unsafe ($0, self.connections.pointer($0.index).pointee.descriptor) }
+    }
+
+    /// Another process has the listeners and these connections.
+    func letGo(of indices: [Int], _ driver: ConnectionDriver) {
+        self.closeListeners(areGone: false)
+        for index in indices where self.connections.isOpen(index) {
+            // As for a listener: it is not the last descriptor of the socket that is closed here.
+            unsafe self.forget(self.connections.pointer(index).pointee.descriptor)
+        }
+        driver.finishHandoff(of: indices)
+        self.isPaused = false
+    }
+
+    /// Makes a connection that another process still has; its number, or nil if it cannot be made.
+    ///
+    /// The descriptor is this loop's from now on.
+    func adopt(_ record: ConnectionRecord, _ descriptor: Int32, _ driver: ConnectionDriver) -> Int? {
+        let index: Int
+        do {
+            index = try driver.restore(record)
+        } catch {
+            self.server.logger.info("not taken over", metadata: [LoggingKeys.error: "\(error)"])
+            _ = Glibc.close(descriptor)
+            return nil
+        }
+        let generation = self.connections.open(index, descriptor)
+        let isReading = driver.isReading(index)
+        unsafe self.connections.pointer(index).pointee.isReading = isReading
+        let token = UInt64(generation) << 32 | UInt64(index)
+        if starling_epoll_control(self.epoll, 0, descriptor, token, isReading, false, starling_trigger_edge)
+            != 0
+        {
+            driver.abandonTakeover(of: [index])
+            return nil
+        }
+        return index
+    }
+
+    /// The other process has let go: serves its connections, with what was asked of them too late for their records.
+    func begin(_ indices: [Int], _ orders: [Int: [UInt8]], _ driver: ConnectionDriver) {
+        for index in indices { driver.beginServing(index, orders[index]) }
+        self.isPaused = false
+    }
+
+    /// The other process keeps its connections: forgets them, and ends.
+    func abandon(_ driver: ConnectionDriver) {
+        driver.abandonTakeover(of: nil)
+        self.mustEnd = true
+    }
+}
+#endif

@@ -1,0 +1,86 @@
+#if os(Linux)
+internal import Glibc
+internal import Starling
+
+/// OpenSSL stands between the sockets and the driver.
+extension NativeLoop {
+    /// Goes on with a handshake; whether it is done.
+    func continueHandshake(_ index: Int, _ driver: ConnectionDriver) -> Bool {
+        let connection = unsafe self.connections.pointer(index)
+        guard let result = unsafe connection.pointee.tls?.handshake() else { return true }
+        switch result {
+        case .done:
+            unsafe connection.pointee.isHandshaking = false
+            self.setWriting(false, index)
+            // Data may have come with the handshake's last flight; epoll will not speak of it.
+            if unsafe connection.pointee.tls?.hasBufferedInput == true { self.pending.append(index) }
+            return true
+        case .wantsRead: self.setWriting(false, index)
+        case .wantsWrite: self.setWriting(true, index)
+        case .failed(let failure): self.handshakeFailed(failure, index, driver)
+        }
+        return false
+    }
+
+    /// Ends a connection whose TLS has sent its alert: gracefully, because a reset could destroy the alert on its way.
+    private func handshakeFailed(_ failure: TLSFailure, _ index: Int, _ driver: ConnectionDriver) {
+        let connection = unsafe self.connections.pointer(index)
+        // What still comes is for nobody, and is thrown away as plain bytes.
+        unsafe connection.pointee.tls = nil
+        unsafe connection.pointee.isHandshaking = false
+        self.setWriting(false, index)
+        switch failure.kind {
+        case .connectionLost: driver.failed(index, reason: "TLS: \(failure)")
+        // Nothing was sent, and somebody who typed `http:` for `https:` can read this.
+        case .plaintext: driver.refuse(index, malformed: "This port speaks TLS: use https or wss.")
+        default: driver.finishUnusable(index, .tlsFailed, reason: "TLS: \(failure)")
+        }
+    }
+
+    func readEncrypted(_ index: Int, _ driver: ConnectionDriver) {
+        let connection = unsafe self.connections.pointer(index)
+        guard unsafe !connection.pointee.isHandshaking,
+            let result = unsafe connection.pointee.tls?.read(into: self.receiveBuffer)
+        else { return }
+        switch result {
+        case .bytes(let count):
+            let generation = unsafe connection.pointee.generation
+            self.deliver(count, to: index, driver)
+            // OpenSSL may hold more that is already decrypted, of which epoll will not speak.
+            if self.connections.isCurrent(index, generation),
+                unsafe connection.pointee.tls?.hasBufferedInput == true
+            {
+                self.pending.append(index)
+            }
+        case .wantsRead: break
+        case .wantsWrite:
+            // The answer to a key update must go out first. Then nothing need arrive for the read to go on.
+            unsafe connection.pointee.retriesReadOnWrite = true
+            self.setWriting(true, index)
+        case .closed, .eof: self.ended(index, driver)
+        case .failed: driver.failed(index)
+        }
+    }
+
+    func writeEncrypted(_ bytes: RawSpan, to index: Int) -> WriteResult {
+        let connection = unsafe self.connections.pointer(index)
+        var written = 0
+        // A record holds 16 KiB: several are written, until the socket takes no more.
+        while written < bytes.byteCount {
+            let rest = bytes.extracting(droppingFirst: written)
+            let result = unsafe rest.withUnsafeBytes { unsafe connection.pointee.tls?.write($0) }
+            switch result {
+            case .bytes(let count): written += count
+            case .wantsWrite:
+                self.setWriting(true, index)
+                return .wrote(written)
+            case .wantsRead:
+                unsafe connection.pointee.retriesWriteOnRead = true
+                return .wrote(written)
+            case .failed, nil: return .failed
+            }
+        }
+        return .wrote(written)
+    }
+}
+#endif
