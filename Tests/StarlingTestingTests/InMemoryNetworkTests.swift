@@ -1,7 +1,8 @@
-import Starling
 import StarlingCore
-import StarlingTesting
 import Testing
+
+@testable import Starling
+@testable import StarlingTesting
 
 /// Servers and clients of an in-memory network, without a socket.
 @Suite struct InMemoryNetworkTests {
@@ -28,6 +29,28 @@ import Testing
                 _ = try await socket.ping()
             }
         }
+    }
+
+    @Test("A server that has ended before its loops were waited for has ended", .timeLimit(.minutes(1)))
+    func shortLife() async throws {
+        let network = InMemoryNetwork()
+        let server = WebSocketServer(transport: network.transport(at: "chat")) {
+            HTTPRoute("/") { _ in .text("here") }
+        }
+        let loop = InMemoryLoop(index: 0, server: server.context) {}
+        server.beginShutdown()
+        // Who comes now, and goes at once, makes the loop look, and end.
+        let link = InMemoryLink(capacity: 1000, from: .unknown) { _ in }
+        link.closeByClient()
+        loop.notify(link)
+        let eventLoop = try #require(server.context.statistics.first?.loop)
+        var hasEnded = false
+        while !hasEnded {
+            hasEnded = await withCheckedContinuation { answer in
+                eventLoop.post(.perform { answer.resume(returning: $0 == nil) })
+            }
+        }
+        await loop.run()
     }
 
     @Test("Both ends push 16 MiB at once through buffers of 1,000 bytes, and nothing is lost")

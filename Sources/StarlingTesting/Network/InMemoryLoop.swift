@@ -54,6 +54,8 @@ final class InMemoryLoop: ConnectionIO, @unchecked Sendable {
     func run() async {
         await withCheckedContinuation { finished in
             self.queue.async {
+                // Clients come as soon as the network listens: a short life may be over by now.
+                guard self.driver != nil else { return finished.resume() }
                 self.finished = finished
                 self.tick()
             }
