@@ -485,7 +485,8 @@ let package = Package(
     ] + fuzzers
 )
 
-// `Tests/run.sh` sets this to the names of test targets that are to be built without all the others.
+// `Tests/run.sh` sets this to the names of test targets that are to be built without all the others, or to `all`: every test target,
+// without what no test needs.
 if let names = Context.environment["STARLING_TEST_TARGETS"] {
     var wanted: Set<String> = []
     func want(_ name: String) {
@@ -498,7 +499,11 @@ if let names = Context.environment["STARLING_TEST_TARGETS"] {
             }
         }
     }
-    names.split(separator: " ").forEach { want(String($0)) }
+    let tests =
+        names == "all"
+        ? package.targets.filter { $0.type == .test }.map(\.name)
+        : names.split(separator: " ").map(String.init)
+    tests.forEach { want($0) }
     package.targets.removeAll { !wanted.contains($0.name) }
     package.products = []
 }

@@ -52,8 +52,7 @@ case "${1:-}" in
     # refuses handlers that change a connection's state in place, as those of the documentation do. One test after the other: so slow,
     # those that run beside others miss the deadlines of real connections.
     --tsan)
-        export STARLING_TEST_TARGETS="StarlingCoreTests StarlingDeflateTests StarlingTests StarlingTopicsTests StarlingRedisTests"
-        STARLING_TEST_TARGETS+=" StarlingNativeTests StarlingNIOTests StarlingTestingTests ExampleTests FuzzSeedTests"
+        export STARLING_TEST_TARGETS=all
         export TSAN_OPTIONS="suppressions=$PWD/Tests/Support/thread-sanitizer.suppressions"
         run_all_tests --sanitize=thread --scratch-path .build-tsan --no-parallel
         ;;

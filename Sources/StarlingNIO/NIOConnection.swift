@@ -7,10 +7,8 @@ internal import Starling
 enum NIOConnectionEvent {
     /// There is a connection; with the request that it begins with, if somebody else has read it.
     case began(RemoteAddress, ForeignRequest?)
-    /// A proxy has said whom the connection is for; nil if for nobody.
-    case proxied(RemoteAddress?)
-    /// The connection does not begin as a proxy's does.
-    case notProxied
+    /// The handler in front has read the PROXY protocol's header to its end, or to where it is none.
+    case proxyHeaderEnded(ProxyHeaderReader.Progress)
     case received(ByteBuffer)
     case inputEnded
     case writable
@@ -95,14 +93,9 @@ final class NIOConnection: ChannelDuplexHandler {
         self.loop.report(.received(self.unwrapInboundIn(data)), of: self)
     }
 
-    /// What the handler in front has read of the PROXY protocol; not while it is incomplete.
     func proxyHeaderEnded(_ progress: ProxyHeaderReader.Progress) {
         guard !self.isOver else { return }
-        switch progress {
-        case .incomplete: preconditionFailure("a proxy's header ended before it was complete")
-        case .complete(let client): self.loop.report(.proxied(client), of: self)
-        case .invalid: self.loop.report(.notProxied, of: self)
-        }
+        self.loop.report(.proxyHeaderEnded(progress), of: self)
     }
 
     func channelReadComplete(context: ChannelHandlerContext) {

@@ -208,8 +208,7 @@ internal import StarlingCore
         guard let index = connection.index else { return }
         switch event {
         case .began, .inputEnded: preconditionFailure("an event was delivered that is served elsewhere")
-        case .proxied(let client): if !driver.proxied(index, for: client) { self.refuse(index, driver) }
-        case .notProxied: self.refuse(index, driver)
+        case .proxyHeaderEnded(let progress): _ = driver.proxyHeaderEnded(progress, on: index)
         case .received(let buffer): self.received(buffer, on: index, driver)
         case .writable: driver.writable(index)
         case .lost: driver.failed(index)
@@ -230,14 +229,6 @@ internal import StarlingCore
         self.connections[index] = connection
         connection.index = index
         if let request { driver.received(request, on: index) }
-    }
-
-    private func refuse(_ index: Int, _ driver: ConnectionDriver) {
-        driver.failed(
-            index,
-            .refused,
-            reason: "no valid PROXY protocol header, or too many connections of its client"
-        )
     }
 
     private func received(_ buffer: ByteBuffer, on index: Int, _ driver: ConnectionDriver) {

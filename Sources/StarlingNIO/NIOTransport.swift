@@ -126,11 +126,6 @@ public struct NIOTransport: Transport {
         }
     }
 
-    /// Bytes that the kernel takes for a peer and cannot send yet, as on `NativeTransport`.
-    ///
-    /// A peer that stops reading is noticed when so much waits for it, and not after megabytes. What is on its way is not meant.
-    private static let unsentByteCountMax = 128 << 10
-
     private func listen(_ loops: NIOLoops, expectsProxyProtocol: Bool) async throws -> any Channel {
         let tls = self.tls
         let bootstrap = ServerBootstrap(group: self.group)
@@ -160,7 +155,7 @@ public struct NIOTransport: Transport {
             return try await bootstrap.childChannelOption(.tcpOption(.tcp_nodelay), value: 1)
                 .childChannelOption(
                     .tcpOption(.init(rawValue: CInt(TCP_NOTSENT_LOWAT))),
-                    value: Self.unsentByteCountMax
+                    value: TCPLimits.unsentByteCountMax
                 )
                 .bind(host: host, port: port).get()
         case .unix(let path):

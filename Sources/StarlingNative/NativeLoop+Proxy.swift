@@ -20,20 +20,9 @@ extension NativeLoop {
         let bytes = unsafe Array(self.receiveBuffer[..<count])
         guard let (taken, progress) = self.proxyHeaders[index]?.take(bytes) else { return true }
         _ = unsafe recv(descriptor, self.receiveBuffer.baseAddress, taken, 0)
-        switch progress {
-        case .incomplete: return false
-        case .complete(let client):
-            self.proxyHeaders[index] = nil
-            if driver.proxied(index, for: client) { return true }
-        case .invalid: break
-        }
+        guard progress != .incomplete else { return false }
         self.proxyHeaders[index] = nil
-        driver.failed(
-            index,
-            .refused,
-            reason: "no valid PROXY protocol header, or too many connections of its client"
-        )
-        return false
+        return driver.proxyHeaderEnded(progress, on: index)
     }
 }
 #endif

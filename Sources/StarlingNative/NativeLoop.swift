@@ -1,7 +1,6 @@
 #if os(Linux)
 internal import CStarlingLinux
 internal import Glibc
-internal import Logging
 internal import Starling
 
 /// One thread's sockets: waits for them, and tells the driver what happens on them.
@@ -118,6 +117,7 @@ internal import Starling
         unsafe self.events.deallocate()
         unsafe self.receiveBuffer.deallocate()
     }
+
     // MARK: - A tick
 
     private func tick(_ driver: ConnectionDriver, since start: UInt64, mayWait: Bool) -> Bool {

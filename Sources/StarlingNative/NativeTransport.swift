@@ -218,8 +218,6 @@ struct Listener: Sendable {
     let isShared: Bool
     let path: String?
 
-    /// Bytes that the kernel takes for a connection before they can be sent.
-    static let unsentByteCountMax: Int32 = 128 << 10
     /// Connections that the kernel keeps until they are accepted; it keeps no more than `net.core.somaxconn`.
     static let backlog: Int32 = 4096
 
@@ -291,9 +289,8 @@ struct Listener: Sendable {
         if joining { unsafe setsockopt(descriptor, SOL_SOCKET, SO_REUSEPORT, &one, size) }
         // Accepted sockets inherit it: one system call less for each connection.
         unsafe setsockopt(descriptor, Int32(IPPROTO_TCP), TCP_NODELAY, &one, size)
-        // Inherited too. A peer that stops reading is noticed when so much waits for it, and not after the megabytes that the
-        // kernel would take for it otherwise. What is on its way is not meant: throughput does not suffer.
-        var unsent = Self.unsentByteCountMax
+        // Inherited too.
+        var unsent = Int32(TCPLimits.unsentByteCountMax)
         unsafe setsockopt(descriptor, Int32(IPPROTO_TCP), TCP_NOTSENT_LOWAT, &unsent, size)
         guard unsafe bind(descriptor, found.pointee.ai_addr, found.pointee.ai_addrlen) == 0,
             unsafe setsockopt(descriptor, SOL_SOCKET, SO_REUSEPORT, &one, size) == 0,

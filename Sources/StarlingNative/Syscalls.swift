@@ -10,28 +10,26 @@ enum Syscalls {
         unsafe String(cString: strerror(errno))
     }
 
-    /// Where a socket's peer is.
+    /// Where a socket's peer is; an IPv4 client of a dual-stack listener is an IPv4 client.
     static func remoteAddress(_ storage: sockaddr_storage) -> RemoteAddress {
-        guard storage.ss_family == sa_family_t(AF_INET) || storage.ss_family == sa_family_t(AF_INET6) else {
-            return .unknown
-        }
-        var text = [CChar](repeating: 0, count: Int(INET6_ADDRSTRLEN))
-        let port: UInt16 = unsafe withUnsafeBytes(of: storage) { bytes in
-            // The storage is large enough for either kind, and the family says which one it holds.
-            if storage.ss_family == sa_family_t(AF_INET) {
-                var address = unsafe bytes.load(as: sockaddr_in.self)
-                unsafe inet_ntop(AF_INET, &address.sin_addr, &text, socklen_t(text.count))
-                return UInt16(bigEndian: address.sin_port)
+        func remote(_ address: some Any, _ port: in_port_t) -> RemoteAddress {
+            // `address` stands where it is during the call.
+            unsafe withUnsafeBytes(of: address) {
+                unsafe RemoteAddress(bytes: RawSpan(_unsafeBytes: $0), port: UInt16(bigEndian: port))
             }
-            var address = unsafe bytes.load(as: sockaddr_in6.self)
-            unsafe inet_ntop(AF_INET6, &address.sin6_addr, &text, socklen_t(text.count))
-            return UInt16(bigEndian: address.sin6_port)
         }
-        let host = unsafe text.withUnsafeBufferPointer {
-            unsafe $0.baseAddress.map { unsafe String(cString: $0) } ?? ""
+        return unsafe withUnsafeBytes(of: storage) { bytes in
+            // The storage is large enough for either kind, and the family says which one it holds.
+            switch Int32(storage.ss_family) {
+            case AF_INET:
+                let address = unsafe bytes.load(as: sockaddr_in.self)
+                return remote(address.sin_addr, address.sin_port)
+            case AF_INET6:
+                let address = unsafe bytes.load(as: sockaddr_in6.self)
+                return remote(address.sin6_addr, address.sin6_port)
+            default: return .unknown
+            }
         }
-        // An IPv4 client of a dual-stack listener is an IPv4 client.
-        return RemoteAddress(host: host.hasPrefix("::ffff:") ? String(host.dropFirst(7)) : host, port: port)
     }
 
     /// Waits until a descriptor is ready; false if it was not in time.

@@ -4,7 +4,8 @@
 #   ./Tests/JavaScript/minify.sh            writes it where it is checked in
 #   ./Tests/JavaScript/minify.sh FILE       writes it there
 #
-# There is nothing to bundle, but so esbuild shortens the names of what is exported where they are used. Another version of esbuild may make other bytes: this is Debian 12's.
+# There is nothing to bundle, but so esbuild shortens the names of what is exported where they are used.
+# Another version of esbuild may make other bytes: this is Debian 12's.
 set -eu
 cd "$(dirname "$0")/../.."
 folder=Sources/StarlingTopics/JavaScript

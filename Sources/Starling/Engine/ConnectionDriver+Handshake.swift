@@ -71,6 +71,17 @@ extension ConnectionDriver {
         return false
     }
 
+    /// A transport has read a proxy's header to its end, or to where it is none; whether the connection goes on.
+    package func proxyHeaderEnded(_ progress: ProxyHeaderReader.Progress, on index: Int) -> Bool {
+        if case .complete(let client) = progress, self.proxied(index, for: client) { return true }
+        self.failed(
+            index,
+            .refused,
+            reason: "no valid PROXY protocol header, or too many connections of its client"
+        )
+        return false
+    }
+
     /// Notes the client behind a proxy; false if it has too many connections.
     private func move(_ index: Int, to client: RemoteAddress) -> Bool {
         let slot = unsafe self.slots.pointer(index)

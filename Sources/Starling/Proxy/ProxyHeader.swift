@@ -66,7 +66,8 @@ package struct ProxyHeaderReader {
         else { return .invalid }
         let byteCount = words[1] == "TCP4" ? 4 : 16
         guard source.count == byteCount, destination.count == byteCount else { return .invalid }
-        return .complete(RemoteAddress(host: Self.host(source[...]), port: port))
+        // The arrays whose bytes are shown, here and below, outlive the call.
+        return unsafe .complete(RemoteAddress(bytes: source.span.bytes, port: port))
     }
 
     private func binaryHeader() -> Progress {
@@ -79,38 +80,20 @@ package struct ProxyHeaderReader {
         switch self.header[13] {
         case 0x11:
             guard body.count >= 12 else { return .invalid }
-            return .complete(Self.address(body[..<4], port: body[8..<10]))
+            return unsafe .complete(
+                RemoteAddress(bytes: body.span.bytes.extracting(0..<4), port: Self.port(body[8..<10]))
+            )
         case 0x21:
             guard body.count >= 36 else { return .invalid }
-            return .complete(Self.address(body[..<16], port: body[32..<34]))
+            return unsafe .complete(
+                RemoteAddress(bytes: body.span.bytes.extracting(0..<16), port: Self.port(body[32..<34]))
+            )
         // Unix sockets, datagrams and what is not specified name nobody that we know.
         default: return .complete(nil)
         }
     }
 
-    private static func address(_ bytes: ArraySlice<UInt8>, port: ArraySlice<UInt8>) -> RemoteAddress {
-        RemoteAddress(host: Self.host(bytes), port: port.reduce(0) { $0 << 8 | UInt16($1) })
-    }
-
-    /// An address of 4 or 16 bytes as text (RFC 5952); of an IPv4 address in IPv6, the IPv4 address.
-    private static func host(_ bytes: ArraySlice<UInt8>) -> String {
-        let mapped: [UInt8] = [UInt8](repeating: 0, count: 10) + [0xFF, 0xFF]
-        if bytes.count == 4 || bytes.starts(with: mapped) {
-            return bytes.suffix(4).map { String($0) }.joined(separator: ".")
-        }
-        let bytes = Array(bytes)
-        let groups = stride(from: 0, to: 16, by: 2).map { UInt16(bytes[$0]) << 8 | UInt16(bytes[$0 + 1]) }
-        func text(_ groups: ArraySlice<UInt16>) -> String {
-            groups.map { String($0, radix: 16) }.joined(separator: ":")
-        }
-        // The longest run of zeros is left out, the first of several.
-        var longest = 0..<0
-        var begin = 0
-        for (index, group) in groups.enumerated() {
-            if group != 0 { begin = index + 1 }
-            if index + 1 - begin > longest.count { longest = begin..<(index + 1) }
-        }
-        guard longest.count >= 2 else { return text(groups[...]) }
-        return text(groups[..<longest.lowerBound]) + "::" + text(groups[longest.upperBound...])
+    private static func port(_ bytes: ArraySlice<UInt8>) -> UInt16 {
+        bytes.reduce(0) { $0 << 8 | UInt16($1) }
     }
 }

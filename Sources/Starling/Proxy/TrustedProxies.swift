@@ -175,3 +175,24 @@ struct AddressRange: Sendable {
         return isIPv6 ? bytes : Array(bytes.prefix(4))
     }
 }
+
+extension RemoteAddress {
+    /// An address of 4 or 16 bytes, in the one spelling that the C library gives it; of an IPv4 address in IPv6, the IPv4 address.
+    package init(bytes: RawSpan, port: UInt16) {
+        precondition(bytes.byteCount == 4 || bytes.byteCount == 16, "an address has 4 or 16 bytes")
+        let host = unsafe bytes.withUnsafeBytes { bytes in
+            let isMapped =
+                unsafe bytes.count == 16 && bytes.prefix(10).allSatisfy { $0 == 0 } && bytes[10] == 0xFF
+                && bytes[11] == 0xFF
+            // The bytes outlive this call, an address of the family that they are read as; the text has room for either kind and
+            // is ended by a zero.
+            return unsafe withUnsafeTemporaryAllocation(of: CChar.self, capacity: Int(INET6_ADDRSTRLEN)) {
+                let family = isMapped || bytes.count == 4 ? AF_INET : AF_INET6
+                let address = unsafe UnsafeRawBufferPointer(rebasing: bytes.dropFirst(isMapped ? 12 : 0))
+                let text = unsafe inet_ntop(family, address.baseAddress, $0.baseAddress, socklen_t($0.count))
+                return unsafe text.map { unsafe String(cString: $0) } ?? ""
+            }
+        }
+        self.init(host: host, port: port)
+    }
+}

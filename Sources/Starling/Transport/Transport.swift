@@ -45,6 +45,15 @@ public enum WriteResult: Sendable, Hashable {
     case failed
 }
 
+/// What every transport over TCP sets its sockets to.
+package enum TCPLimits {
+    /// Bytes that the kernel takes for a peer and cannot send yet (`TCP_NOTSENT_LOWAT`).
+    ///
+    /// A peer that stops reading is noticed when so much waits for it, and not after the megabytes that the kernel would take
+    /// for it otherwise. What is on its way is not meant: throughput does not suffer.
+    package static let unsentByteCountMax = 128 << 10
+}
+
 /// Why a transport could not do its work.
 public struct TransportError: Error, Sendable, CustomStringConvertible {
     /// What was attempted, on what, why it failed, and what to do.

@@ -116,11 +116,13 @@ struct HTTPDate: Equatable {
 
     /// A number of exactly so many digits.
     private static func number(_ text: Substring, _ digitCount: Int) -> Int? {
-        guard text.utf8.count == digitCount,
-            text.utf8.allSatisfy({ UInt8(ascii: "0")...UInt8(ascii: "9") ~= $0 })
-        else {
-            return nil
-        }
-        return Int(text)
+        text.utf8.count == digitCount && text.isDecimal ? Int(text) : nil
+    }
+}
+
+extension StringProtocol {
+    /// Whether it is digits, and nothing else: `Int` reads a sign as well.
+    var isDecimal: Bool {
+        !self.isEmpty && self.utf8.allSatisfy { UInt8(ascii: "0")...UInt8(ascii: "9") ~= $0 }
     }
 }

@@ -16,7 +16,7 @@ extension HTTPFields {
     func retryDelay(now: HTTPDate) -> Duration? {
         guard let value = self[.retryAfter] else { return nil }
         let seconds: Int64
-        if !value.isEmpty, value.utf8.allSatisfy({ UInt8(ascii: "0")...UInt8(ascii: "9") ~= $0 }) {
+        if value.isDecimal {
             seconds = Int64(value) ?? .max
         } else if let date = HTTPDate(parsing: value, now: now) {
             let sent = self[.date].flatMap { HTTPDate(parsing: $0, now: now) } ?? now
