@@ -146,16 +146,26 @@ package final class ConformancePeer {
         return self.events.removeFirst()
     }
 
-    /// Checks what the server says next.
+    /// Checks what the server says next, pings aside.
     package func expectNext(_ expected: PeerEvent) async throws {
-        let event = try await self.next()
+        let event = try await self.nextButPings()
         try expect(event == expected, "expected \(expected), but got \(event)")
     }
 
     /// Checks that the server has ended the connection, whether or not the peer still reads its end.
     package func expectEnd() async throws {
-        let event = try await self.next()
+        let event = try await self.nextButPings()
         try expect(event == .end || event == .broken, "expected the end, but got \(event)")
+    }
+
+    /// The next thing that is not a ping: a server may ping at any time (RFC 6455 §5.5.2), and is answered.
+    private func nextButPings() async throws -> PeerEvent {
+        while true {
+            let event = try await self.next()
+            guard case .ping(let payload) = event else { return event }
+            // A peer that has ended its own direction cannot answer, and listens on.
+            try? await self.send(.pong, payload)
+        }
     }
 
     /// Closes as a client should: sends a close frame, and waits for the answer and the end.

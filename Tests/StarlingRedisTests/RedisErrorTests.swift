@@ -143,10 +143,30 @@ import Testing
     func readOnly() async throws {
         let redis = try await RedisProcess()
         try await redis.ask("REPLICAOF 127.0.0.1 1")
-        #expect(try await self.failure(redis)?.code == .readOnly)
+        let failure = try await self.failure(redis)
+        #expect(failure?.code == .readOnly, "\(String(describing: failure))")
         async let later = self.failure(redis) { $0.waitTimeout = .seconds(10) }
         try await redis.ask("REPLICAOF NO ONE")
         #expect(try await later == nil)
+    }
+
+    @Test("Publications that a replica refuses together all wait for the master")
+    func manyReadOnly() async throws {
+        let redis = try await RedisProcess()
+        try await withNodes([makeBroadcaster(redis) { $0.waitTimeout = .seconds(20) }]) { nodes in
+            let broadcaster = nodes[0].broadcaster
+            try await broadcaster.publish("first", to: "history:x")
+            try await redis.ask("REPLICAOF 127.0.0.1 1")
+            try await withThrowingTaskGroup(of: Void.self) { group in
+                for number in 0..<100 {
+                    group.addTask { try await broadcaster.publish(.text("\(number)"), to: "history:x") }
+                }
+                try await until("a refusal") { try await redis.askAll("INFO errorstats").contains("READONLY") }
+                try await redis.ask("REPLICAOF NO ONE")
+                try await group.waitForAll()
+            }
+            #expect(try await redis.ask("XLEN starling:s:history:x") == ":101")
+        }
     }
 
     @Test("A Redis that reads its data in is waited for")

@@ -83,12 +83,25 @@ final class RedisCommands: Sendable {
         }
         switch next {
         case .send(let link):
-            let failure = link.send(request.make(link), request.what) { self.settle(request, $0, from: link) }
-            if let failure { self.settle(request, .failure(failure), from: link) }
+            let isSent = link.send(request.make(link), request.what) { self.settle(request, $0, from: link) }
+            if !isSent { self.send(request, insteadOfOn: link) }
         case .wait(let isFirst):
             guard isFirst else { return }
             // By a task of its own, for the broadcaster may not run yet, or not any more.
             Task { await self.expire() }
+        }
+    }
+
+    /// Sends what a link has not taken: it waits for the next one.
+    private func send(_ request: Request, insteadOfOn link: RedisLink) {
+        self.forget(link)
+        self.send(request)
+    }
+
+    /// Sends nothing more on a link.
+    private func forget(_ link: RedisLink) {
+        self.state.withLock { state in
+            if state.link === link { state.link = nil }
         }
     }
 
@@ -100,7 +113,7 @@ final class RedisCommands: Sendable {
             {
                 return
             }
-            self.heal(error)
+            if let link { self.heal(link, after: error) }
         }
         self.budget.give(request.byteCount)
         request.completion(result)
@@ -122,17 +135,14 @@ final class RedisCommands: Sendable {
             let again = request
             return other.sendAsking(request.make(other), request.what) {
                 self.settle(again, $0, from: other)
-            } == nil
+            }
         }
         guard redirection.target != nil else {
             self.source.moved(to: nil)
             return false
         }
         // It waits for the link to the server that has the slot now.
-        self.state.withLock { state in
-            if state.link === link { state.link = nil }
-        }
-        self.send(request)
+        self.send(request, insteadOfOn: link)
         self.source.moved(to: redirection)
         return true
     }
@@ -213,28 +223,29 @@ final class RedisCommands: Sendable {
     }
 
     /// Makes the link anew where that helps: a replica may have a master by now, and emptied scripts are loaded again.
-    private func heal(_ error: RedisError) {
+    private func heal(_ link: RedisLink, after error: RedisError) {
         guard error.code == .readOnly || error.code == .noScript else { return }
-        self.state.withLock(\.link)?.close()
+        self.forget(link)
+        link.retire()
     }
 
     private func linkIsUp(_ link: RedisLink) {
         // With the lock held, so that nothing overtakes what waits.
-        let unsent: [(Request, RedisError)] = self.state.withLock { state in
-            var unsent: [(Request, RedisError)] = []
+        let unsent: [Request] = self.state.withLock { state in
+            var unsent: [Request] = []
             state.link = link
             state.failure = nil
             while !state.waiting.isEmpty {
                 let request = state.waiting.removeFirst()
-                let failure = link.send(request.make(link), request.what) {
+                let isSent = link.send(request.make(link), request.what) {
                     self.settle(request, $0, from: link)
                 }
-                if let failure { unsent.append((request, failure)) }
+                if !isSent { unsent.append(request) }
             }
             return unsent
         }
         self.status.set(.up, of: self.linkName)
-        for (request, failure) in unsent { self.settle(request, .failure(failure), from: link) }
+        for request in unsent { self.send(request, insteadOfOn: link) }
     }
 
     /// What has only waited was certainly not done, however the link before has ended.

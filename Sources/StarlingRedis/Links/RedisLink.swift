@@ -19,6 +19,8 @@ final class RedisLink: Sendable {
         var pending = Deque<Pending>()
         var writer: CheckedContinuation<Void, Never>?
         var failure: RedisError?
+        /// Whether it takes no more, and ends with the last reply.
+        var isRetired = false
     }
 
     /// The server's address, for messages.
@@ -96,8 +98,8 @@ final class RedisLink: Sendable {
     /// Sends a command; any thread, never suspends.
     ///
     /// `completion` is called once, with the reply or with why there will be none. If the link takes no more it is not, and
-    /// the reason is returned.
-    func send(_ command: RedisCommand, _ what: String, _ completion: @escaping Completion) -> RedisError? {
+    /// false is returned: Redis has not seen the command.
+    func send(_ command: RedisCommand, _ what: String, _ completion: @escaping Completion) -> Bool {
         let pending = Pending(
             what: what,
             deadline: .now + self.replyTimeout,
@@ -107,9 +109,7 @@ final class RedisLink: Sendable {
     }
 
     /// Sends a command to a server that its slot is on its way to; otherwise as ``send(_:_:_:)``.
-    func sendAsking(_ command: RedisCommand, _ what: String, _ completion: @escaping Completion)
-        -> RedisError?
-    {
+    func sendAsking(_ command: RedisCommand, _ what: String, _ completion: @escaping Completion) -> Bool {
         let deadline = ContinuousClock.now + self.replyTimeout
         let asking = Pending(what: "ASKING", deadline: deadline, completion: { _ in })
         let pending = Pending(what: what, deadline: deadline, completion: completion)
@@ -124,22 +124,30 @@ final class RedisLink: Sendable {
         _ = self.enqueue(command) { _ in }
     }
 
-    private func enqueue(_ command: RedisCommand, _ note: (inout State) -> Void) -> RedisError? {
-        let (failure, writer): (RedisError?, CheckedContinuation<Void, Never>?) = self.state.withLock {
-            state in
-            if let failure = state.failure { return (failure, nil) }
+    private func enqueue(_ command: RedisCommand, _ note: (inout State) -> Void) -> Bool {
+        let (isTaken, writer): (Bool, CheckedContinuation<Void, Never>?) = self.state.withLock { state in
+            if state.failure != nil || state.isRetired { return (false, nil) }
             state.output += command.bytes
             note(&state)
             defer { state.writer = nil }
-            return (nil, state.writer)
+            return (true, state.writer)
         }
         writer?.resume()
-        return failure
+        return isTaken
     }
 
     /// Ends the link; ``run(pushes:)`` returns, and what waits for replies fails.
     func close() {
         self.stream.close()
+    }
+
+    /// Takes no more commands, and ends once those that are under way have their replies.
+    func retire() {
+        let isIdle = self.state.withLock { state in
+            state.isRetired = true
+            return state.pending.isEmpty
+        }
+        if isIdle { self.close() }
     }
 
     /// Reads, writes and watches the clock until the link breaks or the task is cancelled; returns why it ended.
@@ -177,7 +185,10 @@ final class RedisLink: Sendable {
                 await pushes(replies)
             } else {
                 for reply in replies {
-                    let pending = self.state.withLock { $0.pending.isEmpty ? nil : $0.pending.removeFirst() }
+                    let (pending, isLast): (Pending?, Bool) = self.state.withLock { state in
+                        let pending = state.pending.isEmpty ? nil : state.pending.removeFirst()
+                        return (pending, state.isRetired && state.pending.isEmpty)
+                    }
                     guard let pending else {
                         return RedisError(
                             .protocolViolation,
@@ -191,6 +202,7 @@ final class RedisLink: Sendable {
                     } else {
                         pending.completion(.success(reply))
                     }
+                    if isLast { return nil }
                 }
             }
         }
