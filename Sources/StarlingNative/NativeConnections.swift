@@ -1,20 +1,42 @@
 #if os(Linux)
-/// What this transport keeps of a connection.
+/// What this transport keeps of a connection, in 16 bytes.
 struct NativeConnection: ~Copyable {
+    struct Flags: OptionSet {
+        let rawValue: UInt8
+        static let reading = Flags(rawValue: 1 << 0)
+        static let writing = Flags(rawValue: 1 << 1)
+        static let handshaking = Flags(rawValue: 1 << 2)
+        /// The peer is gone: what it sent is read whether or not reading is on.
+        static let hungUp = Flags(rawValue: 1 << 3)
+        /// A TLS write waits for something to read.
+        static let retriesWriteOnRead = Flags(rawValue: 1 << 4)
+        /// A TLS read waits for the socket to take bytes.
+        static let retriesReadOnWrite = Flags(rawValue: 1 << 5)
+        /// Decrypted bytes wait for reading to go on.
+        static let hasPending = Flags(rawValue: 1 << 6)
+
+        mutating func set(_ flag: Flags, _ isOn: Bool) {
+            if isOn { self.insert(flag) } else { self.remove(flag) }
+        }
+    }
+
     var descriptor: Int32 = -1
-    var generation: UInt32 = 0
-    var isReading = true
-    var isWriting = false
-    var isHandshaking = false
-    /// The peer is gone: what it sent is read whether or not reading is on.
-    var isHungUp = false
-    /// A TLS write waits for something to read.
-    var retriesWriteOnRead = false
-    /// A TLS read waits for the socket to take bytes.
-    var retriesReadOnWrite = false
-    /// Decrypted bytes wait for reading to go on.
-    var hasPending = false
+    private var generationLow: UInt16
+    private var generationHigh: UInt8
+    var flags: Flags = .reading
     var tls: TLSSession?
+
+    init(descriptor: Int32 = -1, generation: UInt32 = 0) {
+        self.descriptor = descriptor
+        self.generationLow = UInt16(truncatingIfNeeded: generation)
+        self.generationHigh = UInt8(truncatingIfNeeded: generation >> 16)
+    }
+
+    /// Counts the connections that have had this number, in 24 bits: what tells an event of a former one, which can only come in
+    /// the tick in which that one was closed.
+    var generation: UInt32 {
+        UInt32(self.generationHigh) << 16 | UInt32(self.generationLow)
+    }
 }
 
 /// The loop's connections by the driver's numbers, in blocks that never move.
@@ -50,10 +72,9 @@ struct NativeConnection: ~Copyable {
             for offset in 0..<Self.blockCount { unsafe (block + offset).initialize(to: NativeConnection()) }
             unsafe self.blocks.append(block)
         }
-        // The top two generations would collide with the tokens of listener and wake-up.
-        let generation = unsafe (self.pointer(index).pointee.generation &+ 1) & 0x7FFF_FFFF
+        let generation = unsafe self.pointer(index).pointee.generation &+ 1
         unsafe self.pointer(index).pointee = NativeConnection(descriptor: descriptor, generation: generation)
-        return generation
+        return unsafe self.pointer(index).pointee.generation
     }
 
     /// Gives a number back; returns its descriptor, to be closed.

@@ -65,7 +65,7 @@ extension NativeLoop {
                     tls,
                     descriptor: descriptor
                 )
-                unsafe self.connections.pointer(index).pointee.isHandshaking = true
+                unsafe self.connections.pointer(index).pointee.flags.insert(.handshaking)
             } catch {
                 driver.failed(index)
                 return

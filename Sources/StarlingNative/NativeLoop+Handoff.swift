@@ -64,7 +64,7 @@ extension NativeLoop {
         }
         let generation = self.connections.open(index, descriptor)
         let isReading = driver.isReading(index)
-        unsafe self.connections.pointer(index).pointee.isReading = isReading
+        unsafe self.connections.pointer(index).pointee.flags.set(.reading, isReading)
         let token = UInt64(generation) << 32 | UInt64(index)
         if starling_epoll_control(self.epoll, 0, descriptor, token, isReading, false, starling_trigger_edge)
             != 0

@@ -8,7 +8,7 @@ extension NativeLoop {
     /// Reads once; `again` says that there is more behind what arrived.
     func read(_ index: Int, _ driver: ConnectionDriver, again: Bool = false) {
         let connection = unsafe self.connections.pointer(index)
-        guard unsafe connection.pointee.isReading || connection.pointee.isHungUp else { return }
+        guard unsafe !connection.pointee.flags.isDisjoint(with: [.reading, .hungUp]) else { return }
         if unsafe connection.pointee.tls != nil { return self.readEncrypted(index, driver) }
         let count = unsafe starling_receive(
             connection.pointee.descriptor,
@@ -17,7 +17,7 @@ extension NativeLoop {
         )
         if count > 0 {
             // Fewer bytes than asked for are all there are.
-            if unsafe again || count == Self.receiveByteCount || connection.pointee.isHungUp {
+            if unsafe again || count == Self.receiveByteCount || connection.pointee.flags.contains(.hungUp) {
                 self.pending.append(index)
             }
             self.deliver(count, to: index, driver)
@@ -50,10 +50,10 @@ extension NativeLoop {
         self.pending = []
         for index in indices where self.connections.isOpen(index) {
             let connection = unsafe self.connections.pointer(index)
-            if unsafe connection.pointee.isReading || connection.pointee.isHungUp {
+            if unsafe !connection.pointee.flags.isDisjoint(with: [.reading, .hungUp]) {
                 self.read(index, driver, again: true)
             } else {
-                unsafe self.connections.pointer(index).pointee.hasPending = true
+                unsafe self.connections.pointer(index).pointee.flags.insert(.hasPending)
             }
         }
     }

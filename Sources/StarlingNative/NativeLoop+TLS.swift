@@ -10,7 +10,7 @@ extension NativeLoop {
         guard let result = unsafe connection.pointee.tls?.handshake() else { return true }
         switch result {
         case .done:
-            unsafe connection.pointee.isHandshaking = false
+            unsafe connection.pointee.flags.remove(.handshaking)
             self.setWriting(false, index)
             // Data may have come with the handshake's last flight; epoll will not speak of it.
             if unsafe connection.pointee.tls?.hasBufferedInput == true { self.pending.append(index) }
@@ -27,7 +27,7 @@ extension NativeLoop {
         let connection = unsafe self.connections.pointer(index)
         // What still comes is for nobody, and is thrown away as plain bytes.
         unsafe connection.pointee.tls = nil
-        unsafe connection.pointee.isHandshaking = false
+        unsafe connection.pointee.flags.remove(.handshaking)
         self.setWriting(false, index)
         switch failure.kind {
         case .connectionLost: driver.failed(index, reason: "TLS: \(failure)")
@@ -39,7 +39,7 @@ extension NativeLoop {
 
     func readEncrypted(_ index: Int, _ driver: ConnectionDriver) {
         let connection = unsafe self.connections.pointer(index)
-        guard unsafe !connection.pointee.isHandshaking,
+        guard unsafe !connection.pointee.flags.contains(.handshaking),
             let result = unsafe connection.pointee.tls?.read(into: self.receiveBuffer)
         else { return }
         switch result {
@@ -55,7 +55,7 @@ extension NativeLoop {
         case .wantsRead: break
         case .wantsWrite:
             // The answer to a key update must go out first. Then nothing need arrive for the read to go on.
-            unsafe connection.pointee.retriesReadOnWrite = true
+            unsafe connection.pointee.flags.insert(.retriesReadOnWrite)
             self.setWriting(true, index)
         case .closed, .eof: self.ended(index, driver)
         case .failed: driver.failed(index)
@@ -75,7 +75,7 @@ extension NativeLoop {
                 self.setWriting(true, index)
                 return .wrote(written)
             case .wantsRead:
-                unsafe connection.pointee.retriesWriteOnRead = true
+                unsafe connection.pointee.flags.insert(.retriesWriteOnRead)
                 return .wrote(written)
             case .failed, nil: return .failed
             }

@@ -161,17 +161,17 @@ internal import Starling
             guard self.connections.isCurrent(index, UInt32(event.token >> 32)) else { return }
             let connection = unsafe self.connections.pointer(index)
             if !self.proxyHeaders.isEmpty, !self.readProxyHeader(index, driver) { return }
-            if unsafe connection.pointee.isHandshaking, !self.continueHandshake(index, driver) { return }
-            if unsafe event.writable || connection.pointee.retriesWriteOnRead {
-                unsafe connection.pointee.retriesWriteOnRead = false
+            if unsafe connection.pointee.flags.contains(.handshaking), !self.continueHandshake(index, driver) { return }
+            if unsafe event.writable || connection.pointee.flags.contains(.retriesWriteOnRead) {
+                unsafe connection.pointee.flags.remove(.retriesWriteOnRead)
                 self.setWriting(false, index)
                 driver.writable(index)
-                if unsafe connection.pointee.retriesReadOnWrite {
-                    unsafe connection.pointee.retriesReadOnWrite = false
+                if unsafe connection.pointee.flags.contains(.retriesReadOnWrite) {
+                    unsafe connection.pointee.flags.remove(.retriesReadOnWrite)
                     self.pending.append(index)
                 }
             }
-            if event.hung_up { unsafe connection.pointee.isHungUp = true }
+            if event.hung_up { unsafe connection.pointee.flags.insert(.hungUp) }
             if event.readable || event.ended || event.hung_up {
                 self.read(index, driver, again: event.ended || event.hung_up)
             }
@@ -217,19 +217,19 @@ internal import Starling
 
     func setReading(_ isOn: Bool, on index: Int) {
         let connection = unsafe self.connections.pointer(index)
-        guard unsafe connection.pointee.isReading != isOn else { return }
-        unsafe connection.pointee.isReading = isOn
+        guard unsafe connection.pointee.flags.contains(.reading) != isOn else { return }
+        unsafe connection.pointee.flags.set(.reading, isOn)
         self.updateInterest(index)
-        if isOn, unsafe connection.pointee.hasPending {
-            unsafe connection.pointee.hasPending = false
+        if isOn, unsafe connection.pointee.flags.contains(.hasPending) {
+            unsafe connection.pointee.flags.remove(.hasPending)
             self.pending.append(index)
         }
     }
 
     func setWriting(_ isOn: Bool, _ index: Int) {
         let connection = unsafe self.connections.pointer(index)
-        guard unsafe connection.pointee.isWriting != isOn else { return }
-        unsafe connection.pointee.isWriting = isOn
+        guard unsafe connection.pointee.flags.contains(.writing) != isOn else { return }
+        unsafe connection.pointee.flags.set(.writing, isOn)
         self.updateInterest(index)
     }
 
@@ -240,8 +240,8 @@ internal import Starling
             1,
             connection.pointee.descriptor,
             UInt64(connection.pointee.generation) << 32 | UInt64(index),
-            connection.pointee.isReading,
-            connection.pointee.isWriting,
+            connection.pointee.flags.contains(.reading),
+            connection.pointee.flags.contains(.writing),
             self.tls == nil ? starling_trigger_edge : starling_trigger_level
         )
     }

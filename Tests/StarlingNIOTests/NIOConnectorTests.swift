@@ -79,11 +79,13 @@ import Testing
 
     @Test("Closing ends a read that waits, and cancelling its task does too")
     func ends() async throws {
-        let (closed, _) = try await self.pair()
+        let (closed, silent) = try await self.pair()
         let first = Task { try await closed.read() }
         closed.close()
         await #expect(throws: TransportError.self) { try await first.value }
         await #expect(throws: TransportError.self) { try await closed.write([1]) }
+        // Not before: a peer that is let go has ended, which a read would tell.
+        withExtendedLifetime(silent) {}
 
         let (cancelled, peer) = try await self.pair()
         let task = Task { try await cancelled.read() }

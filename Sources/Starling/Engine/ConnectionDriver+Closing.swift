@@ -14,7 +14,7 @@ extension ConnectionDriver {
         switch unsafe slot.pointee.closing.close(sendable) {
         case .sendCloseThenWait(let code):
             unsafe slot.pointee.cause = cause
-            unsafe slot.pointee.closeSentAt = self.now
+            unsafe slot.pointee.waitingSince = self.now
             self.appendClose(code, reason: reason, to: index)
             // What the peer still sends must be read, or its close frame would never be seen.
             self.readToTheEnd(index)
@@ -95,7 +95,7 @@ extension ConnectionDriver {
             unsafe slot.pointee.cause = cause
         }
         unsafe slot.pointee.flags.insert(.finishAfterFlush)
-        unsafe slot.pointee.phaseSince = self.now
+        unsafe slot.pointee.waitingSince = self.now
         self.readToTheEnd(index)
         self.markDirty(index)
         self.scheduleDeadline(index)
@@ -108,7 +108,7 @@ extension ConnectionDriver {
         guard unsafe slot.pointee.phase == .open || slot.pointee.phase == .http else { return }
         unsafe slot.pointee.flags.remove(.finishAfterFlush)
         unsafe slot.pointee.phase = .lingering
-        unsafe slot.pointee.phaseSince = self.now
+        unsafe slot.pointee.waitingSince = self.now
         self.io.shutdownWriting(index)
         self.scheduleDeadline(index)
         // The handler need not wait for the peer's TCP.

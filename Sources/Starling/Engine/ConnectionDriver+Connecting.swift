@@ -33,7 +33,7 @@ extension ConnectionDriver {
         unsafe slot.pointee.endpoint = self.endpoints[0]
         unsafe slot.pointee.address = address
         unsafe slot.pointee.openedAt = self.now
-        unsafe slot.pointee.phaseSince = self.now
+        unsafe slot.pointee.waitingSince = self.now
         unsafe slot.pointee.lastReceivedAt = self.now
         self.appendBytes(attempt.handshake.request.serialized(), to: index)
         self.scheduleDeadline(index)
@@ -104,7 +104,7 @@ extension ConnectionDriver {
 
     func serveConnectDeadline(_ index: Int) {
         let slot = unsafe self.slots.pointer(index)
-        guard unsafe self.isDue(slot.pointee.phaseSince + self.server.handshakeTimeout) else { return }
+        guard unsafe self.isDue(slot.pointee.waitingSince + self.server.handshakeTimeout) else { return }
         // A refusal whose body does not end is a refusal all the same.
         if unsafe slot.pointee.details?.attempt?.refusal != nil { return self.responseEnded(index) }
         unsafe slot.pointee.details?.attempt?.outcome(.failure(ConnectError(.timedOut)))

@@ -23,7 +23,7 @@ extension ConnectionDriver {
         case .connecting: self.serveConnectDeadline(index)
         case .deciding: self.serveDecisionDeadline(index)
         case .lingering:
-            if unsafe self.isDue(slot.pointee.phaseSince + self.server.lingerTimeout) {
+            if unsafe self.isDue(slot.pointee.waitingSince + self.server.lingerTimeout) {
                 unsafe self.end(index, cause: slot.pointee.cause)
             }
         case .open: self.serveOpenDeadlines(index)
@@ -70,18 +70,25 @@ extension ConnectionDriver {
         return until
     }
 
+    /// Until now nobody has listened to a connection, and nothing could be written to it.
+    func restartSilence(of index: Int) {
+        let slot = unsafe self.slots.pointer(index)
+        if unsafe slot.pointee.phase == .open { unsafe slot.pointee.waitingSince = self.now }
+        if unsafe slot.pointee.flags.contains(.awaitingPong) { unsafe slot.pointee.pingedAt = self.now }
+    }
+
     private func nextDeadline(of index: Int) -> LoopInstant? {
         let slot = unsafe self.slots.pointer(index)
         switch unsafe slot.pointee.phase {
         case .free, .leaving: return nil
-        case .http, .connecting: return unsafe slot.pointee.phaseSince + self.server.handshakeTimeout
-        case .lingering: return unsafe slot.pointee.phaseSince + self.server.lingerTimeout
+        case .http, .connecting: return unsafe slot.pointee.waitingSince + self.server.handshakeTimeout
+        case .lingering: return unsafe slot.pointee.waitingSince + self.server.lingerTimeout
         case .deciding:
             if unsafe slot.pointee.details?.isAwaitingTurn == true {
-                return unsafe slot.pointee.phaseSince + self.server.upgradeQueueTimeout
+                return unsafe slot.pointee.waitingSince + self.server.upgradeQueueTimeout
             }
             return unsafe slot.pointee.endpoint.map {
-                unsafe slot.pointee.phaseSince + $0.authenticationTimeout
+                unsafe slot.pointee.waitingSince + $0.authenticationTimeout
             }
         case .open: break
         }
@@ -91,22 +98,19 @@ extension ConnectionDriver {
             if let due, next.map(due.isBefore) ?? true { next = due }
         }
         if unsafe slot.pointee.flags.contains(.writeBlocked) {
-            unsafe consider(self.silence(since: slot.pointee.blockedSince) + endpoint.writeTimeout)
+            unsafe consider(self.silence(since: slot.pointee.waitingSince) + endpoint.writeTimeout)
         }
         guard unsafe slot.pointee.closing.isOpen else {
-            unsafe consider(slot.pointee.closeSentAt + endpoint.closeTimeout)
-            if unsafe slot.pointee.flags.contains(.finishAfterFlush) {
-                next = unsafe slot.pointee.phaseSince + endpoint.closeTimeout
-            }
+            unsafe consider(slot.pointee.waitingSince + endpoint.closeTimeout)
             return next
         }
         if unsafe slot.pointee.flags.contains(.awaitingPong) {
-            unsafe consider(self.silence(since: slot.pointee.pingSentAt) + endpoint.pongTimeout)
-        } else if endpoint.pingInterval != nil {
-            unsafe consider(slot.pointee.nextPingAt)
+            unsafe consider(self.silence(since: slot.pointee.pingedAt) + endpoint.pongTimeout)
+        } else if let interval = endpoint.pingInterval {
+            unsafe consider(slot.pointee.pingedAt + interval)
         }
         if unsafe slot.pointee.readingPauses.contains(.rate) {
-            unsafe consider(slot.pointee.rates.pausedUntil)
+            unsafe consider(slot.pointee.traffic?.pausedUntil)
         } else if let idle = endpoint.idleTimeout {
             unsafe consider(slot.pointee.lastMessageAt + idle)
         }
@@ -121,7 +125,7 @@ extension ConnectionDriver {
 
     private func serveHandshakeDeadline(_ index: Int) {
         let slot = unsafe self.slots.pointer(index)
-        guard unsafe self.isDue(slot.pointee.phaseSince + self.server.handshakeTimeout) else { return }
+        guard unsafe self.isDue(slot.pointee.waitingSince + self.server.handshakeTimeout) else { return }
         // A connection that is kept for a further request has asked for nothing: it is closed without a word, and so
         // is one that takes no response.
         let hasAsked = unsafe slot.pointee.details.map { $0.headReader.byteCount > 0 } ?? false
@@ -138,13 +142,13 @@ extension ConnectionDriver {
     private func serveDecisionDeadline(_ index: Int) {
         let slot = unsafe self.slots.pointer(index)
         if unsafe slot.pointee.details?.isAwaitingTurn == true {
-            if unsafe self.isDue(slot.pointee.phaseSince + self.server.upgradeQueueTimeout) {
+            if unsafe self.isDue(slot.pointee.waitingSince + self.server.upgradeQueueTimeout) {
                 self.stopWaiting(index)
             }
             return
         }
         guard let endpoint = unsafe slot.pointee.endpoint,
-            unsafe self.isDue(slot.pointee.phaseSince + endpoint.authenticationTimeout)
+            unsafe self.isDue(slot.pointee.waitingSince + endpoint.authenticationTimeout)
         else { return }
         self.refuse(
             index,
@@ -157,15 +161,13 @@ extension ConnectionDriver {
         let slot = unsafe self.slots.pointer(index)
         guard let endpoint = unsafe slot.pointee.endpoint else { return }
         if unsafe slot.pointee.flags.contains(.writeBlocked),
-            unsafe self.isDue(self.silence(since: slot.pointee.blockedSince) + endpoint.writeTimeout)
+            unsafe self.isDue(self.silence(since: slot.pointee.waitingSince) + endpoint.writeTimeout)
         {
             self.end(index, cause: .writeTimeout)
             return
         }
         guard unsafe slot.pointee.closing.isOpen else {
-            let isFinishing = unsafe slot.pointee.flags.contains(.finishAfterFlush)
-            let since = unsafe isFinishing ? slot.pointee.phaseSince : slot.pointee.closeSentAt
-            if self.isDue(since + endpoint.closeTimeout) {
+            if unsafe self.isDue(slot.pointee.waitingSince + endpoint.closeTimeout) {
                 if unsafe slot.pointee.cause == .applicationClosed {
                     unsafe slot.pointee.cause = .closeTimeout
                 }
@@ -182,7 +184,7 @@ extension ConnectionDriver {
             )
         }
         if unsafe slot.pointee.readingPauses.contains(.rate) {
-            if unsafe self.isDue(slot.pointee.rates.pausedUntil) {
+            if let until = unsafe slot.pointee.traffic?.pausedUntil, self.isDue(until) {
                 // The pause was not the peer's silence.
                 unsafe slot.pointee.lastMessageAt = self.now
                 self.resumeReading(index, from: .rate)
@@ -204,21 +206,22 @@ extension ConnectionDriver {
         if unsafe slot.pointee.flags.contains(.awaitingPong) {
             // A connection that we do not read cannot show that it lives; it must not die of that.
             if unsafe !slot.pointee.readingPauses.isEmpty {
-                unsafe slot.pointee.pingSentAt = self.now
-            } else if unsafe self.isDue(self.silence(since: slot.pointee.pingSentAt) + endpoint.pongTimeout) {
+                unsafe slot.pointee.pingedAt = self.now
+            } else if unsafe self.isDue(self.silence(since: slot.pointee.pingedAt) + endpoint.pongTimeout) {
                 self.end(index, cause: .pingTimeout)
             }
             return
         }
-        guard let interval = endpoint.pingInterval, unsafe self.isDue(slot.pointee.nextPingAt) else { return }
-        // Whatever has arrived since is as good as a pong.
-        let quietUntil = unsafe slot.pointee.lastReceivedAt + interval
-        if unsafe slot.pointee.messagesReceived > 0, self.now.isBefore(quietUntil) {
-            unsafe slot.pointee.nextPingAt = quietUntil
+        guard let interval = endpoint.pingInterval, unsafe self.isDue(slot.pointee.pingedAt + interval) else {
             return
         }
-        unsafe slot.pointee.nextPingAt = self.now + interval
-        unsafe slot.pointee.pingSentAt = self.now
+        // Whatever has arrived since is as good as a pong.
+        let heardAt = unsafe slot.pointee.lastReceivedAt
+        if unsafe slot.pointee.messagesReceived > 0, self.now.isBefore(heardAt + interval) {
+            unsafe slot.pointee.pingedAt = heardAt
+            return
+        }
+        unsafe slot.pointee.pingedAt = self.now
         unsafe slot.pointee.flags.insert(.awaitingPong)
         if unsafe !slot.pointee.flags.contains(.writeBlocked) {
             let nothing: [UInt8] = []

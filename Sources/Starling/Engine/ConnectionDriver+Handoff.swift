@@ -221,12 +221,15 @@ extension ConnectionDriver {
         let address = unsafe slot.pointee.address
         writer.write(address.host)
         writer.write(Int(address.port))
-        func writeAge(_ instant: LoopInstant) { writer.write(UInt64((self.now - instant).hundredths)) }
-        unsafe writeAge(slot.pointee.openedAt)
-        unsafe writeAge(slot.pointee.phaseSince)
-        unsafe writeAge(slot.pointee.lastReceivedAt)
+        unsafe self.writeAge(since: slot.pointee.openedAt, to: &writer)
+        unsafe self.writeAge(since: slot.pointee.waitingSince, to: &writer)
+        unsafe self.writeAge(since: slot.pointee.lastReceivedAt, to: &writer)
         unsafe writer.write(slot.pointee.bytesReceived)
         unsafe writer.write(slot.pointee.bytesSent)
+    }
+
+    private func writeAge(since instant: LoopInstant, to writer: inout ByteWriter) {
+        writer.write(UInt64((self.now - instant).hundredths))
     }
 
     private func writeOpen(_ index: Int, to writer: inout ByteWriter) {
@@ -237,10 +240,8 @@ extension ConnectionDriver {
         writer.write(details?.user) { $0.write($1) }
         writer.write(details?.pendingPong) { $0.write($1) }
         writer.write(details?.deflate) { $1.write(to: &$0) }
-        unsafe writer.write(UInt64((self.now - slot.pointee.lastMessageAt).hundredths))
-        let untilPing = unsafe slot.pointee.nextPingAt - self.now
-        // A ping that is overdue goes out soon.
-        unsafe writer.write(UInt64(slot.pointee.nextPingAt.isBefore(self.now) ? 0 : untilPing.hundredths))
+        unsafe self.writeAge(since: slot.pointee.lastMessageAt, to: &writer)
+        unsafe self.writeAge(since: slot.pointee.pingedAt, to: &writer)
         unsafe writer.write(slot.pointee.flags.contains(.awaitingPong))
         unsafe writer.write(slot.pointee.flags.contains(.aboveHighWatermark))
         unsafe writer.write(UInt64(slot.pointee.messagesReceived))
@@ -277,8 +278,7 @@ extension ConnectionDriver {
         let slot = unsafe self.slots.pointer(index)
         if unsafe slot.pointee.phase == .leaving { unsafe slot.pointee.phase = .open }
         // Nobody could answer, or take anything, meanwhile.
-        unsafe slot.pointee.blockedSince = self.now
-        unsafe slot.pointee.pingSentAt = self.now
+        self.restartSilence(of: index)
         if !handoff.wereBlocked.contains(index) { self.writable(index) }
         self.scheduleDeadline(index)
         for order in handoff.late[index] ?? [] { self.perform(order, index) }

@@ -26,7 +26,7 @@ extension ConnectionDriver {
         )
         unsafe slot.pointee.address = address
         unsafe slot.pointee.openedAt = self.now
-        unsafe slot.pointee.phaseSince = self.now
+        unsafe slot.pointee.waitingSince = self.now
         unsafe slot.pointee.lastReceivedAt = self.now
         self.counts.accepted &+= 1
         self.scheduleDeadline(index)
@@ -203,7 +203,7 @@ extension ConnectionDriver {
         unsafe slot.pointee.endpoint = endpoint
         details.handshake = handshake
         // A connection that has had a response before is not accountable for the time until it asked again.
-        let isFirst = unsafe slot.pointee.phaseSince == slot.pointee.openedAt
+        let isFirst = unsafe slot.pointee.waitingSince == slot.pointee.openedAt
         details.handshakeBeganAt = unsafe isFirst ? slot.pointee.openedAt : self.now
         if self.server.routes[self.server.routeIndex(ofEndpoint: number)].isWildcard {
             details.path = String(path)
@@ -278,7 +278,7 @@ extension ConnectionDriver {
     func decide(_ index: Int) {
         let slot = unsafe self.slots.pointer(index)
         unsafe slot.pointee.phase = .deciding
-        unsafe slot.pointee.phaseSince = self.now
+        unsafe slot.pointee.waitingSince = self.now
         self.pauseReading(index, for: .application)
         self.scheduleDeadline(index)
     }
@@ -311,7 +311,7 @@ extension ConnectionDriver {
     /// Goes on with the bytes that arrived while the application decided.
     func resumeAfterDecision(_ index: Int) {
         let slot = unsafe self.slots.pointer(index)
-        unsafe slot.pointee.phaseSince = self.now
+        unsafe slot.pointee.waitingSince = self.now
         self.resumeReading(index, from: .application)
         self.scheduleDeadline(index)
         guard let details = unsafe slot.pointee.details, !details.stash.isEmpty else {
@@ -406,7 +406,7 @@ extension ConnectionDriver {
         let slot = unsafe self.slots.pointer(index)
         let details = self.details(of: index)
         unsafe slot.pointee.phase = .open
-        unsafe slot.pointee.phaseSince = self.now
+        unsafe slot.pointee.waitingSince = self.now
         unsafe slot.pointee.lastMessageAt = self.now
         unsafe slot.pointee.codec = FrameCodec(settings: endpoint.codecSettings)
         if details.deflate != nil {
@@ -424,7 +424,7 @@ extension ConnectionDriver {
             )
         }
         if let interval = endpoint.pingInterval {
-            unsafe slot.pointee.nextPingAt = self.now + self.spread(interval)
+            unsafe slot.pointee.pingedAt = self.now + self.spread(interval) - interval
         }
         self.scheduleDeadline(index)
         endpoint.callbacks.opened(ConnectionContext(self, index))
@@ -458,7 +458,7 @@ extension ConnectionDriver {
         )
         guard keeps else { return self.finishAfterFlush(index, cause: .responded) }
         // The next request has a deadline of its own.
-        unsafe self.slots.pointer(index).pointee.phaseSince = self.now
+        unsafe self.slots.pointer(index).pointee.waitingSince = self.now
         self.scheduleDeadline(index)
     }
 

@@ -17,11 +17,12 @@ extension ConnectionDriver {
         self.unansweredByteCount &+= bytes.byteCount
         self.counts.bytesReceived &+= UInt64(bytes.byteCount)
         unsafe slot.pointee.bytesReceived &+= UInt64(bytes.byteCount)
+        let elapsed = unsafe self.now - slot.pointee.lastReceivedAt
         unsafe slot.pointee.lastReceivedAt = self.now
         unsafe slot.pointee.flags.remove(.awaitingPong)
         switch unsafe slot.pointee.phase {
         case .open:
-            self.receiveFrames(&bytes, on: index)
+            self.receiveFrames(&bytes, on: index, after: elapsed)
             if unsafe slot.pointee.codec.holdsPartialInput || slot.pointee.chargedByteCount > 0 {
                 self.chargeMemory(of: index)
             }
@@ -79,13 +80,30 @@ extension ConnectionDriver {
         self.lose(index)
     }
 
-    func receiveFrames(_ bytes: inout MutableRawSpan, on index: Int) {
+    /// `elapsed` is the time since something was received before.
+    func receiveFrames(
+        _ bytes: inout MutableRawSpan,
+        on index: Int,
+        after elapsed: LoopInterval = LoopInterval(hundredths: 0)
+    ) {
         let slot = unsafe self.slots.pointer(index)
         guard let endpoint = unsafe slot.pointee.endpoint else { return }
+        unsafe slot.pointee.controlFrames.leak(after: elapsed, endpoint.rates)
         guard endpoint.limitsRates else { return self.decodeFrames(&bytes, on: index, endpoint) }
-        guard self.countBytes(bytes.byteCount, on: index, endpoint) else { return }
+        let traffic = self.traffic(of: index)
+        if traffic.countBytes(bytes.byteCount, at: self.now, endpoint.rates), !endpoint.rates.delays {
+            return self.failForRate(index, "too many bytes per second")
+        }
         self.decodeFrames(&bytes, on: index, endpoint)
-        if endpoint.rates.delays { self.pauseForRate(index, endpoint) }
+        if endpoint.rates.delays { self.pauseForRate(index, endpoint, traffic) }
+    }
+
+    private func traffic(of index: Int) -> TrafficMeter {
+        let slot = unsafe self.slots.pointer(index)
+        if let traffic = unsafe slot.pointee.traffic { return traffic }
+        let traffic = TrafficMeter(at: self.now)
+        unsafe slot.pointee.traffic = traffic
+        return traffic
     }
 
     private func decodeFrames(_ bytes: inout MutableRawSpan, on index: Int, _ endpoint: LoopEndpoint) {
@@ -217,42 +235,34 @@ extension ConnectionDriver {
 
     private func countControlFrame(on index: Int, _ endpoint: LoopEndpoint) -> Bool {
         let slot = unsafe self.slots.pointer(index)
-        guard unsafe slot.pointee.rates.countControlFrame(at: self.now, endpoint.rates) else { return true }
-        return self.failForRate(index, "too many control frames per second")
-    }
-
-    private func countMessage(on index: Int, _ endpoint: LoopEndpoint) -> Bool {
-        let slot = unsafe self.slots.pointer(index)
-        guard unsafe slot.pointee.rates.countMessage(at: self.now, endpoint.rates), !endpoint.rates.delays
-        else { return true }
-        return self.failForRate(index, "too many messages per second")
-    }
-
-    private func countBytes(_ count: Int, on index: Int, _ endpoint: LoopEndpoint) -> Bool {
-        let slot = unsafe self.slots.pointer(index)
-        guard unsafe slot.pointee.rates.countBytes(count, at: self.now, endpoint.rates),
-            !endpoint.rates.delays
-        else { return true }
-        return self.failForRate(index, "too many bytes per second")
-    }
-
-    private func failForRate(_ index: Int, _ reason: String) -> Bool {
-        self.fail(index, .policyViolation, reason: reason, cause: .limitExceeded)
+        guard unsafe slot.pointee.controlFrames.count(endpoint.rates) else { return true }
+        self.failForRate(index, "too many control frames per second")
         return false
     }
 
+    private func countMessage(on index: Int, _ endpoint: LoopEndpoint) -> Bool {
+        guard self.traffic(of: index).countMessage(at: self.now, endpoint.rates), !endpoint.rates.delays else {
+            return true
+        }
+        self.failForRate(index, "too many messages per second")
+        return false
+    }
+
+    private func failForRate(_ index: Int, _ reason: String) {
+        self.fail(index, .policyViolation, reason: reason, cause: .limitExceeded)
+    }
+
     /// Stops to read a peer that has sent more than it may, until it has waited for that.
-    private func pauseForRate(_ index: Int, _ endpoint: LoopEndpoint) {
+    private func pauseForRate(_ index: Int, _ endpoint: LoopEndpoint, _ traffic: TrafficMeter) {
         let slot = unsafe self.slots.pointer(index)
-        let debt = unsafe slot.pointee.rates.debt(endpoint.rates)
+        let debt = traffic.debt(endpoint.rates)
         guard debt.hundredths > 0, unsafe slot.pointee.phase == .open, unsafe slot.pointee.closing.isOpen,
             unsafe !slot.pointee.flags.contains(.inputEnded)
         else { return }
         guard debt.hundredths <= endpoint.rates.delayMax.hundredths else {
-            _ = self.failForRate(index, "too much at once: it would have to wait for too long")
-            return
+            return self.failForRate(index, "too much at once: it would have to wait for too long")
         }
-        unsafe slot.pointee.rates.pause(until: self.now + debt)
+        traffic.pause(until: self.now + debt)
         self.pauseReading(index, for: .rate)
         self.scheduleDeadline(index)
     }

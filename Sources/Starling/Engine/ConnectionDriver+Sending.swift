@@ -219,7 +219,8 @@ extension ConnectionDriver {
     private func writeBlocked(_ index: Int) {
         let slot = unsafe self.slots.pointer(index)
         unsafe slot.pointee.flags.insert(.writeBlocked)
-        unsafe slot.pointee.blockedSince = self.now
+        // While a close frame waits for its answer, that is what has a deadline.
+        if unsafe slot.pointee.closing.isOpen { unsafe slot.pointee.waitingSince = self.now }
         unsafe slot.pointee.outbound.leaveChunks()
         self.scheduleDeadline(index)
     }

@@ -41,8 +41,7 @@ extension ConnectionDriver {
     package func beginServing(_ index: Int, _ orders: [UInt8]? = nil) {
         EventLoop.withCurrent(self) {
             let slot = unsafe self.slots.pointer(index)
-            unsafe slot.pointee.blockedSince = self.now
-            unsafe slot.pointee.pingSentAt = self.now
+            self.restartSilence(of: index)
             self.writable(index)
             self.scheduleDeadline(index)
             guard unsafe slot.pointee.phase == .open, let endpoint = unsafe slot.pointee.endpoint else {
@@ -122,11 +121,9 @@ extension ConnectionDriver {
     /// A slot that is written to by nobody yet, with what all kinds of connections have.
     private func restoreSlot(from reader: inout ByteReader) throws -> Int {
         let address = RemoteAddress(host: try reader.readText(), port: try reader.read())
-        func instant() throws(ByteReader.Malformed) -> LoopInstant {
-            let age: UInt32 = try reader.read()
-            return LoopInstant(hundredths: self.now.hundredths &- age)
-        }
-        let (openedAt, phaseSince, lastReceivedAt) = (try instant(), try instant(), try instant())
+        let openedAt = try self.readInstant(from: &reader)
+        let waitingSince = try self.readInstant(from: &reader)
+        let lastReceivedAt = try self.readInstant(from: &reader)
         let (received, sent) = (try reader.readNumber(), try reader.readNumber())
         guard self.drain == nil, self.server.admission.admitConnection(from: address) else {
             throw ConnectionRecord.Unusable("there is no room for it")
@@ -139,11 +136,16 @@ extension ConnectionDriver {
         unsafe slot.pointee.flags = [.admitted, .writeBlocked]
         unsafe slot.pointee.address = address
         unsafe slot.pointee.openedAt = openedAt
-        unsafe slot.pointee.phaseSince = phaseSince
+        unsafe slot.pointee.waitingSince = waitingSince
         unsafe slot.pointee.lastReceivedAt = lastReceivedAt
         unsafe slot.pointee.bytesReceived = received
         unsafe slot.pointee.bytesSent = sent
         return index
+    }
+
+    /// A moment of which the other process has written how long it was ago.
+    private func readInstant(from reader: inout ByteReader) throws(ByteReader.Malformed) -> LoopInstant {
+        LoopInstant(hundredths: self.now.hundredths &- (try reader.read() as UInt32))
     }
 
     private func readOpen(_ index: Int, _ endpoint: LoopEndpoint, from reader: inout ByteReader) throws {
@@ -164,9 +166,8 @@ extension ConnectionDriver {
             unsafe slot.pointee.codec.permitsCompression = true
             unsafe slot.pointee.flags.insert(.compressing)
         }
-        let sinceMessage: UInt32 = try reader.read()
-        unsafe slot.pointee.lastMessageAt = LoopInstant(hundredths: self.now.hundredths &- sinceMessage)
-        unsafe slot.pointee.nextPingAt = self.now + LoopInterval(hundredths: try reader.read())
+        unsafe slot.pointee.lastMessageAt = try self.readInstant(from: &reader)
+        unsafe slot.pointee.pingedAt = try self.readInstant(from: &reader)
         if try reader.readFlag() { unsafe slot.pointee.flags.insert(.awaitingPong) }
         if try reader.readFlag() { unsafe slot.pointee.flags.insert(.aboveHighWatermark) }
         unsafe slot.pointee.messagesReceived = UInt32(clamping: try reader.readNumber())

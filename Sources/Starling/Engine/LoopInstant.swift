@@ -18,6 +18,10 @@ package struct LoopInstant: Hashable, Sendable {
         LoopInstant(hundredths: instant.hundredths &+ interval.hundredths)
     }
 
+    package static func - (instant: LoopInstant, interval: LoopInterval) -> LoopInstant {
+        LoopInstant(hundredths: instant.hundredths &- interval.hundredths)
+    }
+
     package static func - (later: LoopInstant, earlier: LoopInstant) -> LoopInterval {
         LoopInterval(hundredths: later.hundredths &- earlier.hundredths)
     }

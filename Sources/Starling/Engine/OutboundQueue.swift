@@ -1,13 +1,12 @@
 /// What a connection still has to write: nothing for most connections, most of the time.
 ///
-/// One segment is held in place; more than one costs an array. Neighbouring segments of one chunk become one, so that
+/// One segment is held in place; more than one costs an object. Neighbouring segments of one chunk become one, so that
 /// several messages to a connection in a tick, or several publications to all of a topic's subscribers, are one write
 /// from the memory they were encoded into.
 struct OutboundQueue: ~Copyable {
     private(set) var first: OutboundSegment?
-    private(set) var rest: [OutboundSegment] = []
-    private(set) var byteCount = 0
-    private var restStart = 0
+    /// What is behind the first, if anything.
+    private var rest: OutboundRest?
     /// Whether a part of the first segment is written, so that the rest of it must follow.
     private(set) var isFirstStarted = false
 
@@ -15,9 +14,18 @@ struct OutboundQueue: ~Copyable {
         self.first == nil
     }
 
+    var byteCount: Int {
+        (self.first?.byteCount ?? 0) + (self.rest?.byteCount ?? 0)
+    }
+
+    /// How many segments wait.
+    var segmentCount: Int {
+        (self.first == nil ? 0 : 1) + (self.rest?.segments.count ?? 0)
+    }
+
     /// Whether there is exactly one segment, which can be written from where it is.
     var isContiguous: Bool {
-        self.restStart == self.rest.count
+        self.rest == nil
     }
 
     /// The bytes of the first segment; the queue must not be empty.
@@ -38,35 +46,25 @@ struct OutboundQueue: ~Copyable {
             Int(self.first!.end) == end
         else { return false }
         self.first!.end += UInt32(byteCount)
-        self.byteCount += byteCount
         return true
     }
 
     /// Adds a segment at the end; joined with its neighbour if the two stand together.
     mutating func append(_ segment: OutboundSegment) {
-        self.byteCount += segment.byteCount
-        if self.first == nil {
+        if let rest = self.rest {
+            rest.append(segment)
+        } else if self.first == nil {
             self.first = segment
-        } else if self.isContiguous {
-            if self.first!.isFollowed(by: segment) {
-                self.first!.end = segment.end
-            } else {
-                self.rest.append(segment)
-            }
+        } else if self.first!.isFollowed(by: segment) {
+            self.first!.end = segment.end
         } else {
-            let last = self.rest.count - 1
-            if self.rest[last].isFollowed(by: segment) {
-                self.rest[last].end = segment.end
-            } else {
-                self.rest.append(segment)
-            }
+            self.rest = OutboundRest(segment)
         }
     }
 
     /// Removes bytes from the front, which were written.
     mutating func removeFirst(_ byteCount: Int) {
         var left = byteCount
-        self.byteCount -= byteCount
         while left > 0, let segment = self.first {
             if left < segment.byteCount {
                 self.first!.start += UInt32(left)
@@ -74,25 +72,23 @@ struct OutboundQueue: ~Copyable {
                 return
             }
             left -= segment.byteCount
-            self.advance()
+            self.isFirstStarted = false
+            self.first = self.rest?.removeFirst()
+            if let rest = self.rest, rest.segments.isEmpty { self.rest = nil }
         }
     }
 
     /// Removes everything but what must follow a part that is already written.
     mutating func removeAllButStarted() {
-        guard self.isFirstStarted, let first = self.first else { return self.removeAll() }
-        self.rest = []
-        self.restStart = 0
-        self.byteCount = first.byteCount
+        guard self.isFirstStarted else { return self.removeAll() }
+        self.rest = nil
     }
 
     /// Removes everything.
     mutating func removeAll() {
         self.isFirstStarted = false
         self.first = nil
-        self.rest = []
-        self.restStart = 0
-        self.byteCount = 0
+        self.rest = nil
     }
 
     /// Copies what is left out of chunks that it would keep alive for little, now that the peer takes no bytes.
@@ -100,17 +96,15 @@ struct OutboundQueue: ~Copyable {
     /// Those that share much of a chunk go on sharing it: many peers that stop in one tick hold the same bytes.
     mutating func leaveChunks() {
         if let segment = self.first, segment.isSmallPart { self.first = segment.alone() }
-        for index in self.rest.indices[self.restStart...] where self.rest[index].isSmallPart {
-            self.rest[index] = self.rest[index].alone()
-        }
+        self.rest?.leaveChunks()
     }
 
     /// The same for what was just added behind it.
     mutating func leaveLastChunk() {
-        if self.isContiguous {
-            if let segment = self.first, segment.isSmallPart { self.first = segment.alone() }
-        } else if let segment = self.rest.last, segment.isSmallPart {
-            self.rest[self.rest.count - 1] = segment.alone()
+        if let rest = self.rest {
+            rest.leaveLastChunk()
+        } else if let segment = self.first, segment.isSmallPart {
+            self.first = segment.alone()
         }
     }
 
@@ -126,41 +120,69 @@ struct OutboundQueue: ~Copyable {
             copied += count
             return count == segment.byteCount
         }
-        guard let first = self.first, copy(first) else { return copied }
-        for index in self.restStart..<self.rest.count where !copy(self.rest[index]) { break }
+        guard let first = self.first, copy(first), let rest = self.rest else { return copied }
+        for segment in rest.segments where !copy(segment) { break }
         return copied
-    }
-
-    /// How many segments wait.
-    var segmentCount: Int {
-        (self.first == nil ? 0 : 1) + self.rest.count - self.restStart
     }
 
     /// Shows what waits, in its order.
     func forEachSegment(_ body: (OutboundSegment) -> Void) {
         if let first = self.first { body(first) }
-        for segment in self.rest[self.restStart...] { body(segment) }
+        self.rest?.segments.forEach(body)
     }
 
     /// A part of the first segment was written by another process.
     mutating func markFirstStarted() {
         self.isFirstStarted = true
     }
+}
 
-    private mutating func advance() {
-        self.isFirstStarted = false
-        if self.restStart < self.rest.count {
-            self.first = self.rest[self.restStart]
-            self.restStart += 1
-            if self.restStart == self.rest.count {
-                self.rest = []
-                self.restStart = 0
-            } else if self.restStart >= 64, self.restStart * 2 >= self.rest.count {
-                self.rest.removeFirst(self.restStart)
-                self.restStart = 0
-            }
+/// The segments behind a connection's first; never none.
+private final class OutboundRest {
+    private var storage: [OutboundSegment]
+    /// How many of `storage` are gone already.
+    private var start = 0
+    private(set) var byteCount: Int
+
+    init(_ segment: OutboundSegment) {
+        self.storage = [segment]
+        self.byteCount = segment.byteCount
+    }
+
+    var segments: ArraySlice<OutboundSegment> {
+        self.storage[self.start...]
+    }
+
+    func append(_ segment: OutboundSegment) {
+        self.byteCount += segment.byteCount
+        let last = self.storage.count - 1
+        if self.storage[last].isFollowed(by: segment) {
+            self.storage[last].end = segment.end
         } else {
-            self.first = nil
+            self.storage.append(segment)
         }
+    }
+
+    /// Takes out the first; what is left may be nothing, and then nothing may be appended.
+    func removeFirst() -> OutboundSegment {
+        let segment = self.storage[self.start]
+        self.byteCount -= segment.byteCount
+        self.start += 1
+        if self.start >= 64, self.start * 2 >= self.storage.count {
+            self.storage.removeFirst(self.start)
+            self.start = 0
+        }
+        return segment
+    }
+
+    func leaveChunks() {
+        for index in self.storage.indices[self.start...] where self.storage[index].isSmallPart {
+            self.storage[index] = self.storage[index].alone()
+        }
+    }
+
+    func leaveLastChunk() {
+        let last = self.storage.count - 1
+        if self.storage[last].isSmallPart { self.storage[last] = self.storage[last].alone() }
     }
 }

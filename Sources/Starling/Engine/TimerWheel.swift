@@ -1,9 +1,11 @@
-/// A slot's place in the timing wheel: the neighbours in its bucket, and when it is due.
+/// A slot's place in the timing wheel: the neighbours in its bucket, and when it is due, which says in what bucket.
 struct TimerEntry {
-    var next: Int32 = -1
+    /// The neighbours; -1 for none, and -2 for `next` of an entry that is in no bucket.
+    var next: Int32 = -2
     var previous: Int32 = -1
-    var bucket: Int32 = -1
     var due = LoopInstant(hundredths: 0)
+
+    var isScheduled: Bool { self.next != -2 }
 }
 
 /// The deadlines of a loop's connections: one entry each, no allocation, insertion and removal in constant time.
@@ -20,18 +22,24 @@ struct TimerWheel: ~Copyable {
     /// How long a loop with deadlines may sleep.
     static let intervalMilliseconds = 80
 
+    /// Where a deadline belongs: rounded up, so that it is never early.
+    private static func bucket(of due: LoopInstant) -> Int {
+        let target = (due.hundredths &+ Self.hundredthsPerBucket &- 1) / Self.hundredthsPerBucket
+        return Int(target) & (Self.bucketCount - 1)
+    }
+
     mutating func schedule(_ index: Int, at due: LoopInstant, in slots: borrowing Slots) {
         let slot = unsafe slots.pointer(index)
-        if unsafe slot.pointee.timer.bucket >= 0 {
+        // At least one bucket ahead: the current one has been served already.
+        let first = LoopInstant(hundredths: (self.position &+ 1) &* Self.hundredthsPerBucket)
+        let due = due.isBefore(first) ? first : due
+        if unsafe slot.pointee.timer.isScheduled {
             if unsafe slot.pointee.timer.due == due { return }
             self.cancel(index, in: slots)
         }
-        // Rounded up, and at least one bucket ahead: the current one has been served already.
-        var target = (due.hundredths &+ Self.hundredthsPerBucket &- 1) / Self.hundredthsPerBucket
-        if Int32(bitPattern: target &- self.position) <= 0 { target = self.position &+ 1 }
-        let bucket = Int(target) & (Self.bucketCount - 1)
+        let bucket = Self.bucket(of: due)
         let head = self.heads[bucket]
-        unsafe slot.pointee.timer = TimerEntry(next: head, previous: -1, bucket: Int32(bucket), due: due)
+        unsafe slot.pointee.timer = TimerEntry(next: head, previous: -1, due: due)
         if head >= 0 { unsafe slots.pointer(Int(head)).pointee.timer.previous = Int32(index) }
         self.heads[bucket] = Int32(index)
         self.count += 1
@@ -39,11 +47,11 @@ struct TimerWheel: ~Copyable {
 
     mutating func cancel(_ index: Int, in slots: borrowing Slots) {
         let entry = unsafe slots.pointer(index).pointee.timer
-        guard entry.bucket >= 0 else { return }
+        guard entry.isScheduled else { return }
         if entry.previous >= 0 {
             unsafe slots.pointer(Int(entry.previous)).pointee.timer.next = entry.next
         } else {
-            self.heads[Int(entry.bucket)] = entry.next
+            self.heads[Self.bucket(of: entry.due)] = entry.next
         }
         if entry.next >= 0 { unsafe slots.pointer(Int(entry.next)).pointee.timer.previous = entry.previous }
         unsafe slots.pointer(index).pointee.timer = TimerEntry()
