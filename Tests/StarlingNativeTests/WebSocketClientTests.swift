@@ -223,6 +223,86 @@ import Testing
         }
     }
 
+    /// The answer of a server that sends its client elsewhere.
+    private static func redirect(to location: String) -> [UInt8] {
+        Array("HTTP/1.1 307 Moved\r\nLocation: \(location)\r\nContent-Length: 0\r\n\r\n".utf8)
+    }
+
+    @Test("No redirect leads from TLS to plain bytes, nor to a Unix socket of the client's machine")
+    func weakerRedirects() async throws {
+        let root = try TLSTestCertificates.path("root.pem")
+        try await self.withServer(tls: try TLSTestCertificates.server()) { url in
+            var configuration = ClientConfiguration()
+            configuration.redirectsMax = 1
+            configuration.tls.trustRootsFile = root
+            let secure = url.replacing("ws://127.0.0.1", with: "wss://localhost")
+            let error = await #expect(throws: ConnectError.self) {
+                try await self.client.connect(to: "\(secure)/weaker", configuration: configuration) { _ in }
+            }
+            #expect(error?.code == .tooManyRedirects)
+            #expect(error?.response?.status.code == 307)
+        }
+        let path = "/tmp/starling-client-\(UUID().uuidString.prefix(8)).sock"
+        try await self.withServer(on: .unix(path: path)) { _ in
+            var configuration = ClientConfiguration()
+            configuration.redirectsMax = 1
+            let listener = try Listener { _ in (Self.redirect(to: "ws+unix:\(path):/echo"), nil) }
+            let error = await #expect(throws: ConnectError.self) {
+                try await self.client.connect(
+                    to: "ws://127.0.0.1:\(listener.port)/",
+                    configuration: configuration
+                ) { _ in Issue.record("a server has sent its client to a Unix socket") }
+            }
+            #expect(error?.code == .tooManyRedirects)
+            // A path on the same socket is no other place.
+            try await self.client.connect(to: "ws+unix:\(path):/moved", configuration: configuration) {
+                socket in
+                try await socket.send("found")
+                var messages = socket.makeAsyncIterator()
+                let answer = try await messages.next()
+                #expect(answer?.text == "found")
+            }
+        }
+    }
+
+    @Test("Another host is not told Authorization and Cookie; another path of the same one is")
+    func credentialsOnRedirect() async throws {
+        var configuration = ClientConfiguration()
+        configuration.redirectsMax = 1
+        configuration.headerFields[.authorization] = "Bearer 1"
+        configuration.headerFields[.cookie] = "session=1"
+        configuration.headerFields[.acceptLanguage] = "de"
+        for isSameHost in [true, false] {
+            let requests = Requests()
+            @Sendable func answer(_ head: [UInt8], _ answer: [UInt8]) -> ([UInt8], UInt16?) {
+                requests.texts.withLock { $0.append(String(decoding: head, as: UTF8.self)) }
+                return (answer, nil)
+            }
+            let refusal = Array("HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n".utf8)
+            let other = isSameHost ? nil : try Listener { answer($0, refusal) }
+            let goal = other.map { "ws://localhost:\($0.port)/next" } ?? "/next"
+            let first = try Listener(connections: isSameHost ? 2 : 1) { head in
+                let isFirst = head.starts(with: Array("GET / ".utf8))
+                return answer(head, isFirst ? Self.redirect(to: goal) : refusal)
+            }
+            let error = await #expect(throws: ConnectError.self) {
+                try await self.client.connect(
+                    to: "ws://127.0.0.1:\(first.port)/",
+                    configuration: configuration
+                ) { _ in }
+            }
+            #expect(error?.code == .refused && error?.response?.status.code == 403)
+            let heads = requests.texts.withLock { $0 }
+            try #require(heads.count == 2)
+            #expect(heads[1].hasPrefix("GET /next "))
+            for field in ["Authorization: Bearer 1\r\n", "Cookie: session=1\r\n"] {
+                #expect(heads[0].contains(field))
+                #expect(heads[1].contains(field) == isSameHost, "\(field) on the way to \(heads[1])")
+            }
+            #expect(heads.allSatisfy { $0.contains("Accept-Language: de\r\n") })
+        }
+    }
+
     @Test("Through an HTTP proxy, which may refuse")
     func proxy() async throws {
         try await self.withServer { url in
@@ -350,6 +430,9 @@ import Testing
             )
             HTTPRoute("/moved") { _ in
                 HTTPReply(.init(code: 307), headerFields: [.location: "/echo"])
+            }
+            HTTPRoute("/weaker") { _ in
+                HTTPReply(.init(code: 307), headerFields: [.location: "ws://127.0.0.1:1/echo"])
             }
             HTTPRoute("/circle") { _ in
                 HTTPReply(.init(code: 302), headerFields: [.location: "/circle"])
