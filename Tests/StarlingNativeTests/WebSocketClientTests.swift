@@ -303,6 +303,30 @@ import Testing
         }
     }
 
+    @Test("Who says nothing is given up at the deadline: in a TLS handshake, as a proxy, and behind one")
+    func connectTimeout() async throws {
+        // The kernel accepts, and nobody answers.
+        let silent = try TLSTestListener()
+        let port = Int(silent.port)
+        var direct = ClientConfiguration()
+        direct.connectTimeout = .milliseconds(500)
+        var proxied = direct
+        proxied.proxy = HTTPProxy(host: "127.0.0.1", port: port)
+        let tunnel = try Listener { _ in (Array("HTTP/1.1 200 OK\r\n\r\n".utf8), silent.port) }
+        var tunnelled = direct
+        tunnelled.proxy = HTTPProxy(host: "127.0.0.1", port: tunnel.port)
+        for (url, configuration) in [
+            ("wss://localhost:\(port)/", direct), ("ws://localhost:1/", proxied),
+            ("wss://localhost:1/", tunnelled),
+        ] {
+            let error = await #expect(throws: ConnectError.self) {
+                try await self.client.connect(to: url, configuration: configuration) { _ in }
+            }
+            #expect(error?.code == .unreachable)
+            #expect(error?.description.contains("no answer within 0.5 seconds") == true, "\(url)")
+        }
+    }
+
     @Test("Through an HTTP proxy, which may refuse")
     func proxy() async throws {
         try await self.withServer { url in
