@@ -359,6 +359,43 @@ import Testing
         }
     }
 
+    @Test("TLS goes through an HTTP proxy's tunnel, and it is the server whose name is checked")
+    func proxyWithTLS() async throws {
+        try await self.withServer(tls: try TLSTestCertificates.server()) { url in
+            let target = UInt16(url.split(separator: ":").last ?? "") ?? 0
+            let requests = Requests()
+            // Whatever the name, it brings its client to the same server.
+            let proxy = try Listener(connections: 2) { head in
+                requests.texts.withLock { $0.append(String(decoding: head, as: UTF8.self)) }
+                return (Array("HTTP/1.1 200 OK\r\n\r\n".utf8), target)
+            }
+            var configuration = ClientConfiguration()
+            configuration.tls.trustRootsFile = try TLSTestCertificates.path("root.pem")
+            configuration.proxy = HTTPProxy(host: "127.0.0.1", port: proxy.port)
+            configuration.headerFields[.authorization] = "Bearer 1"
+            try await self.client.connect(to: "wss://localhost:\(target)/echo", configuration: configuration)
+            {
+                socket in
+                try await socket.send("through")
+                var messages = socket.makeAsyncIterator()
+                let answer = try await messages.next()
+                #expect(answer?.text == "through")
+            }
+            let error = await #expect(throws: ConnectError.self) {
+                try await self.client.connect(to: "wss://other.invalid/echo", configuration: configuration) {
+                    _ in
+                }
+            }
+            #expect(error?.code == .unreachable)
+            #expect(error?.description.contains("certificate") == true)
+            let heads = requests.texts.withLock { $0 }
+            #expect(heads.first?.hasPrefix("CONNECT localhost:\(target) HTTP/1.1\r\n") == true)
+            #expect(heads.last?.hasPrefix("CONNECT other.invalid:443 HTTP/1.1\r\n") == true)
+            // What is for the server is not for the proxy.
+            #expect(heads.allSatisfy { !$0.contains("Bearer") })
+        }
+    }
+
     @Test("Both ends push 64 MiB at once through small buffers, and nothing is lost")
     func pressure() async throws {
         try await self.withServer { url in
