@@ -223,6 +223,110 @@ import Testing
         }
     }
 
+    /// The answer of a server that sends its client elsewhere.
+    private static func redirect(to location: String) -> [UInt8] {
+        Array("HTTP/1.1 307 Moved\r\nLocation: \(location)\r\nContent-Length: 0\r\n\r\n".utf8)
+    }
+
+    @Test("No redirect leads from TLS to plain bytes, nor to a Unix socket of the client's machine")
+    func weakerRedirects() async throws {
+        let root = try TLSTestCertificates.path("root.pem")
+        try await self.withServer(tls: try TLSTestCertificates.server()) { url in
+            var configuration = ClientConfiguration()
+            configuration.redirectsMax = 1
+            configuration.tls.trustRootsFile = root
+            let secure = url.replacing("ws://127.0.0.1", with: "wss://localhost")
+            let error = await #expect(throws: ConnectError.self) {
+                try await self.client.connect(to: "\(secure)/weaker", configuration: configuration) { _ in }
+            }
+            #expect(error?.code == .tooManyRedirects)
+            #expect(error?.response?.status.code == 307)
+        }
+        let path = "/tmp/starling-client-\(UUID().uuidString.prefix(8)).sock"
+        try await self.withServer(on: .unix(path: path)) { _ in
+            var configuration = ClientConfiguration()
+            configuration.redirectsMax = 1
+            let listener = try Listener { _ in (Self.redirect(to: "ws+unix:\(path):/echo"), nil) }
+            let error = await #expect(throws: ConnectError.self) {
+                try await self.client.connect(
+                    to: "ws://127.0.0.1:\(listener.port)/",
+                    configuration: configuration
+                ) { _ in Issue.record("a server has sent its client to a Unix socket") }
+            }
+            #expect(error?.code == .tooManyRedirects)
+            // A path on the same socket is no other place.
+            try await self.client.connect(to: "ws+unix:\(path):/moved", configuration: configuration) {
+                socket in
+                try await socket.send("found")
+                var messages = socket.makeAsyncIterator()
+                let answer = try await messages.next()
+                #expect(answer?.text == "found")
+            }
+        }
+    }
+
+    @Test("Another host is not told Authorization and Cookie; another path of the same one is")
+    func credentialsOnRedirect() async throws {
+        var configuration = ClientConfiguration()
+        configuration.redirectsMax = 1
+        configuration.headerFields[.authorization] = "Bearer 1"
+        configuration.headerFields[.cookie] = "session=1"
+        configuration.headerFields[.acceptLanguage] = "de"
+        for isSameHost in [true, false] {
+            let requests = Requests()
+            @Sendable func answer(_ head: [UInt8], _ answer: [UInt8]) -> ([UInt8], UInt16?) {
+                requests.texts.withLock { $0.append(String(decoding: head, as: UTF8.self)) }
+                return (answer, nil)
+            }
+            let refusal = Array("HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n".utf8)
+            let other = isSameHost ? nil : try Listener { answer($0, refusal) }
+            let goal = other.map { "ws://localhost:\($0.port)/next" } ?? "/next"
+            let first = try Listener(connections: isSameHost ? 2 : 1) { head in
+                let isFirst = head.starts(with: Array("GET / ".utf8))
+                return answer(head, isFirst ? Self.redirect(to: goal) : refusal)
+            }
+            let error = await #expect(throws: ConnectError.self) {
+                try await self.client.connect(
+                    to: "ws://127.0.0.1:\(first.port)/",
+                    configuration: configuration
+                ) { _ in }
+            }
+            #expect(error?.code == .refused && error?.response?.status.code == 403)
+            let heads = requests.texts.withLock { $0 }
+            try #require(heads.count == 2)
+            #expect(heads[1].hasPrefix("GET /next "))
+            for field in ["Authorization: Bearer 1\r\n", "Cookie: session=1\r\n"] {
+                #expect(heads[0].contains(field))
+                #expect(heads[1].contains(field) == isSameHost, "\(field) on the way to \(heads[1])")
+            }
+            #expect(heads.allSatisfy { $0.contains("Accept-Language: de\r\n") })
+        }
+    }
+
+    @Test("Who says nothing is given up at the deadline: in a TLS handshake, as a proxy, and behind one")
+    func connectTimeout() async throws {
+        // The kernel accepts, and nobody answers.
+        let silent = try TLSTestListener()
+        let port = Int(silent.port)
+        var direct = ClientConfiguration()
+        direct.connectTimeout = .milliseconds(500)
+        var proxied = direct
+        proxied.proxy = HTTPProxy(host: "127.0.0.1", port: port)
+        let tunnel = try Listener { _ in (Array("HTTP/1.1 200 OK\r\n\r\n".utf8), silent.port) }
+        var tunnelled = direct
+        tunnelled.proxy = HTTPProxy(host: "127.0.0.1", port: tunnel.port)
+        for (url, configuration) in [
+            ("wss://localhost:\(port)/", direct), ("ws://localhost:1/", proxied),
+            ("wss://localhost:1/", tunnelled),
+        ] {
+            let error = await #expect(throws: ConnectError.self) {
+                try await self.client.connect(to: url, configuration: configuration) { _ in }
+            }
+            #expect(error?.code == .unreachable)
+            #expect(error?.description.contains("no answer within 0.5 seconds") == true, "\(url)")
+        }
+    }
+
     @Test("Through an HTTP proxy, which may refuse")
     func proxy() async throws {
         try await self.withServer { url in
@@ -252,6 +356,43 @@ import Testing
                 requests.texts.withLock { $0.last?.hasPrefix("CONNECT 127.0.0.1:\(target) HTTP/1.1\r\n") }
                     == true
             )
+        }
+    }
+
+    @Test("TLS goes through an HTTP proxy's tunnel, and it is the server whose name is checked")
+    func proxyWithTLS() async throws {
+        try await self.withServer(tls: try TLSTestCertificates.server()) { url in
+            let target = UInt16(url.split(separator: ":").last ?? "") ?? 0
+            let requests = Requests()
+            // Whatever the name, it brings its client to the same server.
+            let proxy = try Listener(connections: 2) { head in
+                requests.texts.withLock { $0.append(String(decoding: head, as: UTF8.self)) }
+                return (Array("HTTP/1.1 200 OK\r\n\r\n".utf8), target)
+            }
+            var configuration = ClientConfiguration()
+            configuration.tls.trustRootsFile = try TLSTestCertificates.path("root.pem")
+            configuration.proxy = HTTPProxy(host: "127.0.0.1", port: proxy.port)
+            configuration.headerFields[.authorization] = "Bearer 1"
+            try await self.client.connect(to: "wss://localhost:\(target)/echo", configuration: configuration)
+            {
+                socket in
+                try await socket.send("through")
+                var messages = socket.makeAsyncIterator()
+                let answer = try await messages.next()
+                #expect(answer?.text == "through")
+            }
+            let error = await #expect(throws: ConnectError.self) {
+                try await self.client.connect(to: "wss://other.invalid/echo", configuration: configuration) {
+                    _ in
+                }
+            }
+            #expect(error?.code == .unreachable)
+            #expect(error?.description.contains("certificate") == true)
+            let heads = requests.texts.withLock { $0 }
+            #expect(heads.first?.hasPrefix("CONNECT localhost:\(target) HTTP/1.1\r\n") == true)
+            #expect(heads.last?.hasPrefix("CONNECT other.invalid:443 HTTP/1.1\r\n") == true)
+            // What is for the server is not for the proxy.
+            #expect(heads.allSatisfy { !$0.contains("Bearer") })
         }
     }
 
@@ -350,6 +491,9 @@ import Testing
             )
             HTTPRoute("/moved") { _ in
                 HTTPReply(.init(code: 307), headerFields: [.location: "/echo"])
+            }
+            HTTPRoute("/weaker") { _ in
+                HTTPReply(.init(code: 307), headerFields: [.location: "ws://127.0.0.1:1/echo"])
             }
             HTTPRoute("/circle") { _ in
                 HTTPReply(.init(code: 302), headerFields: [.location: "/circle"])

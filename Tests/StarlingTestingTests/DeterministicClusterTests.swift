@@ -1,3 +1,4 @@
+import Foundation
 import Starling
 import StarlingTesting
 import Testing
@@ -29,6 +30,20 @@ import Testing
             #expect(first.figures == second.figures)
         }
         #expect(cluster.run(seed: 1).trace != cluster.run(seed: 2).trace)
+    }
+
+    @Test("Another process that is told a seed shows the same trace, and that seed alone")
+    func replay() async throws {
+        let run = DeterministicCluster().run(seed: 4711)
+        // Its hashes are others than ours: an order that came from a set or a dictionary would be another one there.
+        let result = await #expect(processExitsWith: .success, observing: [\.standardOutputContent]) {
+            // One thread, and no other one reads the environment now; both texts are literals.
+            unsafe setenv("STARLING_SEED", "4711", 1)
+            let figures = try await DeterministicCluster().check(seeds: 0..<3)
+            #expect(figures == DeterministicCluster().run(seed: 4711).figures)
+        }
+        let output = String(decoding: try #require(result).standardOutputContent, as: UTF8.self)
+        #expect(output.contains(run.trace))
     }
 
     @Test(

@@ -70,6 +70,25 @@ import Testing
         #expect(Set(keys) == Set(LoggingKeys.all))
     }
 
+    @Test("No log message has a key of its own")
+    func noOtherKeys() throws {
+        let root = URL(filePath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
+            .deletingLastPathComponent().appending(path: "Sources")
+        let files = try #require(FileManager.default.enumerator(at: root, includingPropertiesForKeys: nil))
+        var count = 0
+        for case let file as URL in files where file.pathExtension == "swift" {
+            let source = try String(contentsOf: file, encoding: .utf8)
+            guard source.contains("metadata: [") else { continue }
+            count += 1
+            for line in source.split(separator: "\n") {
+                // An entry of metadata: a literal as the key, and text with something in it.
+                let hasOwnKey = line.contains(/"[A-Za-z][A-Za-z.-]*": "\\\(/)
+                #expect(!hasOwnKey, "\(file.lastPathComponent): \(line)")
+            }
+        }
+        #expect(count > 10)
+    }
+
     @Test("The page names every cause of an end, and who it is said to be by")
     func causes() throws {
         let documented = Set(try Self.table(under: "Why connections end").map { [$0[0], $0[1]] })

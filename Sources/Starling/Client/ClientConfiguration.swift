@@ -19,7 +19,8 @@ public struct ClientConfiguration: Sendable {
     public var proxy: HTTPProxy?
     /// Redirects to follow; none by default.
     ///
-    /// From `wss` to `ws` is never followed, and another host is not told `Authorization` and `Cookie`.
+    /// From `wss` to `ws`, and to a Unix socket of this machine, is never followed, and another host is not told
+    /// `Authorization` and `Cookie`.
     public var redirectsMax = 0
     /// How long name resolution, connecting, a proxy's answer and the TLS handshake may take together.
     public var connectTimeout: Duration = .seconds(5)

@@ -78,11 +78,10 @@ public struct WebSocketClient: Sendable {
                 }
                 redirects += 1
                 let next = try url.redirected(to: location)
-                guard redirects <= configuration.redirectsMax, url.scheme != .wss || next.scheme == .wss
-                else {
+                guard redirects <= configuration.redirectsMax, url.mayLead(to: next) else {
                     throw ConnectError(.tooManyRedirects, "to '\(location)'", response: error.response)
                 }
-                if next.authority != url.authority {
+                if next.authority != url.authority || (next.scheme == .unix) != (url.scheme == .unix) {
                     configuration.headerFields[.authorization] = nil
                     configuration.headerFields[.cookie] = nil
                 }
@@ -135,6 +134,16 @@ extension WebSocketURL {
             )
         } catch {
             throw ConnectError(.invalidURL, "in the configuration", underlying: error)
+        }
+    }
+
+    /// Whether a server may send a client from here to there: not to where nothing is encrypted any more, and not to a Unix
+    /// socket, which only the client's own machine has, unless it is the same one.
+    fileprivate func mayLead(to next: WebSocketURL) -> Bool {
+        switch next.scheme {
+        case .ws: self.scheme != .wss
+        case .wss: true
+        case .unix: self.scheme == .unix && next.host == self.host
         }
     }
 

@@ -105,11 +105,19 @@ public enum LoggingKeys {
     public static let bytesSent = "ws.bytes-sent"
     /// Bytes that were not written when a connection ended.
     public static let bufferedBytes = "ws.buffered-bytes"
+    /// Connections that a hand-off has brought to the next process.
+    public static let connections = "connections"
+    /// Connections of a hand-off that the next process could not take.
+    public static let refused = "refused"
+    /// Connections that a hand-off has left where they were.
+    public static let stayed = "stayed"
+    /// How long something took.
+    public static let duration = "duration"
 
     /// All of them.
     package static let all = [
         connection, closeCode, cause, closedBy, reason, status, remoteAddress, localAddress, topic, server,
         delay,
-        error, ageSeconds, bytesReceived, bytesSent, bufferedBytes,
+        error, ageSeconds, bytesReceived, bytesSent, bufferedBytes, connections, refused, stayed, duration,
     ]
 }

@@ -65,8 +65,9 @@ final class HandoffServer: Sendable {
                 self.server.logger.info(
                     "handed off",
                     metadata: [
-                        "connections": "\(outcome.gone)", "stayed": "\(outcome.stayed)",
-                        "duration": "\(begin.duration(to: .now))",
+                        LoggingKeys.connections: "\(outcome.gone)",
+                        LoggingKeys.stayed: "\(outcome.stayed)",
+                        LoggingKeys.duration: "\(begin.duration(to: .now))",
                     ]
                 )
                 return

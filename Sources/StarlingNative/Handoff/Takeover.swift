@@ -105,8 +105,8 @@ internal import StarlingCore
         server.logger.info(
             "taken over",
             metadata: [
-                "connections": "\(received.count - refused.count)", "refused": "\(refused.count)",
-                "duration": "\(begin.duration(to: .now))",
+                LoggingKeys.connections: "\(received.count - refused.count)",
+                LoggingKeys.refused: "\(refused.count)", LoggingKeys.duration: "\(begin.duration(to: .now))",
             ]
         )
     }
