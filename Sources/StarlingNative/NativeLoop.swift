@@ -161,7 +161,8 @@ internal import Starling
             guard self.connections.isCurrent(index, UInt32(event.token >> 32)) else { return }
             let connection = unsafe self.connections.pointer(index)
             if !self.proxyHeaders.isEmpty, !self.readProxyHeader(index, driver) { return }
-            if unsafe connection.pointee.flags.contains(.handshaking), !self.continueHandshake(index, driver) { return }
+            let isHandshaking = unsafe connection.pointee.flags.contains(.handshaking)
+            if isHandshaking, !self.continueHandshake(index, driver) { return }
             if unsafe event.writable || connection.pointee.flags.contains(.retriesWriteOnRead) {
                 unsafe connection.pointee.flags.remove(.retriesWriteOnRead)
                 self.setWriting(false, index)

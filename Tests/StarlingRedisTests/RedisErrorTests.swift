@@ -161,7 +161,9 @@ import Testing
                 for number in 0..<100 {
                     group.addTask { try await broadcaster.publish(.text("\(number)"), to: "history:x") }
                 }
-                try await until("a refusal") { try await redis.askAll("INFO errorstats").contains("READONLY") }
+                try await until("a refusal") {
+                    try await redis.askAll("INFO errorstats").contains("READONLY")
+                }
                 try await redis.ask("REPLICAOF NO ONE")
                 try await group.waitForAll()
             }

@@ -241,9 +241,8 @@ extension ConnectionDriver {
     }
 
     private func countMessage(on index: Int, _ endpoint: LoopEndpoint) -> Bool {
-        guard self.traffic(of: index).countMessage(at: self.now, endpoint.rates), !endpoint.rates.delays else {
-            return true
-        }
+        let isTooMany = self.traffic(of: index).countMessage(at: self.now, endpoint.rates)
+        guard isTooMany, !endpoint.rates.delays else { return true }
         self.failForRate(index, "too many messages per second")
         return false
     }
