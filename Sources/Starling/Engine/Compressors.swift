@@ -79,6 +79,45 @@ struct Compressors: ~Copyable {
     }
 }
 
+/// What connections of a loop agreed on about compression, where neither side keeps a context: one object for all that
+/// agreed on the same, so that compression costs an idle connection nothing.
+struct SharedAgreements: ~Copyable {
+    private var all: [ConnectionDeflate] = []
+
+    /// The agreement of a number from 1.
+    subscript(number: UInt8) -> ConnectionDeflate {
+        self.all[Int(number) - 1]
+    }
+
+    /// The number of an agreement; nil if a connection has to keep it for itself.
+    mutating func number(of deflate: ConnectionDeflate) -> UInt8? {
+        guard !deflate.keepsContext, !deflate.peerKeepsContext else { return nil }
+        if let index = self.all.firstIndex(where: deflate.isSameAgreement) { return UInt8(index + 1) }
+        guard self.all.count < 255 else { return nil }
+        self.all.append(deflate)
+        return UInt8(self.all.count)
+    }
+}
+
+extension ConnectionDriver {
+    /// What a connection has agreed on about compression; nil for none.
+    func deflate(of index: Int) -> ConnectionDeflate? {
+        let slot = unsafe self.slots.pointer(index)
+        let number = unsafe slot.pointee.agreement
+        return unsafe number > 0 ? self.agreements[number] : slot.pointee.details?.deflate
+    }
+
+    /// Keeps what a connection has agreed on about compression.
+    func agree(on deflate: ConnectionDeflate, _ index: Int) {
+        let slot = unsafe self.slots.pointer(index)
+        if let number = self.agreements.number(of: deflate) {
+            unsafe slot.pointee.agreement = number
+        } else {
+            self.details(of: index).deflate = deflate
+        }
+    }
+}
+
 /// What one connection agreed on about compression, and its own windows where it keeps context.
 final class ConnectionDeflate {
     let configuration: DeflateConfiguration
@@ -103,6 +142,13 @@ final class ConnectionDeflate {
         self.windowBits = own.bits
         self.peerKeepsContext = peer.keeps
         self.peerWindowBits = peer.bits
+    }
+
+    /// Whether another connection agreed on the same.
+    func isSameAgreement(_ other: ConnectionDeflate) -> Bool {
+        self.windowBits == other.windowBits && self.peerWindowBits == other.peerWindowBits
+            && self.keepsContext == other.keepsContext && self.peerKeepsContext == other.peerKeepsContext
+            && self.configuration == other.configuration
     }
 
     /// Whether a compressor of the connection's own is in memory.

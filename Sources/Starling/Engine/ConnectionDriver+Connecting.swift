@@ -132,8 +132,11 @@ extension ConnectionDriver {
             } catch {
                 throw HandshakeError(.unexpectedExtension)
             }
-            details.deflate = agreed.map {
-                ConnectionDeflate(agreed: $0, configuration: configuration, role: .client)
+            if let agreed {
+                self.agree(
+                    on: ConnectionDeflate(agreed: agreed, configuration: configuration, role: .client),
+                    index
+                )
             }
         } else if !extensions.isEmpty {
             throw HandshakeError(.unexpectedExtension)

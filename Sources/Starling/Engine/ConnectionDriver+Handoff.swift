@@ -239,7 +239,7 @@ extension ConnectionDriver {
         writer.write(details?.subprotocol) { $0.write($1) }
         writer.write(details?.user) { $0.write($1) }
         writer.write(details?.pendingPong) { $0.write($1) }
-        writer.write(details?.deflate) { $1.write(to: &$0) }
+        writer.write(self.deflate(of: index)) { $1.write(to: &$0) }
         unsafe self.writeAge(since: slot.pointee.lastMessageAt, to: &writer)
         unsafe self.writeAge(since: slot.pointee.pingedAt, to: &writer)
         unsafe writer.write(slot.pointee.flags.contains(.awaitingPong))

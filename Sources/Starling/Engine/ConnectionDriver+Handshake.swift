@@ -366,8 +366,15 @@ extension ConnectionDriver {
                     preferences: configuration.preferences
                 )
                 extensions = answer?.response
-                details.deflate = answer.map {
-                    ConnectionDeflate(agreed: $0.agreed, configuration: configuration, role: .server)
+                if let answer {
+                    self.agree(
+                        on: ConnectionDeflate(
+                            agreed: answer.agreed,
+                            configuration: configuration,
+                            role: .server
+                        ),
+                        index
+                    )
                 }
             } catch {
                 return self.refuse(index, HandshakeError(.malformedHead))
@@ -409,7 +416,7 @@ extension ConnectionDriver {
         unsafe slot.pointee.waitingSince = self.now
         unsafe slot.pointee.lastMessageAt = self.now
         unsafe slot.pointee.codec = FrameCodec(settings: endpoint.codecSettings)
-        if details.deflate != nil {
+        if self.deflate(of: index) != nil {
             unsafe slot.pointee.codec.permitsCompression = true
             unsafe slot.pointee.flags.insert(.compressing)
         }

@@ -179,8 +179,7 @@ extension ConnectionDriver {
         on index: Int,
         _ endpoint: LoopEndpoint
     ) throws(ProtocolError) {
-        let slot = unsafe self.slots.pointer(index)
-        guard let deflate = unsafe slot.pointee.details?.deflate else { throw ProtocolError(.reservedBits) }
+        guard let deflate = self.deflate(of: index) else { throw ProtocolError(.reservedBits) }
         guard let inflated = try self.inflate(message.bytes, for: deflate, on: index, endpoint) else {
             return
         }

@@ -55,7 +55,7 @@ extension ConnectionDriver {
     func appendCompressed(_ kind: MessageView.Kind, _ bytes: RawSpan, to index: Int) -> Bool {
         let slot = unsafe self.slots.pointer(index)
         guard unsafe slot.pointee.flags.contains(.compressing),
-            let deflate = unsafe slot.pointee.details?.deflate,
+            let deflate = self.deflate(of: index),
             let compressed = self.compress(bytes, for: deflate, index)
         else { return false }
         unsafe self.appendFrame(kind.opcode, compressed.span.bytes, isCompressed: true, to: index)

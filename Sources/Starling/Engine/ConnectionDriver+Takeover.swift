@@ -158,11 +158,12 @@ extension ConnectionDriver {
         unsafe slot.pointee.format = endpoint.formatNumber(ofSubprotocol: details.subprotocol)
         unsafe slot.pointee.codec = FrameCodec(settings: endpoint.codecSettings)
         if try reader.readFlag() {
-            details.deflate = try ConnectionDeflate(
+            let deflate = try ConnectionDeflate(
                 configuration: endpoint.configuration.deflate ?? DeflateConfiguration(),
                 from: &reader
             )
-            details.deflate?.usedAt = self.now
+            deflate.usedAt = self.now
+            self.agree(on: deflate, index)
             unsafe slot.pointee.codec.permitsCompression = true
             unsafe slot.pointee.flags.insert(.compressing)
         }

@@ -182,7 +182,7 @@ extension ConnectionDriver {
             if !entry.ahead.isEmpty, entry.hasHad(publication, subscriber) { continue }
             var segment: OutboundSegment?
             if unsafe slot.pointee.flags.contains(.compressing),
-                let deflate = unsafe slot.pointee.details?.deflate
+                let deflate = self.deflate(of: index)
             {
                 let bits = deflate.windowBits
                 if deflate.keepsContext {

@@ -53,6 +53,7 @@ internal import StarlingDeflate
 
     let scratch = UnsafeMutableRawBufferPointer.allocate(byteCount: 64 << 10, alignment: 16)
     var compressors = Compressors()
+    var agreements = SharedAgreements()
 
     var users: [String: [UInt32]] = [:]
     /// Tasks whose connection is over and that have not returned.

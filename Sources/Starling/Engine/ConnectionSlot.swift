@@ -67,6 +67,8 @@ internal import StarlingCore
     var cause = CloseCause.none
     /// How publications are sent to it; see ``LoopEndpoint/formats``.
     var format: UInt8 = 0
+    /// The number of what it has agreed on about compression, from 1, if it shares that with others; see ``SharedAgreements``.
+    var agreement: UInt8 = 0
 
     var outbound = OutboundQueue()
     var messagesReceived: UInt32 = 0
@@ -124,6 +126,7 @@ final class ConnectionDetails {
     var isAwaitingTurn = false
     /// What a client waits for.
     var attempt: ConnectAttempt?
+    /// What was agreed on about compression, if that is the connection's own.
     var deflate: ConnectionDeflate?
     /// The sentence in the peer's close frame.
     var closeReason = ""
