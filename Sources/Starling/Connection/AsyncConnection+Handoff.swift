@@ -18,6 +18,8 @@ struct AsyncHandoff {
     var carried: [UInt8]?
     /// Whether there was a body before.
     var isResumed = false
+    /// What `authenticate` accepted the connection with, for the next body.
+    var userData: (any Sendable)?
 }
 
 /// What a body finds that goes on where another one has stopped.
@@ -111,7 +113,7 @@ extension AsyncConnection {
             rare.handoff.inbox.append(unsafe Message(kind, copying: bytes.span.bytes))
         }
         self.prepareToResume()
-        let isFull = unsafe self.state.pointee.inbox.byteCount >= self.inboundByteCountMax
+        let isFull = unsafe self.state.pointee.inbox.byteCount >= self.facts.inboundByteCountMax
         unsafe self.state.pointee.isReadingPaused = isFull
         return isFull
     }

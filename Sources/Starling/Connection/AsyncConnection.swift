@@ -11,18 +11,14 @@ internal import Synchronization
 @safe final class AsyncConnection: @unchecked Sendable {
     let id: ConnectionID
     let loop: EventLoop
-    let path: String
-    let subprotocol: String?
-    let user: String?
+    let facts: ConnectionFacts
     let remoteAddress: RemoteAddress
-    let isClient: Bool
 
-    /// Bytes handed over from other threads that the loop has not taken yet.
-    private let postedByteCount = Atomic<Int>(0)
     /// Whether senders must wait; written by the loop.
     private let isAboveHighWatermark = Atomic<Bool>(false)
     private let isFinished = Atomic<Bool>(false)
-    let inboundByteCountMax: Int
+    /// Bytes handed over from other threads that the loop has not taken yet.
+    private let postedByteCount = Atomic<Int>(0)
     /// In memory of its own, which lives as long as the object: a class's stored properties would be checked for
     /// exclusive access at every message.
     let state: UnsafeMutablePointer<LoopState>
@@ -31,11 +27,14 @@ internal import Synchronization
     @safe struct LoopState: ~Copyable {
         var inbox = Inbox()
         var reader: UnsafeContinuation<Void, Never>?
-        /// The endpoint's body at work, and the same task's identity as it sees itself.
+        /// The endpoint's body, while it is at work or about to be.
+        var body: (@Sendable (WebSocket) async throws -> Void)?
+        /// The task that it runs in.
         var task: Task<Void, Never>?
-        var bodyIdentity: UInt = 0
-        var isReadingPaused = false
         var rare: Rare?
+        var isReadingPaused = false
+        /// Whether the slot of `id` is this connection's, as it is between its handler's `opened` and `closed`.
+        var ownsSlot: Bool
     }
 
     /// What most connections do not have most of the time.
@@ -60,17 +59,14 @@ internal import Synchronization
         let waiter: CheckedContinuation<Duration?, Never>
     }
 
-    init(_ context: ConnectionContext) {
+    /// `ownsSlot` is false for one that a connection has beside its handler's.
+    init(_ context: ConnectionContext, ownsSlot: Bool = true) {
         self.id = context.id
         self.loop = context.loop
-        self.path = context.path
-        self.subprotocol = context.subprotocol
-        self.user = context.user
+        self.facts = context.facts
         self.remoteAddress = context.remoteAddress
-        self.isClient = context.isClient
-        self.inboundByteCountMax = context.inboundByteCountMax
         unsafe self.state = .allocate(capacity: 1)
-        unsafe self.state.initialize(to: LoopState())
+        unsafe self.state.initialize(to: LoopState(ownsSlot: ownsSlot))
     }
 
     deinit {
@@ -93,12 +89,12 @@ internal import Synchronization
 
     func received(_ message: borrowing MessageView, _ context: ConnectionContext) {
         self.preconditionOnLoop()
-        unsafe self.state.pointee.inbox.append(Message(copying: message))
-        if unsafe self.state.pointee.inbox.byteCount >= self.inboundByteCountMax,
+        unsafe self.state.pointee.inbox.append(context.copy(message))
+        if unsafe self.state.pointee.inbox.byteCount >= self.facts.inboundByteCountMax,
             unsafe !self.state.pointee.isReadingPaused
         {
             unsafe self.state.pointee.isReadingPaused = true
-            context.pauseReading(holding: self.inboundByteCountMax)
+            context.pauseReading(holding: self.facts.inboundByteCountMax)
         }
         self.resumeReader()
     }
@@ -122,6 +118,7 @@ internal import Synchronization
 
     func closed(_ closure: WebSocketClosure, driver: ConnectionDriver) {
         self.preconditionOnLoop()
+        unsafe self.state.pointee.ownsSlot = false
         if unsafe self.state.pointee.task != nil { driver.stragglers[self.id] = self }
         let rare = self.rare
         rare.closure = closure
@@ -174,18 +171,25 @@ internal import Synchronization
     }
 
     /// Runs the endpoint's body in a task that prefers the loop.
-    func start(_ body: @escaping @Sendable (WebSocket) async throws -> Void, _ logger: Logger) {
-        let socket = WebSocket(connection: self, resumption: self.resumption)
+    func start(_ body: @escaping @Sendable (WebSocket) async throws -> Void) {
+        unsafe self.state.pointee.body = body
+        // Captures `self` alone, which takes no memory of its own.
         unsafe self.state.pointee.task = Task(executorPreference: self.loop) {
-            unsafe withUnsafeCurrentTask { unsafe self.state.pointee.bodyIdentity = Self.identity($0) }
             var failure: (any Error)?
             do {
-                try await body(socket)
+                try await self.takeBody()?(WebSocket(connection: self, resumption: self.resumption))
             } catch {
                 failure = error
             }
-            self.bodyReturned(failure, logger)
+            self.bodyReturned(failure)
         }
+    }
+
+    /// The body, for its task: on the loop, or wherever the task is when the loop has ended.
+    private func takeBody() -> (@Sendable (WebSocket) async throws -> Void)? {
+        let body = unsafe self.state.pointee.body
+        unsafe self.state.pointee.body = nil
+        return body
     }
 
     /// Cancels the body's task; on the loop.
@@ -197,10 +201,10 @@ internal import Synchronization
     }
 
     /// The endpoint's body is done; on whatever thread it ended.
-    private func bodyReturned(_ failure: (any Error)?, _ logger: Logger) {
+    private func bodyReturned(_ failure: (any Error)?) {
         // That the connection ended is told by the connection's own log message.
         if let failure, !(failure is CancellationError), !(failure is WebSocketError) {
-            logger.error(
+            self.facts.logger.error(
                 "a connection's handler failed",
                 metadata: [LoggingKeys.connection: "\(self.id)", LoggingKeys.error: "\(failure)"]
             )
@@ -250,7 +254,7 @@ internal import Synchronization
     private func takeMessageOnLoop() -> Message? {
         guard let message = unsafe self.state.pointee.inbox.popFirst() else { return nil }
         if unsafe self.state.pointee.isReadingPaused,
-            unsafe self.state.pointee.inbox.byteCount <= self.inboundByteCountMax / 2
+            unsafe self.state.pointee.inbox.byteCount <= self.facts.inboundByteCountMax / 2
         {
             unsafe self.state.pointee.isReadingPaused = false
             self.loop.currentDriver?.inboxHasRoom(self.id)
@@ -277,7 +281,7 @@ internal import Synchronization
             }
             // Asked once: who the current task is costs a look at it and two counts.
             let (isCancelled, isBody) = unsafe withUnsafeCurrentTask { task in
-                unsafe (task?.isCancelled ?? false, Self.identity(task) == self.state.pointee.bodyIdentity)
+                unsafe (task?.isCancelled ?? false, self.isBody(task))
             }
             if isCancelled { return nil }
             // Only `cancel()` cancels the body's own task, and it resumes the reader: no handler is needed there.
@@ -289,10 +293,13 @@ internal import Synchronization
         }
     }
 
-    /// A task's address: to be compared with, which a copy of the reference would count up and down for.
-    private static func identity(_ task: UnsafeCurrentTask?) -> UInt {
-        // An optional reference is an address, and 0 for nil.
-        unsafe unsafeBitCast(task, to: UInt.self)
+    /// Whether a task is the body's.
+    ///
+    /// Compares addresses, which a copy of the reference would count up and down for.
+    private func isBody(_ task: UnsafeCurrentTask?) -> Bool {
+        // Both are an optional reference to the same kind of object: an address, and 0 for nil.
+        let current = unsafe unsafeBitCast(task, to: UInt.self)
+        return unsafe current != 0 && current == unsafeBitCast(self.state.pointee.task, to: UInt.self)
     }
 
     private func waitForMessage(mayBeCancelledMeanwhile: Bool = false) async {
@@ -329,7 +336,9 @@ internal import Synchronization
     func sendOnLoop(_ message: Message) -> SendResult? {
         guard let driver = unsafe self.loop.currentDriverReference else { return nil }
         let result = unsafe driver._withUnsafeGuaranteedRef {
-            $0.send(message.kind, message.bytes, to: self.id)
+            unsafe self.state.pointee.ownsSlot
+                ? $0.send(message.kind, message.bytes, to: self.id.slot)
+                : $0.send(message.kind, message.bytes, to: self.id)
         }
         if result == .buffered { self.passedHighWatermark() }
         return result
@@ -395,7 +404,7 @@ internal import Synchronization
 
     private var mustWait: Bool {
         self.isAboveHighWatermark.load(ordering: .relaxed)
-            || self.postedByteCount.load(ordering: .relaxed) > self.inboundByteCountMax
+            || self.postedByteCount.load(ordering: .relaxed) > self.facts.inboundByteCountMax
     }
 
     private func post(_ message: Message) {
@@ -404,7 +413,7 @@ internal import Synchronization
     }
 
     func subscribe(to topic: Topic, _ policy: SlowConsumerPolicy?) async throws(WebSocketError) {
-        guard !self.isClient else { throw WebSocketError(.noTopics) }
+        guard !self.facts.isClient else { throw WebSocketError(.noTopics) }
         guard !topic.isReserved else { throw WebSocketError(.reservedTopic) }
         let outcome: SubscriptionOutcome = await self.onLoop(orElse: .closed) {
             $0.beginSubscription(self.id, to: topic, policy)
@@ -461,6 +470,33 @@ internal import Synchronization
         return await withCheckedContinuation { continuation in
             self.loop.post(.perform { driver in continuation.resume(returning: driver.map(work) ?? missing) })
         }
+    }
+}
+
+/// What is known of a connection from its handshake: one object for all connections of an endpoint that agree in it.
+@usableFromInline
+final class ConnectionFacts: Sendable {
+    let path: String
+    let subprotocol: String?
+    let user: String?
+    let isClient: Bool
+    let inboundByteCountMax: Int
+    let logger: Logger
+
+    init(
+        path: String,
+        subprotocol: String? = nil,
+        user: String? = nil,
+        isClient: Bool,
+        inboundByteCountMax: Int,
+        logger: Logger
+    ) {
+        self.path = path
+        self.subprotocol = subprotocol
+        self.user = user
+        self.isClient = isClient
+        self.inboundByteCountMax = inboundByteCountMax
+        self.logger = logger
     }
 }
 

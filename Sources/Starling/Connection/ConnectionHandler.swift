@@ -168,28 +168,52 @@ public struct Connection<Handler: ConnectionHandler>: ~Copyable, ~Escapable {
             // A type without bytes has nothing to load or store.
             return unsafe UnsafeMutablePointer(bitPattern: MemoryLayout<State>.alignment)!
         }
-        guard let state = unsafe self.slot.pointee.state else {
+        guard unsafe self.slot.pointee.flags.contains(.hasState) else {
             preconditionFailure("the connection's state is not there before opened has returned it")
         }
-        return unsafe state.assumingMemoryBound(to: State.self)
+        return unsafe self.memory(for: State.self)
+    }
+
+    /// Where the state is, or is to be: in the slot, which does not move while the connection lives, if it fits there.
+    private func memory<State>(for type: State.Type) -> UnsafeMutablePointer<State> {
+        guard Self.fitsInSlot(type) else {
+            // Allocated by `initializeState`.
+            return unsafe self.slot.pointee.state!.assumingMemoryBound(to: State.self)
+        }
+        // A field of a slot stays where it is, so that its address is good for longer than this call.
+        return unsafe withUnsafeMutablePointer(to: &self.slot.pointee.state) {
+            unsafe UnsafeMutableRawPointer($0).assumingMemoryBound(to: State.self)
+        }
+    }
+
+    private static func fitsInSlot<State>(_ type: State.Type) -> Bool {
+        // An Int is as big as an address.
+        MemoryLayout<State>.size <= MemoryLayout<Int>.size
+            && MemoryLayout<State>.alignment <= MemoryLayout<Int>.alignment
     }
 
     /// Keeps the state that `opened` returned.
     @usableFromInline
     func initializeState<State>(_ state: consuming State) {
         guard MemoryLayout<State>.size > 0 else { return }
-        let memory = UnsafeMutablePointer<State>.allocate(capacity: 1)
+        if !Self.fitsInSlot(State.self) {
+            unsafe self.slot.pointee.state = UnsafeMutableRawPointer(
+                UnsafeMutablePointer<State>.allocate(capacity: 1)
+            )
+        }
+        let memory = unsafe self.memory(for: State.self)
         unsafe memory.initialize(to: state)
-        unsafe self.slot.pointee.state = UnsafeMutableRawPointer(memory)
+        unsafe self.slot.pointee.flags.insert(.hasState)
     }
 
     /// Destroys the state, after `closed`.
     @usableFromInline
     func deinitializeState<State>(as type: State.Type) {
-        guard MemoryLayout<State>.size > 0, let state = unsafe self.slot.pointee.state else { return }
-        let memory = unsafe state.assumingMemoryBound(to: State.self)
+        guard MemoryLayout<State>.size > 0, unsafe self.slot.pointee.flags.contains(.hasState) else { return }
+        unsafe self.slot.pointee.flags.remove(.hasState)
+        let memory = unsafe self.memory(for: State.self)
         unsafe memory.deinitialize(count: 1)
-        unsafe memory.deallocate()
+        if !Self.fitsInSlot(State.self) { unsafe memory.deallocate() }
         unsafe self.slot.pointee.state = nil
     }
 
@@ -212,6 +236,11 @@ public struct Connection<Handler: ConnectionHandler>: ~Copyable, ~Escapable {
     /// A connection that is being made from another process' record is not to be read at first.
     func pauseReadingFromTheStart() {
         unsafe self.slot.pointee.readingPauses.insert(.application)
+    }
+
+    /// A copy of a received message that outlives the call.
+    func copy(_ message: borrowing MessageView) -> Message {
+        unsafe self.driver._withUnsafeGuaranteedRef { $0.messages.copy(message) }
     }
 
     func start(_ async: AsyncConnection, _ body: @escaping @Sendable (WebSocket) async throws -> Void) {
@@ -240,13 +269,22 @@ public struct Connection<Handler: ConnectionHandler>: ~Copyable, ~Escapable {
 
     var id: ConnectionID { unsafe self.driver._withUnsafeGuaranteedRef { $0.id(of: self.index) } }
     var loop: EventLoop { unsafe self.driver._withUnsafeGuaranteedRef { $0.loop } }
-    var path: String { unsafe self.slot.pointee.details?.path ?? self.slot.pointee.endpoint?.path ?? "/" }
+    var path: String {
+        // Kept only for endpoints that serve more than one.
+        if let path = unsafe self.slot.pointee.details?.path, !path.isEmpty { return path }
+        return unsafe self.slot.pointee.endpoint?.path ?? "/"
+    }
     var subprotocol: String? { unsafe self.slot.pointee.details?.subprotocol }
     var bufferedByteCount: Int { unsafe self.slot.pointee.outbound.byteCount }
     var remoteAddress: RemoteAddress { unsafe self.slot.pointee.address }
     var user: String? { unsafe self.slot.pointee.details?.user }
-    var isClient: Bool {
-        unsafe self.driver._withUnsafeGuaranteedRef { $0.server.role == .client }
+    /// What the handshake has told.
+    var facts: ConnectionFacts {
+        let details = unsafe self.slot.pointee.details
+        guard let endpoint = unsafe self.slot.pointee.endpoint else {
+            preconditionFailure("an open connection without an endpoint")
+        }
+        return endpoint.facts(path: details?.path ?? "", details?.subprotocol, details?.user)
     }
 
     func closure(_ code: CloseCode) -> WebSocketClosure {
@@ -255,9 +293,6 @@ public struct Connection<Handler: ConnectionHandler>: ~Copyable, ~Escapable {
             reason: self.slot.pointee.details?.closeReason ?? "",
             cause: self.slot.pointee.cause
         )
-    }
-    var inboundByteCountMax: Int {
-        unsafe self.slot.pointee.endpoint?.configuration.inboundByteCountMax ?? .max
     }
 
     private var slot: UnsafeMutablePointer<ConnectionSlot> {

@@ -4,8 +4,8 @@ public import StarlingCore
 ///
 /// Making one copies its bytes once, into one heap allocation.
 public struct Message: @unchecked Sendable {
-    // Sendable because nothing changes the storage once `Storage.make` has returned it, but `next`: that belongs to
-    // the inbox, and is over before anybody else sees the message.
+    // Sendable because nothing changes the storage once it is filled, but `next`: that belongs to the inbox, and is over
+    // before anybody else sees the message. `MessagePool` fills one anew only if nobody else refers to it.
 
     /// Text or bytes.
     public typealias Kind = MessageView.Kind
@@ -74,17 +74,28 @@ public struct Message: @unchecked Sendable {
 
     /// One allocation: the header, then the bytes.
     final class Storage: ManagedBuffer<StorageHeader, UInt8> {
-        static func make(_ kind: Kind, copying bytes: RawSpan) -> Storage {
+        static func make(_ kind: Kind, copying bytes: RawSpan, capacity: Int = 0) -> Storage {
             let header = unsafe StorageHeader(kind: kind, byteCount: bytes.byteCount)
-            let buffer = Storage.create(minimumCapacity: bytes.byteCount) { _ in header }
+            let buffer = Storage.create(minimumCapacity: max(capacity, bytes.byteCount)) { _ in header }
+            let storage = unsafe unsafeDowncast(buffer, to: Storage.self)
+            storage.copy(bytes)
+            return storage
+        }
+
+        /// Takes another message's bytes; for somebody who alone refers to it, and knows that it has room for them.
+        func refill(_ kind: Kind, copying bytes: RawSpan) {
+            unsafe self.headerPointer.pointee = unsafe StorageHeader(kind: kind, byteCount: bytes.byteCount)
+            self.copy(bytes)
+        }
+
+        private func copy(_ bytes: RawSpan) {
             unsafe bytes.withUnsafeBytes { source in
-                unsafe buffer.withUnsafeMutablePointerToElements { elements in
+                unsafe self.withUnsafeMutablePointerToElements { elements in
                     guard let base = source.baseAddress else { return }
-                    // Capacity for all of them was just made, and the two do not overlap.
+                    // There is capacity for all of them, and the two do not overlap.
                     unsafe UnsafeMutableRawPointer(elements).copyMemory(from: base, byteCount: source.count)
                 }
             }
-            return unsafe unsafeDowncast(buffer, to: Storage.self)
         }
 
         var bytes: UnsafeRawBufferPointer {

@@ -34,7 +34,7 @@ struct SubscriptionRecovery {
     }
 
     private func begin() async throws(WebSocketError) -> BroadcastHub {
-        guard !self.connection.isClient else { throw WebSocketError(.noTopics) }
+        guard !self.connection.facts.isClient else { throw WebSocketError(.noTopics) }
         guard !self.topic.isReserved else { throw WebSocketError(.reservedTopic) }
         let (id, topic, policy) = (self.connection.id, self.topic, self.policy)
         switch await self.connection.onLoop(orElse: .closed, { $0.beginRecovery(id, to: topic, policy) }) {

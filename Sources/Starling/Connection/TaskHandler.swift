@@ -2,7 +2,15 @@ internal import StarlingCore
 
 /// The async form of an endpoint, built on the synchronous one: each connection has a task that prefers its loop.
 struct TaskHandler<UserData: Sendable>: ConnectionHandler {
-    let body: @Sendable (WebSocket, UserData) async throws -> Void
+    typealias PlainBody = @Sendable (WebSocket) async throws -> Void
+
+    enum Body {
+        /// One for all connections, which none of them need a closure for.
+        case plain(PlainBody)
+        case withUserData(@Sendable (WebSocket, UserData) async throws -> Void)
+    }
+
+    let body: Body
     /// How the user data goes to another process; nil if connections do not.
     var handoff: Handoff?
 
@@ -15,15 +23,21 @@ struct TaskHandler<UserData: Sendable>: ConnectionHandler {
     /// Retained from `opened` to `closed`, and so not for each message.
     @safe struct State {
         let reference: Unmanaged<AsyncConnection>
-        /// For the body's next start, in this process or another one.
-        let userData: UserData?
+    }
+
+    /// The body of one connection.
+    private func body(with userData: UserData) -> PlainBody {
+        switch self.body {
+        case .plain(let body): body
+        case .withUserData(let body): { socket in try await body(socket, userData) }
+        }
     }
 
     mutating func opened(_ connection: inout Connection<Self>, userData: UserData) -> State {
         let async = AsyncConnection(connection.context)
-        let body = self.body
-        connection.context.start(async) { socket in try await body(socket, userData) }
-        return unsafe State(reference: .passRetained(async), userData: self.handoff == nil ? nil : userData)
+        if self.handoff != nil { async.rare.handoff.userData = userData }
+        connection.context.start(async, self.body(with: userData))
+        return unsafe State(reference: .passRetained(async))
     }
 
     mutating func received(_ message: borrowing MessageView, on connection: inout Connection<Self>) {
@@ -45,36 +59,34 @@ struct TaskHandler<UserData: Sendable>: ConnectionHandler {
 extension TaskHandler: HandoffSource {
     static func makeHandoff(_ handler: HandlerBox<Self>) -> HandoffCallbacks? {
         guard let handoff = handler.value.handoff else { return nil }
-        let body = handler.value.body
-        func state(_ context: ConnectionContext) -> State {
+        func connection(_ context: ConnectionContext) -> AsyncConnection {
             // The connection is open, and its handler's state is there.
-            unsafe context.state(as: State.self).pointee
+            unsafe context.state(as: State.self).pointee.reference.takeUnretainedValue()
         }
         func start(_ context: ConnectionContext) {
-            let state = state(context)
-            guard let userData = state.userData else { return }
-            context.start(unsafe state.reference.takeUnretainedValue()) { try await body($0, userData) }
+            let connection = connection(context)
+            guard let userData = connection.rare.handoff.userData as? UserData else { return }
+            context.start(connection, handler.value.body(with: userData))
         }
         return HandoffCallbacks(
-            suspend: { context in
-                unsafe state(context).reference.takeUnretainedValue().suspend()
-            },
-            isAtRest: { unsafe state($0).reference.takeUnretainedValue().isAtRest },
+            suspend: { connection($0).suspend() },
+            isAtRest: { connection($0).isAtRest },
             export: { context in
-                let state = state(context)
-                guard let userData = state.userData else { throw ConnectionRecord.Unusable("no user data") }
+                let connection = connection(context)
+                guard let userData = connection.rare.handoff.userData as? UserData else {
+                    throw ConnectionRecord.Unusable("no user data")
+                }
                 var writer = ByteWriter()
                 writer.write(try handoff.encode(userData))
-                unsafe state.reference.takeUnretainedValue().write(to: &writer)
+                connection.write(to: &writer)
                 return writer.bytes
             },
             resume: { context in
-                let connection = unsafe state(context).reference.takeUnretainedValue()
-                if connection.resume() { start(context) }
+                if connection(context).resume() { start(context) }
             },
             discard: { context in
                 guard let driver = EventLoop.currentDriver else { return }
-                let connection = unsafe state(context).reference.takeRetainedValue()
+                let connection = unsafe context.state(as: State.self).pointee.reference.takeRetainedValue()
                 connection.closed(context.closure(.goingAway), driver: driver)
                 context.deinitializeState(as: State.self)
             },
@@ -82,10 +94,9 @@ extension TaskHandler: HandoffSource {
                 var reader = ByteReader(bytes)
                 let userData = try handoff.decode(try reader.readBytes())
                 let connection = AsyncConnection(context)
+                connection.rare.handoff.userData = userData
                 if try connection.read(from: &reader) { context.pauseReadingFromTheStart() }
-                unsafe context.initializeState(
-                    State(reference: .passRetained(connection), userData: userData)
-                )
+                unsafe context.initializeState(State(reference: .passRetained(connection)))
             },
             begin: start
         )

@@ -25,11 +25,11 @@ public struct WebSocket: Sendable, AsyncSequence {
     /// The connection's name within this process.
     public var id: ConnectionID { self.connection.id }
     /// The path of the request, without the query.
-    public var path: String { self.connection.path }
+    public var path: String { self.connection.facts.path }
     /// The subprotocol that was agreed on.
-    public var subprotocol: String? { self.connection.subprotocol }
+    public var subprotocol: String? { self.connection.facts.subprotocol }
     /// The user that `authenticate` accepted the connection for.
-    public var user: String? { self.connection.user }
+    public var user: String? { self.connection.facts.user }
     /// Where the connection comes from.
     public var remoteAddress: RemoteAddress { self.connection.remoteAddress }
     /// The event loop that serves the connection.

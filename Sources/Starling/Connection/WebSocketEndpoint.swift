@@ -38,7 +38,7 @@ public struct WebSocketEndpoint: Sendable {
         self.init(
             broadcaster: broadcaster,
             configuration: configuration,
-            handler: TaskHandler<Void> { socket, _ in try await body(socket) }
+            handler: TaskHandler<Void>(body: .plain(body))
         )
     }
 
@@ -60,7 +60,7 @@ public struct WebSocketEndpoint: Sendable {
             broadcaster: broadcaster,
             configuration: configuration,
             authenticate: authenticate,
-            handler: TaskHandler(body: body)
+            handler: TaskHandler(body: .withUserData(body))
         )
     }
 
@@ -91,7 +91,7 @@ public struct WebSocketEndpoint: Sendable {
             broadcaster: broadcaster,
             configuration: configuration,
             handler: TaskHandler<Void>(
-                body: { socket, _ in try await body(socket) },
+                body: .plain(body),
                 handoff: TaskHandler<Void>.Handoff(encode: { _ in [] }, decode: { _ in () })
             )
         )
@@ -117,7 +117,7 @@ public struct WebSocketEndpoint: Sendable {
             configuration: configuration,
             authenticate: authenticate,
             handler: TaskHandler(
-                body: body,
+                body: .withUserData(body),
                 handoff: TaskHandler.Handoff(
                     encode: { try HandoffCoder.encode($0) },
                     decode: { try HandoffCoder.decode(UserData.self, from: $0) }

@@ -236,7 +236,7 @@ extension ConnectionDriver {
     /// Starts an async handler's task for a connection that has just opened.
     func start(_ connection: AsyncConnection, _ body: @escaping @Sendable (WebSocket) async throws -> Void) {
         self.taskCount += 1
-        connection.start(body, self.server.logger)
+        connection.start(body)
     }
 
     /// A task has returned: its connection, if it still lives, is closed.

@@ -223,7 +223,7 @@ extension ConnectionDriver {
 
     /// Reads from the history what was published while a subscription was between two processes.
     private func recover(_ subscriptions: [ResumedSubscription], _ index: Int) {
-        let connection = AsyncConnection(ConnectionContext(self, index))
+        let connection = AsyncConnection(ConnectionContext(self, index), ownsSlot: false)
         self.recoveries[connection.id] = connection
         self.taskCount += 1
         let loop = self.loop

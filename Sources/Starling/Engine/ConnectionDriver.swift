@@ -286,6 +286,8 @@ internal import StarlingDeflate
         var unansweredByteCount = 0
         /// Parts of tasks that are ready to run.
         var jobs: [UnownedJob] = []
+        /// Where messages for tasks are.
+        var messages = MessagePool()
         /// Connections with something to write.
         var dirty: [UInt32] = []
         /// Where this tick's frames are encoded: those for one connection, and those for a topic's subscribers.
@@ -305,6 +307,10 @@ internal import StarlingDeflate
     var slots: Slots {
         _read { yield unsafe self.hot.pointee.slots }
         _modify { yield unsafe &self.hot.pointee.slots }
+    }
+    var messages: MessagePool {
+        _read { yield unsafe self.hot.pointee.messages }
+        _modify { yield unsafe &self.hot.pointee.messages }
     }
     var wheel: TimerWheel {
         _read { yield unsafe self.hot.pointee.wheel }

@@ -30,6 +30,8 @@ internal import StarlingCore
         static let writeBlocked = Flags(rawValue: 1 << 1)
         /// The outbound buffer passed its high watermark and is not below the low one again.
         static let aboveHighWatermark = Flags(rawValue: 1 << 2)
+        /// The handler's state is there.
+        static let hasState = Flags(rawValue: 1 << 3)
         /// A ping is out, and nothing has arrived since.
         static let awaitingPong = Flags(rawValue: 1 << 4)
         /// When the outbound buffer is empty: end the stream.
@@ -77,7 +79,7 @@ internal import StarlingCore
     var chargedByteCount: UInt32 = 0
     /// Not retained: the driver keeps its endpoints as long as it lives.
     var endpointReference: Unmanaged<LoopEndpoint>?
-    /// The handler's state, made by `opened`; null until then and where the state has no size.
+    /// The handler's state, made by `opened`, if it fits in here; a pointer to it otherwise.
     var state: UnsafeMutableRawPointer?
     var details: ConnectionDetails?
     var subscriptions: [Subscription] = []

@@ -1,3 +1,4 @@
+internal import Logging
 internal import StarlingCore
 internal import StarlingDeflate
 
@@ -42,7 +43,30 @@ final class LoopEndpoint {
         return format.publication?(publication) ?? publication.message
     }
 
-    init(_ endpoint: WebSocketEndpoint, index: Int, path: String, hub: BroadcastHub, role: Role) {
+    /// What is known of most connections from their handshake.
+    private let plainFacts: ConnectionFacts
+
+    /// What is known of a connection from its handshake; `path` is empty if it is the endpoint's.
+    func facts(path: String, _ subprotocol: String?, _ user: String?) -> ConnectionFacts {
+        if path.isEmpty, subprotocol == nil, user == nil { return self.plainFacts }
+        return ConnectionFacts(
+            path: path.isEmpty ? self.path : path,
+            subprotocol: subprotocol,
+            user: user,
+            isClient: self.plainFacts.isClient,
+            inboundByteCountMax: self.plainFacts.inboundByteCountMax,
+            logger: self.plainFacts.logger
+        )
+    }
+
+    init(
+        _ endpoint: WebSocketEndpoint,
+        index: Int,
+        path: String,
+        hub: BroadcastHub,
+        role: Role,
+        logger: Logger
+    ) {
         let configuration = endpoint.configuration
         self.index = index
         self.path = path
@@ -54,6 +78,12 @@ final class LoopEndpoint {
         self.codecSettings = FrameCodec.Settings(role: role, limits: configuration.limits)
         self.callbacks = endpoint.makeCallbacks()
         self.hub = hub
+        self.plainFacts = ConnectionFacts(
+            path: path,
+            isClient: role == .client,
+            inboundByteCountMax: configuration.inboundByteCountMax,
+            logger: logger
+        )
         self.pingInterval = configuration.timeouts.pingInterval.map(LoopInterval.init)
         self.pongTimeout = LoopInterval(configuration.timeouts.pongTimeout)
         self.closeTimeout = LoopInterval(configuration.timeouts.closeTimeout)

@@ -112,7 +112,8 @@ public final class ServerContext: Sendable {
                 index: index,
                 path: self.routes[entry.route].pattern,
                 hub: entry.hub,
-                role: self.role
+                role: self.role,
+                logger: self.logger
             )
         }
     }
