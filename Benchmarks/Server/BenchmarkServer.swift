@@ -22,12 +22,13 @@ struct BenchmarkServer: AsyncParsableCommand {
     @Option(help: "Speak TLS, with this chain in PEM form.") var certificate: String?
     @Option(help: "The certificate's key.") var key: String?
     @Flag(help: "Agree to permessage-deflate.") var deflate = false
+    @Flag(help: "Make every write a system call of its own.") var unbatched = false
     @Option(help: "Publish by way of the Redis at this Unix socket.") var redis: String?
 
     func run() async throws {
         let redis = try self.redis.map(self.makeBroadcaster)
         let (addresses, listening) = AsyncStream<String>.makeStream()
-        let transport = NativeTransport(
+        var transport = NativeTransport(
             host: "127.0.0.1",
             port: self.port,
             eventLoops: self.loops,
@@ -36,6 +37,7 @@ struct BenchmarkServer: AsyncParsableCommand {
             listening.yield(address)
             listening.finish()
         }
+        transport.batchesWrites = !self.unbatched
         let configuration = self.configuration
         let broadcaster: any Broadcaster = redis ?? InMemoryBroadcaster()
         let fanOut = WebSocketEndpoint(

@@ -41,6 +41,10 @@ internal import Starling
     /// Connections to be read again, of which epoll will not speak: OpenSSL holds decrypted bytes, the receive buffer was
     /// full, or the end stands behind the bytes.
     var pending: [Int] = []
+    /// Sends many messages at once; nil where every write is a system call of its own. See `NativeLoop+Batching.swift`.
+    let ring: OpaquePointer?
+    let sends = UnsafeMutableBufferPointer<starling_batched_send>.allocate(capacity: NativeLoop.batchMax)
+    var batchedConnections: [Int] = []
     /// What connections have said of the PROXY protocol that have not said all of it.
     var proxyHeaders: [Int: ProxyHeaderReader] = [:]
 
@@ -58,7 +62,8 @@ internal import Starling
         tls: TLSContext?,
         server: ServerContext,
         remote: LoopRemote,
-        isPaused: Bool
+        isPaused: Bool,
+        batchesWrites: Bool
     ) {
         let wakeup = remote.wakeup
         let loop = EventLoop(index: index) { starling_eventfd_signal(wakeup) }
@@ -67,7 +72,8 @@ internal import Starling
             listeners: listeners,
             tls: tls,
             server: server,
-            isPaused: isPaused
+            isPaused: isPaused,
+            batchesWrites: batchesWrites
         )
         let driver = ConnectionDriver(loop: loop, server: server, io: io)
         let start = Syscalls.monotonicNanoseconds()
@@ -88,7 +94,8 @@ internal import Starling
         listeners: [Listener],
         tls: TLSContext?,
         server: ServerContext,
-        isPaused: Bool
+        isPaused: Bool,
+        batchesWrites: Bool
     ) {
         self.epoll = starling_epoll_create()
         precondition(self.epoll >= 0, "no descriptor is left for an event loop")
@@ -97,6 +104,8 @@ internal import Starling
         self.server = server
         self.listeners = listeners
         self.isPaused = isPaused
+        // OpenSSL writes to its sockets itself.
+        unsafe self.ring = tls == nil && batchesWrites ? Self.makeRing(server) : nil
         _ = starling_epoll_control(
             self.epoll,
             0,
@@ -114,6 +123,8 @@ internal import Starling
         _ = Glibc.close(self.epoll)
         // The wake-up descriptor stays open: a task that outlives the loop may still signal it, and must not hit a
         // descriptor that means something else by then. It is one per loop of a server's life.
+        if let ring = unsafe self.ring { unsafe starling_send_ring_close(ring) }
+        unsafe self.sends.deallocate()
         unsafe self.events.deallocate()
         unsafe self.receiveBuffer.deallocate()
     }

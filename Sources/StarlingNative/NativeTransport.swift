@@ -48,6 +48,11 @@ public struct NativeTransport: Transport {
     let tls: TLSContext?
     let handoff: Handoff?
     let onListening: (@Sendable (String) -> Void)?
+    /// Whether writes to several connections are one system call, through an `io_uring`; true by default.
+    ///
+    /// Only where that can be had: Linux 6.1 and no seccomp profile or `kernel.io_uring_disabled` that forbids it, as Docker's
+    /// default profile does; and without TLS. Otherwise every write is a system call of its own, and nothing else is different.
+    public var batchesWrites = true
 
     /// Makes a transport that listens on a TCP port.
     ///
@@ -172,6 +177,7 @@ struct NativeService: Sendable {
     /// - Throws: If the other process goes on.
     func run(after takeover: Takeover?, serving: @Sendable () -> Void) async throws(HandoffError) {
         let (tls, server) = (self.transport.tls, self.server)
+        let batchesWrites = self.transport.batchesWrites
         let failure: HandoffError? = await withTaskGroup(of: Void.self) { group in
             for (index, remote) in self.loops.enumerated() {
                 let listeners = self.listeners[index]
@@ -183,7 +189,8 @@ struct NativeService: Sendable {
                             tls: tls,
                             server: server,
                             remote: remote,
-                            isPaused: takeover != nil
+                            isPaused: takeover != nil,
+                            batchesWrites: batchesWrites
                         )
                     }
                 }

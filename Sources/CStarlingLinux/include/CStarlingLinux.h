@@ -6,6 +6,8 @@
 #include <sys/socket.h>
 #include <sys/types.h>
 
+#include "starling_send_ring.h"
+
 // One readiness event, without epoll_event's packed layout.
 typedef struct {
     uint64_t token;

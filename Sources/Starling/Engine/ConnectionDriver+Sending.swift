@@ -177,6 +177,49 @@ extension ConnectionDriver {
         self.dirty.append(UInt32(index))
     }
 
+    /// Up to so many bytes, it is the system call that a write costs, and not the copy: those go out together.
+    static let batchedByteCountMax = 4096
+
+    /// Writes what waits for several connections, as far as that goes with one system call for many.
+    func flush(_ indices: [UInt32], together io: any BatchingIO) {
+        let batchMax = io.batchedWritesMax
+        for index in indices.lazy.map(Int.init) {
+            let slot = unsafe self.slots.pointer(index)
+            // Written meanwhile, for another reason.
+            guard unsafe slot.pointee.flags.contains(.dirty) else { continue }
+            guard unsafe !slot.pointee.outbound.isEmpty, unsafe slot.pointee.outbound.isContiguous,
+                unsafe slot.pointee.outbound.byteCount <= Self.batchedByteCountMax,
+                unsafe !slot.pointee.flags.contains(.writeBlocked)
+            else {
+                self.flush(index)
+                continue
+            }
+            unsafe slot.pointee.flags.remove(.dirty)
+            // The chunk stays as it is: nothing is sent before the batch is.
+            let bytes = unsafe slot.pointee.outbound.firstBytes
+            unsafe io.addToBatch(bytes, to: index)
+            self.batch.append(BatchedWrite(index: UInt32(index), byteCount: UInt32(bytes.count)))
+            if self.batch.count == batchMax { self.flushBatch(io) }
+        }
+        if !self.batch.isEmpty { self.flushBatch(io) }
+    }
+
+    private func flushBatch(_ io: any BatchingIO) {
+        var position = 0
+        io.writeBatch { result in
+            self.batch[position].result = result
+            if case .wrote(let count) = result { self.wrote(count, Int(self.batch[position].index)) }
+            position += 1
+        }
+        // Only then: what follows from one write may touch what waits for other connections.
+        for write in self.batch {
+            if self.conclude(write.result, of: Int(write.byteCount), Int(write.index)) {
+                self.flushed(Int(write.index))
+            }
+        }
+        self.batch.removeAll(keepingCapacity: true)
+    }
+
     /// Writes what waits for a connection until it is out or the peer takes no more.
     func flush(_ index: Int) {
         let slot = unsafe self.slots.pointer(index)
@@ -189,17 +232,36 @@ extension ConnectionDriver {
                     rebasing: self.scratch[..<slot.pointee.outbound.gather(into: self.scratch)]
                 )
             // Chunk and scratch stay as they are during the call.
-            switch unsafe self.io.write(RawSpan(_unsafeBytes: bytes), to: index) {
-            case .wrote(let count):
-                unsafe slot.pointee.outbound.removeFirst(count)
-                unsafe slot.pointee.bytesSent &+= UInt64(count)
-                self.counts.bytesSent &+= UInt64(count)
-                if count < bytes.count { self.writeBlocked(index) }
-            case .failed:
-                self.lose(index)
-                return
-            }
+            let result = unsafe self.io.write(RawSpan(_unsafeBytes: bytes), to: index)
+            if case .wrote(let count) = result { self.wrote(count, index) }
+            guard self.conclude(result, of: bytes.count, index) else { return }
         }
+        self.flushed(index)
+    }
+
+    /// Bytes are out.
+    private func wrote(_ count: Int, _ index: Int) {
+        let slot = unsafe self.slots.pointer(index)
+        unsafe slot.pointee.outbound.removeFirst(count)
+        unsafe slot.pointee.bytesSent &+= UInt64(count)
+        self.counts.bytesSent &+= UInt64(count)
+    }
+
+    /// Draws the conclusion from a write; whether the connection goes on.
+    private func conclude(_ result: WriteResult, of byteCount: Int, _ index: Int) -> Bool {
+        switch result {
+        case .wrote(let count):
+            if count < byteCount { self.writeBlocked(index) }
+            return true
+        case .failed:
+            self.lose(index)
+            return false
+        }
+    }
+
+    /// What could be written is.
+    private func flushed(_ index: Int) {
+        let slot = unsafe self.slots.pointer(index)
         if unsafe !slot.pointee.outbound.isEmpty || slot.pointee.chargedByteCount > 0 {
             self.chargeMemory(of: index)
         }
@@ -224,4 +286,11 @@ extension ConnectionDriver {
         unsafe slot.pointee.outbound.leaveChunks()
         self.scheduleDeadline(index)
     }
+}
+
+/// One write of several that are made together.
+struct BatchedWrite {
+    let index: UInt32
+    let byteCount: UInt32
+    var result = WriteResult.failed
 }

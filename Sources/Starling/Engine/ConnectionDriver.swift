@@ -22,6 +22,8 @@ internal import StarlingDeflate
 
     let server: ServerContext
     let io: any ConnectionIO
+    /// The same, if it can write to several connections at once.
+    private let batchingIO: (any BatchingIO)?
     let endpoints: [LoopEndpoint]
     private let hot: UnsafeMutablePointer<HotState>
 
@@ -30,6 +32,8 @@ internal import StarlingDeflate
     /// How many messages were taken out of the mailbox the last time that there were some.
     private(set) var mailCount = 0
     private var dirtyBatch: [UInt32] = []
+    /// Connections whose writes are made together.
+    var batch: [BatchedWrite] = []
     /// Connections whose end must be told to their handlers.
     var ending: [UInt32] = []
     /// Connections whose handlers must be told that the outbound buffer is low again.
@@ -80,6 +84,8 @@ internal import StarlingDeflate
         self.loop = loop
         self.server = server
         self.io = io
+        let batchingIO = io as? any BatchingIO
+        self.batchingIO = batchingIO.flatMap { $0.batchedWritesMax > 1 ? $0 : nil }
         self.statistics = LoopStatistics()
         unsafe self.hot = .allocate(capacity: 1)
         unsafe self.hot.initialize(to: HotState(role: server.role))
@@ -233,7 +239,11 @@ internal import StarlingDeflate
     private func flushDirty() {
         while !self.dirty.isEmpty {
             swap(&self.dirty, &self.dirtyBatch)
-            for index in self.dirtyBatch { self.flush(Int(index)) }
+            if let io = self.batchingIO, self.dirtyBatch.count > 1 {
+                self.flush(self.dirtyBatch, together: io)
+            } else {
+                for index in self.dirtyBatch { self.flush(Int(index)) }
+            }
             self.dirtyBatch.removeAll(keepingCapacity: self.dirtyBatch.count <= 65536)
         }
     }

@@ -37,6 +37,16 @@ extension ConnectionIO {
     public func writeTogether(_ head: RawSpan, _ body: RawSpan, to connection: Int) -> WriteResult? { nil }
 }
 
+/// A transport that can write to several connections at once.
+package protocol BatchingIO: ConnectionIO {
+    /// How many writes one batch takes; 0 if the transport cannot do that here.
+    var batchedWritesMax: Int { get }
+    /// Adds a write, to another connection than those before; `bytes` stay as they are until ``writeBatch(_:)`` returns.
+    func addToBatch(_ bytes: UnsafeRawBufferPointer, to connection: Int)
+    /// Makes the writes, as ``ConnectionIO/write(_:to:)`` would one by one, and then tells what became of each, in order.
+    func writeBatch(_ wrote: (WriteResult) -> Void)
+}
+
 /// What became of a write.
 public enum WriteResult: Sendable, Hashable {
     /// So many bytes were taken; if fewer than given, the connection takes no more now.
