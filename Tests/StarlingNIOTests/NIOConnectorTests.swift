@@ -1,5 +1,4 @@
 #if NIO
-import Foundation
 import Glibc
 import HTTPTypes
 import NIOSSL
@@ -246,31 +245,64 @@ import Testing
     @Test("Through an HTTP proxy's tunnel, and not through one that refuses")
     func proxy() async throws {
         try await NIOTestServer.run(tls: nil) { port in
-            let listener = try TLSTestListener()
-            // It blocks, and so has a thread of its own.
-            Thread.detachNewThread {
-                do {
-                    let inside = try listener.accept()
-                    try inside.wait(for: POLLIN)
-                    let request = String(decoding: inside.receive() ?? [], as: UTF8.self)
-                    #expect(request.hasPrefix("CONNECT localhost:\(port) HTTP/1.1\r\n"))
-                    #expect(request.contains("Proxy-Authorization: Basic x\r\n"))
-                    try inside.send(Array("HTTP/1.1 407 Proxy Authentication Required\r\n\r\n".utf8))
-                    // The connector ends the connection.
-                    try inside.wait(for: POLLIN)
-                } catch {
-                    Issue.record(error)
-                }
+            let requests = Lock<[String]>([])
+            let proxy = try ScriptedServer(connections: 2) { head in
+                let text = String(decoding: head, as: UTF8.self)
+                requests.withLock { $0.append(text) }
+                return text.contains("Proxy-Authorization: Basic eA==\r\n")
+                    ? (Array("HTTP/1.1 200 OK\r\n\r\n".utf8), UInt16(port))
+                    : (Array("HTTP/1.1 407 Proxy Authentication Required\r\n\r\n".utf8), nil)
             }
-            let options = ConnectOptions(
-                proxy: HTTPProxy(
-                    host: "127.0.0.1",
-                    port: Int(listener.port),
-                    headerFields: [.proxyAuthorization: "Basic x"]
-                )
-            )
-            let refused = await self.failure(.tcp(host: "localhost", port: port), options)
-            #expect(refused?.contains("407") == true)
+            var configuration = ClientConfiguration()
+            configuration.proxy = HTTPProxy(host: "127.0.0.1", port: proxy.port)
+            let error = await #expect(throws: ConnectError.self) {
+                try await Self.echo("through", "ws://localhost:\(port)/echo", configuration)
+            }
+            #expect(error?.description.contains("407") == true)
+            configuration.proxy?.headerFields[.proxyAuthorization] = "Basic eA=="
+            try await Self.echo("through", "ws://localhost:\(port)/echo", configuration)
+            let heads = requests.withLock { $0 }
+            #expect(heads.count == 2)
+            #expect(heads.allSatisfy { $0.hasPrefix("CONNECT localhost:\(port) HTTP/1.1\r\n") })
+        }
+    }
+
+    @Test("TLS goes through an HTTP proxy's tunnel, and it is the server whose name is checked")
+    func proxyWithTLS() async throws {
+        try await NIOTestServer.run(tls: try NIOTestTLS.server()) { port in
+            let requests = Lock<[String]>([])
+            // Whatever the name, it brings its client to the same server.
+            let proxy = try ScriptedServer(connections: 2) { head in
+                requests.withLock { $0.append(String(decoding: head, as: UTF8.self)) }
+                return (Array("HTTP/1.1 200 OK\r\n\r\n".utf8), UInt16(port))
+            }
+            var configuration = ClientConfiguration()
+            configuration.tls.trustRootsFile = try TLSTestCertificates.path("root.pem")
+            configuration.proxy = HTTPProxy(host: "127.0.0.1", port: proxy.port)
+            configuration.headerFields[.authorization] = "Bearer 1"
+            try await Self.echo("through", "wss://localhost:\(port)/echo", configuration)
+            let error = await #expect(throws: ConnectError.self) {
+                try await Self.echo("astray", "wss://other.invalid/echo", configuration)
+            }
+            #expect(error?.code == .unreachable)
+            #expect(error?.description.contains("certificate is not for 'other.invalid'") == true)
+            let heads = requests.withLock { $0 }
+            #expect(heads.first?.hasPrefix("CONNECT localhost:\(port) HTTP/1.1\r\n") == true)
+            #expect(heads.last?.hasPrefix("CONNECT other.invalid:443 HTTP/1.1\r\n") == true)
+            // What is for the server is not for the proxy.
+            #expect(heads.allSatisfy { !$0.contains("Bearer") })
+        }
+    }
+
+    /// Sends a text to a server that must send it back.
+    private static func echo(_ text: String, _ url: String, _ configuration: ClientConfiguration) async throws
+    {
+        try await WebSocketClient(connector: NIOConnector()).connect(to: url, configuration: configuration) {
+            socket in
+            try await socket.send(.text(text))
+            var messages = socket.makeAsyncIterator()
+            let answer = try await messages.next()
+            #expect(answer?.text == text)
         }
     }
 }
