@@ -279,7 +279,7 @@ let package = Package(
         .target(name: "CAllocationCounter", path: "Tests/Support/AllocationCounter"),
         .target(
             name: "TestSupport",
-            dependencies: ["CAllocationCounter"],
+            dependencies: ["CAllocationCounter", "Starling"],
             path: "Tests/Support/TestSupport",
             swiftSettings: settings
         ),

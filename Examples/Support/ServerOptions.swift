@@ -235,7 +235,7 @@ public struct ServerOptions: ParsableArguments {
         }
         #endif
         let native = NativeTransport(
-            unix.map { .unix(path: $0) } ?? .tcp(host: host, port: port),
+            target,
             eventLoops: loops,
             tls: try makeTLS(),
             handoff: handoff.map { Handoff(path: $0) },
@@ -268,10 +268,14 @@ public struct ServerOptions: ParsableArguments {
         try await group.run()
     }
 
+    private var target: ListenTarget {
+        unix.map { .unix(path: $0) } ?? .tcp(host: host, port: port)
+    }
+
     #if NIO
     private func makeNIOTransport() throws -> NIOTransport {
         NIOTransport(
-            unix.map { .unix(path: $0) } ?? .tcp(host: host, port: port),
+            target,
             group: loops.map { MultiThreadedEventLoopGroup(numberOfThreads: $0) } ?? .singleton,
             tls: try makeNIOTLS(),
             onListening: { Output.line("listening on \($0)") }

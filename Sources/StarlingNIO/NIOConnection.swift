@@ -255,16 +255,27 @@ final class NIOConnection: ChannelDuplexHandler {
 }
 
 extension RemoteAddress {
+    /// Where a channel's peer is; an IPv4 client of a dual-stack listener is an IPv4 client.
     init(_ address: SocketAddress?) {
-        self =
-            switch address {
-            case .v4, .v6:
-                RemoteAddress(
-                    host: address?.ipAddress ?? "",
-                    port: UInt16(clamping: address?.port ?? 0)
-                )
-            case .unixDomainSocket, nil: .unknown
-            }
+        // Family and port come first, in IPv6 a flow label too: `sockaddr_in` and `sockaddr_in6`, on every platform.
+        let place: Range<Int>
+        switch address {
+        case .v4: place = 4..<8
+        case .v6: place = 8..<24
+        case .unixDomainSocket, nil:
+            self = .unknown
+            return
+        }
+        let port = UInt16(clamping: address?.port ?? 0)
+        // The address stands where it is during the call, with as many bytes as its family has.
+        let remote = unsafe address?.withSockAddr { pointer, byteCount in
+            let bytes = unsafe UnsafeRawBufferPointer(start: pointer, count: byteCount)[place]
+            return unsafe RemoteAddress(
+                bytes: RawSpan(_unsafeBytes: UnsafeRawBufferPointer(rebasing: bytes)),
+                port: port
+            )
+        }
+        self = remote ?? .unknown
     }
 }
 #endif

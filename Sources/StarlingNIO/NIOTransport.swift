@@ -24,27 +24,7 @@ public import Starling
 /// ```
 public struct NIOTransport: Transport {
     /// Where to listen.
-    public struct Endpoint: Sendable, Hashable {
-        enum Base: Sendable, Hashable {
-            case tcp(host: String, port: Int)
-            case unix(path: String)
-        }
-        let base: Base
-
-        /// A port of an IPv4 or IPv6 address, or of a name that resolves to one.
-        ///
-        /// Port 0 takes a free one.
-        public static func tcp(host: String, port: Int) -> Endpoint {
-            Endpoint(base: .tcp(host: host, port: port))
-        }
-
-        /// A Unix socket.
-        ///
-        /// A socket file that nobody listens on any more is replaced.
-        public static func unix(path: String) -> Endpoint {
-            Endpoint(base: .unix(path: path))
-        }
-    }
+    public typealias Endpoint = ListenTarget
 
     let endpoint: Endpoint
     let group: any EventLoopGroup
@@ -174,16 +154,6 @@ public struct NIOTransport: Transport {
     private func description(of address: SocketAddress?) -> String {
         switch self.endpoint.base {
         case .tcp: RemoteAddress(address).description
-        case .unix(let path): path
-        }
-    }
-}
-
-extension NIOTransport.Endpoint: CustomStringConvertible {
-    /// Host and port, or the path.
-    public var description: String {
-        switch self.base {
-        case .tcp(let host, let port): "\(host):\(port)"
         case .unix(let path): path
         }
     }

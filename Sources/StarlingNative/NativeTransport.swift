@@ -16,32 +16,7 @@ public import Starling
 /// ```
 public struct NativeTransport: Transport {
     /// Where to listen.
-    public struct Endpoint: Sendable, Hashable {
-        enum Base: Sendable, Hashable {
-            case tcp(host: String, port: Int)
-            case unix(path: String)
-        }
-        let base: Base
-
-        /// Whether any port will do.
-        var isAnyPort: Bool {
-            if case .tcp(_, 0) = self.base { true } else { false }
-        }
-
-        /// A port of an IPv4 or IPv6 address, or of a name that resolves to one.
-        ///
-        /// Port 0 takes a free one.
-        public static func tcp(host: String, port: Int) -> Endpoint {
-            Endpoint(base: .tcp(host: host, port: port))
-        }
-
-        /// A Unix socket.
-        ///
-        /// A socket file that nobody listens on any more is replaced.
-        public static func unix(path: String) -> Endpoint {
-            Endpoint(base: .unix(path: path))
-        }
-    }
+    public typealias Endpoint = ListenTarget
 
     let endpoint: Endpoint
     let eventLoops: Int
@@ -229,7 +204,7 @@ struct Listener: Sendable {
     static let backlog: Int32 = 4096
 
     /// Opens a listener for each loop: of its own for TCP, the same for all for a Unix socket.
-    static func open(_ endpoint: NativeTransport.Endpoint, count: Int) throws(TransportError) -> [Listener] {
+    static func open(_ endpoint: ListenTarget, count: Int) throws(TransportError) -> [Listener] {
         switch endpoint.base {
         case .tcp(let host, let port):
             let first = try self.openTCP(host: host, port: port, joining: false)
@@ -252,7 +227,7 @@ struct Listener: Sendable {
     }
 
     /// One more listener on the same port; nil if there cannot be one.
-    func another(of endpoint: NativeTransport.Endpoint) -> Listener? {
+    func another(of endpoint: ListenTarget) -> Listener? {
         guard case .tcp(let host, _) = endpoint.base,
             let port = Int(self.address.split(separator: ":").last ?? "")
         else { return nil }

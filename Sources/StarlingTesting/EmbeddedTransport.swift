@@ -19,7 +19,9 @@ public final class EmbeddedTransport {
     private let executor = QueuedExecutor()
     /// What stands between the endpoints and their broadcasters.
     private let hubs: Task<Void, Never>
-    private var clock = ManualClock()
+
+    /// The server's time: it begins at 0, and only ``advance(by:)`` moves it.
+    public private(set) var clock = ManualClock()
 
     /// Looks up, counts, sends to and closes the server's connections; its questions are asked within ``waiting(for:)``.
     public let registry: ConnectionRegistry

@@ -154,7 +154,9 @@ extension TransportConformance {
             let silent = try await server.open()
             guard let stream = silent.stream as? any HalfClosableStream else {
                 try await silent.finish()
-                throw NotApplicable()
+                throw NotApplicable(
+                    reason: "the connector's streams are no HalfClosableStreams: both directions end together"
+                )
             }
             stream.endWriting()
             try await silent.expectEnd()
@@ -277,7 +279,9 @@ extension TransportConformance {
 // MARK: - Helpers
 
 /// A check needs what the connector cannot do.
-struct NotApplicable: Error {}
+struct NotApplicable: Error {
+    let reason: String
+}
 
 private struct ClosureHandler: ConnectionHandler {
     let codes: Codes

@@ -1,5 +1,4 @@
 #if NIO
-import Foundation
 import Glibc
 import HTTPTypes
 import NIOSSL
@@ -9,156 +8,10 @@ import StarlingNIO
 import TestSupport
 import Testing
 
-/// What a connector must do, against sockets that do as they are told.
 @Suite(.serialized) struct NIOConnectorTests {
-    /// A stream and the other end of it.
-    private func pair() async throws -> (stream: any ByteStream, peer: TLSTestSocket) {
-        let listener = try TLSTestListener()
-        let target = ConnectTarget.tcp(host: "127.0.0.1", port: Int(listener.port))
-        // The kernel has accepted before we do.
-        let stream = try await NIOConnector().connect(to: target, options: ConnectOptions())
-        return (stream, try listener.accept())
-    }
-
-    private func failure(
-        _ target: ConnectTarget,
-        _ options: ConnectOptions = ConnectOptions()
-    ) async -> String? {
-        do throws(TransportError) {
-            _ = try await NIOConnector().connect(to: target, options: options)
-            return nil
-        } catch {
-            return error.description
-        }
-    }
-
-    @Test("Bytes go both ways, and the end of the peer's is told")
-    func bothWays() async throws {
-        let (stream, peer) = try await self.pair()
-        try await stream.write(Array("question".utf8))
-        try peer.wait(for: POLLIN)
-        #expect(peer.receive() == Array("question".utf8))
-        try peer.send(Array("answer".utf8))
-        #expect(try await stream.read() == Array("answer".utf8))
-        peer.shutdownWriting()
-        #expect(try await stream.read() == nil)
-        #expect(try await stream.read() == nil)
-        // Our direction goes on.
-        try await stream.write([1])
-        try peer.wait(for: POLLIN)
-        #expect(peer.receive() == [1])
-    }
-
-    @Test("Eight megabytes wait for a peer that reads slowly, and arrive whole")
-    func slowReader() async throws {
-        let (stream, peer) = try await self.pair()
-        let bytes = (0..<8_000_000).map { UInt8(truncatingIfNeeded: $0 / 251) }
-        async let writing: Void = stream.write(bytes)
-        var received: [UInt8] = []
-        while received.count < bytes.count {
-            try peer.wait(for: POLLIN)
-            received += peer.receive(atMost: 100_000) ?? []
-            await Task.yield()
-        }
-        try await writing
-        #expect(received == bytes)
-    }
-
-    @Test("What nobody reads stays in the kernel, and all of it comes before the end")
-    func unread() async throws {
-        let (stream, peer) = try await self.pair()
-        try peer.send([UInt8](repeating: 1, count: 100_000))
-        peer.shutdownWriting()
-        var count = 0
-        while let bytes = try await stream.read() {
-            #expect(bytes.count <= 256 << 10)
-            count += bytes.count
-        }
-        #expect(count == 100_000)
-    }
-
-    @Test("Closing ends a read that waits, and cancelling its task does too")
-    func ends() async throws {
-        let (closed, silent) = try await self.pair()
-        let first = Task { try await closed.read() }
-        closed.close()
-        await #expect(throws: TransportError.self) { try await first.value }
-        await #expect(throws: TransportError.self) { try await closed.write([1]) }
-        // Not before: a peer that is let go has ended, which a read would tell.
-        withExtendedLifetime(silent) {}
-
-        let (cancelled, peer) = try await self.pair()
-        let task = Task { try await cancelled.read() }
-        task.cancel()
-        await #expect(throws: TransportError.self) { try await task.value }
-        // The peer sees the end.
-        try peer.wait(for: POLLIN)
-        #expect(peer.receive() == nil)
-    }
-
-    @Test("A stream that is let go is closed")
-    func letGo() async throws {
-        let peer = try await self.pair().peer
-        try peer.wait(for: POLLIN)
-        #expect(peer.receive() == nil)
-    }
-
-    @Test("A reset is an error that names the peer")
-    func reset() async throws {
-        let listener = try TLSTestListener()
-        let target = ConnectTarget.tcp(host: "127.0.0.1", port: Int(listener.port))
-        let stream = try await NIOConnector().connect(to: target, options: ConnectOptions())
-        do {
-            let peer = try listener.accept()
-            var linger = linger(l_onoff: 1, l_linger: 0)
-            let size = socklen_t(MemoryLayout.size(ofValue: linger))
-            // One `linger` is read during the call; closing then resets.
-            _ = unsafe setsockopt(peer.descriptor, SOL_SOCKET, SO_LINGER, &linger, size)
-        }
-        let error = await #expect(throws: TransportError.self) { try await stream.read() }
-        #expect(error?.description.contains("127.0.0.1:\(listener.port)") == true)
-    }
-
-    @Test("What cannot be reached is named, with the reason")
-    func unreachable() async throws {
-        let port: Int = try Int(TLSTestListener().port)
-        let refused = await self.failure(.tcp(host: "127.0.0.1", port: port))
-        #expect(refused == "cannot connect to 127.0.0.1:\(port): Connection refused")
-        let unknown = await self.failure(.tcp(host: "nowhere.invalid", port: 1))
-        #expect(unknown?.hasPrefix("cannot resolve 'nowhere.invalid': ") == true)
-        let missing = await self.failure(.unix(path: "/nowhere/socket"))
-        #expect(missing == "cannot connect to /nowhere/socket: No such file or directory")
-        let long = await self.failure(.unix(path: String(repeating: "x", count: 200)))
-        #expect(long?.contains("at most 107 bytes") == true)
-    }
-
-    @Test("All addresses of a name are tried")
-    func addresses() async throws {
-        // On 127.0.0.1 alone, whereas the name may mean ::1 first.
-        let listener = try TLSTestListener()
-        #expect(await self.failure(.tcp(host: "localhost", port: Int(listener.port))) == nil)
-    }
-
-    @Test("A server that says nothing to a TLS handshake is given up in time")
-    func silentTLS() async throws {
-        let listener = try TLSTestListener()
-        let options = ConnectOptions(
-            tls: ConnectTLS(trustRootsFile: try TLSTestCertificates.path("root.pem")),
-            timeout: .milliseconds(100)
-        )
-        let failure = await self.failure(.tcp(host: "127.0.0.1", port: Int(listener.port)), options)
-        #expect(failure?.contains("no answer within 0.1 seconds") == true)
-    }
-
-    @Test("Files of TLS that do not fit are named before anything is sent")
-    func badTLS() async throws {
-        let target = ConnectTarget.tcp(host: "127.0.0.1", port: 1)
-        let missing = ConnectOptions(tls: ConnectTLS(trustRootsFile: "/nowhere/root.pem"))
-        #expect(await self.failure(target, missing)?.contains("/nowhere/root.pem") == true)
-        let half = ConnectOptions(tls: ConnectTLS(certificateFile: "/nowhere/client.pem"))
-        #expect(
-            await self.failure(target, half)?.contains("a certificate and its key belong together") == true
-        )
+    @Test("What every connector must do", arguments: ConnectorCheck.all)
+    func check(_ check: ConnectorCheck) async throws {
+        try await check.run(NIOConnector())
     }
 
     // MARK: - With our own server at the other end
@@ -246,31 +99,64 @@ import Testing
     @Test("Through an HTTP proxy's tunnel, and not through one that refuses")
     func proxy() async throws {
         try await NIOTestServer.run(tls: nil) { port in
-            let listener = try TLSTestListener()
-            // It blocks, and so has a thread of its own.
-            Thread.detachNewThread {
-                do {
-                    let inside = try listener.accept()
-                    try inside.wait(for: POLLIN)
-                    let request = String(decoding: inside.receive() ?? [], as: UTF8.self)
-                    #expect(request.hasPrefix("CONNECT localhost:\(port) HTTP/1.1\r\n"))
-                    #expect(request.contains("Proxy-Authorization: Basic x\r\n"))
-                    try inside.send(Array("HTTP/1.1 407 Proxy Authentication Required\r\n\r\n".utf8))
-                    // The connector ends the connection.
-                    try inside.wait(for: POLLIN)
-                } catch {
-                    Issue.record(error)
-                }
+            let requests = Lock<[String]>([])
+            let proxy = try ScriptedServer(connections: 2) { head in
+                let text = String(decoding: head, as: UTF8.self)
+                requests.withLock { $0.append(text) }
+                return text.contains("Proxy-Authorization: Basic eA==\r\n")
+                    ? (Array("HTTP/1.1 200 OK\r\n\r\n".utf8), UInt16(port))
+                    : (Array("HTTP/1.1 407 Proxy Authentication Required\r\n\r\n".utf8), nil)
             }
-            let options = ConnectOptions(
-                proxy: HTTPProxy(
-                    host: "127.0.0.1",
-                    port: Int(listener.port),
-                    headerFields: [.proxyAuthorization: "Basic x"]
-                )
-            )
-            let refused = await self.failure(.tcp(host: "localhost", port: port), options)
-            #expect(refused?.contains("407") == true)
+            var configuration = ClientConfiguration()
+            configuration.proxy = HTTPProxy(host: "127.0.0.1", port: proxy.port)
+            let error = await #expect(throws: ConnectError.self) {
+                try await Self.echo("through", "ws://localhost:\(port)/echo", configuration)
+            }
+            #expect(error?.description.contains("407") == true)
+            configuration.proxy?.headerFields[.proxyAuthorization] = "Basic eA=="
+            try await Self.echo("through", "ws://localhost:\(port)/echo", configuration)
+            let heads = requests.withLock { $0 }
+            #expect(heads.count == 2)
+            #expect(heads.allSatisfy { $0.hasPrefix("CONNECT localhost:\(port) HTTP/1.1\r\n") })
+        }
+    }
+
+    @Test("TLS goes through an HTTP proxy's tunnel, and it is the server whose name is checked")
+    func proxyWithTLS() async throws {
+        try await NIOTestServer.run(tls: try NIOTestTLS.server()) { port in
+            let requests = Lock<[String]>([])
+            // Whatever the name, it brings its client to the same server.
+            let proxy = try ScriptedServer(connections: 2) { head in
+                requests.withLock { $0.append(String(decoding: head, as: UTF8.self)) }
+                return (Array("HTTP/1.1 200 OK\r\n\r\n".utf8), UInt16(port))
+            }
+            var configuration = ClientConfiguration()
+            configuration.tls.trustRootsFile = try TLSTestCertificates.path("root.pem")
+            configuration.proxy = HTTPProxy(host: "127.0.0.1", port: proxy.port)
+            configuration.headerFields[.authorization] = "Bearer 1"
+            try await Self.echo("through", "wss://localhost:\(port)/echo", configuration)
+            let error = await #expect(throws: ConnectError.self) {
+                try await Self.echo("astray", "wss://other.invalid/echo", configuration)
+            }
+            #expect(error?.code == .unreachable)
+            #expect(error?.description.contains("certificate is not for 'other.invalid'") == true)
+            let heads = requests.withLock { $0 }
+            #expect(heads.first?.hasPrefix("CONNECT localhost:\(port) HTTP/1.1\r\n") == true)
+            #expect(heads.last?.hasPrefix("CONNECT other.invalid:443 HTTP/1.1\r\n") == true)
+            // What is for the server is not for the proxy.
+            #expect(heads.allSatisfy { !$0.contains("Bearer") })
+        }
+    }
+
+    /// Sends a text to a server that must send it back.
+    private static func echo(_ text: String, _ url: String, _ configuration: ClientConfiguration) async throws
+    {
+        try await WebSocketClient(connector: NIOConnector()).connect(to: url, configuration: configuration) {
+            socket in
+            try await socket.send(.text(text))
+            var messages = socket.makeAsyncIterator()
+            let answer = try await messages.next()
+            #expect(answer?.text == text)
         }
     }
 }

@@ -47,6 +47,21 @@ import Testing
         #expect(answer != "203.0.113.9:4711")
     }
 
+    @Test("An IPv4 client of a listener for IPv6 is an IPv4 client, and a trusted proxy if its range is one")
+    func dualStack() async throws {
+        let request = [Self.request]
+        for (client, host) in [("127.0.0.1", "127.0.0.1:"), ("::1", "[::1]:")] {
+            let address = try await self.serve(trusting: nil, at: "::", tls: nil) { port in
+                try await Self.exchange(request, port, at: client)
+            }
+            #expect(address?.hasPrefix(host) == true, "\(address ?? "nothing") for \(client)")
+        }
+        let told = try await self.serve(trusting: "127.0.0.0/8", at: "::", tls: nil) { port in
+            try await Self.exchange([Self.binary] + request, port)
+        }
+        #expect(told == "203.0.113.9:4711")
+    }
+
     @Test("The header comes before TLS, in one piece with it or not", arguments: [true, false])
     func overTLS(inPieces: Bool) async throws {
         let address = try await self.serve(trusting: "127.0.0.1", tls: NIOTestTLS.server()) { port in
@@ -120,9 +135,13 @@ import Testing
     }
 
     /// The last line of the answer; nil if the connection is ended without one.
-    private static func exchange(_ pieces: [[UInt8]], _ port: Int) async throws -> String? {
+    private static func exchange(
+        _ pieces: [[UInt8]],
+        _ port: Int,
+        at host: String = "127.0.0.1"
+    ) async throws -> String? {
         let stream = try await NIOConnector().connect(
-            to: .tcp(host: "127.0.0.1", port: port),
+            to: .tcp(host: host, port: port),
             options: ConnectOptions()
         )
         defer { stream.close() }
@@ -140,6 +159,7 @@ import Testing
     /// A server that answers each upgrade with the address that it comes from, during `body`.
     private func serve<Result: Sendable>(
         trusting range: String?,
+        at host: String = "127.0.0.1",
         tls: NIOSSLContext?,
         _ body: (Int) async throws -> Result
     ) async throws -> Result {
@@ -149,17 +169,18 @@ import Testing
             authenticate: { UpgradeDecision<Void>.refuse(.forbidden, body: "\($0.remoteAddress)") },
             { _, _ in }
         )
-        return try await self.serve(endpoint, configuration, tls: tls, body)
+        return try await self.serve(endpoint, configuration, at: host, tls: tls, body)
     }
 
     private func serve<Result: Sendable>(
         _ endpoint: WebSocketEndpoint,
         _ configuration: ServerConfiguration,
+        at host: String = "127.0.0.1",
         tls: NIOSSLContext?,
         _ body: (Int) async throws -> Result
     ) async throws -> Result {
         let (addresses, listening) = AsyncStream.makeStream(of: String.self)
-        let transport = NIOTransport(host: "127.0.0.1", port: 0, tls: tls) { listening.yield($0) }
+        let transport = NIOTransport(host: host, port: 0, tls: tls) { listening.yield($0) }
         let server = WebSocketServer(transport: transport, configuration: configuration) {
             WebSocketRoute("/", endpoint)
         }

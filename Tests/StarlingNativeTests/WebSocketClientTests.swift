@@ -163,7 +163,7 @@ import Testing
         ]
     )
     func answers(answer: String, code: ConnectError.Code) async throws {
-        let listener = try Listener { _ in (Array(answer.utf8), nil) }
+        let listener = try ScriptedServer { _ in (Array(answer.utf8), nil) }
         let error = await #expect(throws: ConnectError.self) {
             try await self.client.connect(to: "ws://127.0.0.1:\(listener.port)/") { _ in }
         }
@@ -246,7 +246,7 @@ import Testing
         try await self.withServer(on: .unix(path: path)) { _ in
             var configuration = ClientConfiguration()
             configuration.redirectsMax = 1
-            let listener = try Listener { _ in (Self.redirect(to: "ws+unix:\(path):/echo"), nil) }
+            let listener = try ScriptedServer { _ in (Self.redirect(to: "ws+unix:\(path):/echo"), nil) }
             let error = await #expect(throws: ConnectError.self) {
                 try await self.client.connect(
                     to: "ws://127.0.0.1:\(listener.port)/",
@@ -279,9 +279,9 @@ import Testing
                 return (answer, nil)
             }
             let refusal = Array("HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n".utf8)
-            let other = isSameHost ? nil : try Listener { answer($0, refusal) }
+            let other = isSameHost ? nil : try ScriptedServer { answer($0, refusal) }
             let goal = other.map { "ws://localhost:\($0.port)/next" } ?? "/next"
-            let first = try Listener(connections: isSameHost ? 2 : 1) { head in
+            let first = try ScriptedServer(connections: isSameHost ? 2 : 1) { head in
                 let isFirst = head.starts(with: Array("GET / ".utf8))
                 return answer(head, isFirst ? Self.redirect(to: goal) : refusal)
             }
@@ -312,7 +312,7 @@ import Testing
         direct.connectTimeout = .milliseconds(500)
         var proxied = direct
         proxied.proxy = HTTPProxy(host: "127.0.0.1", port: port)
-        let tunnel = try Listener { _ in (Array("HTTP/1.1 200 OK\r\n\r\n".utf8), silent.port) }
+        let tunnel = try ScriptedServer { _ in (Array("HTTP/1.1 200 OK\r\n\r\n".utf8), silent.port) }
         var tunnelled = direct
         tunnelled.proxy = HTTPProxy(host: "127.0.0.1", port: tunnel.port)
         for (url, configuration) in [
@@ -332,7 +332,7 @@ import Testing
         try await self.withServer { url in
             let target = UInt16(url.split(separator: ":").last ?? "") ?? 0
             let requests = Requests()
-            let proxy = try Listener(connections: 2) { head in
+            let proxy = try ScriptedServer(connections: 2) { head in
                 let text = String(decoding: head, as: UTF8.self)
                 requests.texts.withLock { $0.append(text) }
                 return text.contains("Proxy-Authorization: Basic eA==")
@@ -365,7 +365,7 @@ import Testing
             let target = UInt16(url.split(separator: ":").last ?? "") ?? 0
             let requests = Requests()
             // Whatever the name, it brings its client to the same server.
-            let proxy = try Listener(connections: 2) { head in
+            let proxy = try ScriptedServer(connections: 2) { head in
                 requests.texts.withLock { $0.append(String(decoding: head, as: UTF8.self)) }
                 return (Array("HTTP/1.1 200 OK\r\n\r\n".utf8), target)
             }
@@ -533,53 +533,5 @@ private final class Requests: Sendable {
 
 private final class Codes: Sendable {
     let seen = Lock<[CloseCode]>([])
-}
-
-/// A server that says what it is told to, on a blocking thread of its own.
-private final class Listener: Sendable {
-    private let listener: TLSTestListener
-    let port: Int
-
-    /// Answers the first bytes of as many connections with what `answer` makes of them, and carries what follows to another
-    /// port, or ends the stream.
-    init(connections: Int = 1, _ answer: @escaping @Sendable ([UInt8]) -> (bytes: [UInt8], tunnel: UInt16?))
-        throws
-    {
-        let listener = try TLSTestListener()
-        self.listener = listener
-        self.port = Int(listener.port)
-        Thread.detachNewThread {
-            var held: [TLSTestSocket] = []
-            for _ in 0..<connections {
-                do {
-                    let socket = try listener.accept()
-                    held.append(socket)
-                    try socket.wait(for: POLLIN)
-                    let (bytes, tunnel) = answer(socket.receive() ?? [])
-                    try socket.send(bytes)
-                    if let tunnel {
-                        try Self.relay(socket, try TLSTestListener.connect(port: tunnel))
-                    } else {
-                        socket.shutdownWriting()
-                    }
-                } catch {
-                    Issue.record(error)
-                }
-            }
-        }
-    }
-
-    /// Carries bytes both ways until one side ends.
-    private static func relay(_ one: TLSTestSocket, _ other: TLSTestSocket) throws {
-        while true {
-            var entries = [one, other].map { pollfd(fd: $0.descriptor, events: Int16(POLLIN), revents: 0) }
-            // Two entries are passed, and written during the call alone.
-            guard unsafe poll(&entries, 2, tlsPatienceMilliseconds) > 0 else { return }
-            for (entry, (from, to)) in zip(entries, [(one, other), (other, one)]) where entry.revents != 0 {
-                guard let bytes = from.receive(), !bytes.isEmpty else { return }
-                try to.send(bytes)
-            }
-        }
-    }
 }
 #endif

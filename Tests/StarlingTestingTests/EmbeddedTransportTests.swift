@@ -34,6 +34,17 @@ import Testing
         #expect(broadcaster.topics.isEmpty)
     }
 
+    @Test("A server's time begins at 0 and goes on only when the test says so")
+    func clock() throws {
+        let server = EmbeddedTransport { WebSocketRoute("/", WebSocketEndpoint { _ in }) }
+        let client = try TestClient(server)
+        client.send(.close(.normalClosure))
+        #expect(server.clock.nanoseconds == 0)
+        server.advance(by: .milliseconds(120))
+        server.advance(by: .seconds(2))
+        #expect(server.clock.nanoseconds == 2_120_000_000)
+    }
+
     @Test("A test client says what no client should, and joins what comes in fragments")
     func byHand() throws {
         let endpoint = WebSocketEndpoint { socket in

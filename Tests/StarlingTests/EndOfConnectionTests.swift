@@ -211,10 +211,47 @@ import Testing
         #expect(ends.map { $0[LoggingKeys.reason] }[0] == "bye")
         #expect(ends[0][LoggingKeys.closeCode] == "1000")
         #expect(ends[0][LoggingKeys.bufferedBytes] == "0")
+        let request = Client.request("/").count
+        // A masked frame's header has 6 bytes.
+        #expect(ends[0][LoggingKeys.bytesReceived] == "\(request + 6 + 2 + 3)")
+        #expect(ends[1][LoggingKeys.bytesReceived] == "\(request + 6 + 5)")
         #expect(ends[1][LoggingKeys.bufferedBytes] == "7")
         #expect(Double(ends[1][LoggingKeys.ageSeconds] ?? "") ?? 0 >= 10)
         #expect(ends[2][LoggingKeys.reason]?.isEmpty == false)
         #expect(ends[3][LoggingKeys.reason] == "origin")
+    }
+
+    @Test("Bytes are counted in each direction, and what a peer never took is not among them")
+    func byteCounts() throws {
+        let recorder = LogRecorder()
+        let server = Self.server(recorder, Self.endpoint())
+        let client = try Client(server)
+        var received = Client.request("/").count
+        var sent = server.takeOutput(of: client.connection).count
+        func receive(_ bytes: [UInt8]) {
+            server.receive(bytes, on: client.connection)
+            received += bytes.count
+        }
+        // It comes back, as all that is said in the room, in a frame without a masking key.
+        receive(Client.frame(.text, [UInt8](repeating: 65, count: 100)))
+        #expect(server.takeOutput(of: client.connection).count == 102)
+        sent += 102
+        // What comes in pieces counts once, and so does what goes out in pieces.
+        for byte in Client.frame(.text, [UInt8](repeating: 66, count: 50)) { receive([byte]) }
+        #expect(server.takeOutput(of: client.connection).count == 52)
+        sent += 52
+        server.limitOutput(of: client.connection, to: 30)
+        receive(Client.frame(.text, [UInt8](repeating: 67, count: 70)))
+        #expect(server.takeOutput(of: client.connection).count == 30)
+        server.limitOutput(of: client.connection, to: 20)
+        #expect(server.takeOutput(of: client.connection).count == 20)
+        sent += 50
+        server.advance(by: .seconds(11))
+        let end = try #require(recorder.entries.last { $0.message == "connection closed" })
+        #expect(end[LoggingKeys.cause] == "writeTimeout")
+        #expect(end[LoggingKeys.bytesReceived] == "\(received)")
+        #expect(end[LoggingKeys.bytesSent] == "\(sent)")
+        #expect(end[LoggingKeys.bufferedBytes] == "22")
     }
 
     @Test("So does a connection that is not even accepted, and one that a drain cuts at its deadline")

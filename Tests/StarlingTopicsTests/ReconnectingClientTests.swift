@@ -305,6 +305,26 @@ import Testing
         }
     }
 
+    @Test("After a wait it connects, and says so")
+    func connectingAgain() async throws {
+        let (attempts, attempted) = AsyncStream.makeStream(of: Void.self)
+        var configuration = ReconnectingConfiguration()
+        configuration.backoff = Backoff(first: .milliseconds(1), max: .milliseconds(1))
+        let client = ReconnectingClient(
+            to: "ws://localhost/chat",
+            connector: SecondAttemptConnector(begun: attempted),
+            configuration: configuration
+        )
+        let running = Task { try await client.run() }
+        for await _ in attempts {
+            let state = client.state
+            if case .connecting = state {} else { Issue.record("it connects, and says \(state)") }
+            break
+        }
+        client.close()
+        try await running.value
+    }
+
     private static func wait(
         for name: String,
         in states: inout AsyncStream<ReconnectingClient.State>.AsyncIterator
@@ -437,6 +457,28 @@ import Testing
             server.beginShutdown()
             try await group.waitForAll()
         }
+    }
+}
+
+/// Reaches nothing at first, and then tries for as long as it may.
+private final class SecondAttemptConnector: Connector {
+    private let begun: AsyncStream<Void>.Continuation
+    private let attempts = Atomic<Int>(0)
+
+    /// - Parameter begun: Told when the second attempt begins.
+    init(begun: AsyncStream<Void>.Continuation) {
+        self.begun = begun
+    }
+
+    func connect(to target: ConnectTarget, options: ConnectOptions) async throws(TransportError)
+        -> any ByteStream
+    {
+        if self.attempts.add(1, ordering: .relaxed).newValue > 1 {
+            self.begun.yield()
+            // Until the client is closed.
+            try? await Task.sleep(for: .seconds(600))
+        }
+        throw TransportError("nothing is at \(target)")
     }
 }
 #endif

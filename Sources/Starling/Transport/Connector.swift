@@ -120,8 +120,13 @@ public protocol ByteStream: AnyObject, Sendable {
     func close()
 }
 
-/// A stream whose own direction can be ended while the other one goes on; for tests of what the other end makes of it.
-package protocol HalfClosableStream: ByteStream {
-    /// Ends this direction, TLS's end included; never suspends, and does nothing to a stream that is closed.
+/// A stream whose own direction can be ended while the other one goes on.
+///
+/// A connector's streams need not be such: clients and broker links never do this. `TransportConformance` asks for it, to see
+/// what a server makes of a peer that does; the streams of `NativeConnector`, `NIOConnector` and `InMemoryConnector` are.
+public protocol HalfClosableStream: ByteStream {
+    /// Ends this direction, TLS's end included; what was written before still arrives.
+    ///
+    /// Never suspends; any thread; does nothing to a stream that is closed.
     func endWriting()
 }

@@ -9,7 +9,7 @@ struct HandoffOffer {
     let listeners: [Listener]
 
     init(_ transport: NativeTransport, _ listeners: [Listener]) {
-        self.endpoint = transport.endpoint.bound(to: listeners[0].address)
+        self.endpoint = transport.endpoint.bound(to: listeners[0].address).description
         self.isEncrypted = transport.tls != nil
         // A Unix socket's is the same for all loops.
         self.listeners = listeners.first?.isShared == true ? Array(listeners.prefix(1)) : listeners
@@ -53,19 +53,16 @@ struct HandoffOffer {
     }
 }
 
-extension NativeTransport.Endpoint {
-    /// Host and port, or the path.
-    var text: String {
-        switch self.base {
-        case .tcp(let host, let port): "\(host):\(port)"
-        case .unix(let path): path
-        }
+extension ListenTarget {
+    /// Whether any port will do.
+    var isAnyPort: Bool {
+        if case .tcp(_, 0) = self.base { true } else { false }
     }
 
-    /// The same, with the port of a listener's address where any would do.
-    func bound(to address: String) -> String {
-        guard case .tcp(let host, 0) = self.base else { return self.text }
-        return "\(host):\(address.split(separator: ":").last ?? "0")"
+    /// Where it listens, with the port of a listener's address where any would do.
+    func bound(to address: String) -> ListenTarget {
+        guard case .tcp(let host, 0) = self.base else { return self }
+        return .tcp(host: host, port: address.split(separator: ":").last.flatMap { Int($0) } ?? 0)
     }
 }
 #endif

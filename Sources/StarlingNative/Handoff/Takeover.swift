@@ -66,7 +66,7 @@ internal import StarlingCore
     }
 
     private func check(_ transport: NativeTransport) throws(HandoffError) {
-        let wanted = transport.endpoint.text
+        let wanted = transport.endpoint.description
         guard transport.endpoint.isAnyPort || wanted == self.offer.endpoint else {
             throw HandoffError("it listens on \(self.offer.endpoint), and this one is to listen on \(wanted)")
         }

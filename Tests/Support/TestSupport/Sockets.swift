@@ -1,4 +1,5 @@
 #if os(Linux)
+internal import Foundation
 internal import Glibc
 
 /// How long anything may take that needs another process or the kernel, before a test fails.
@@ -101,6 +102,17 @@ package final class TLSTestSocket: Sendable {
 
     package func shutdownWriting() {
         Glibc.shutdown(self.descriptor, Int32(SHUT_WR))
+    }
+}
+
+/// Runs what blocks on a thread of its own: tasks have few of them, and all tests share those.
+package func blocking<Result: Sendable>(
+    _ body: @escaping @Sendable () throws -> Result
+) async throws -> Result {
+    try await withCheckedThrowingContinuation { continuation in
+        Thread.detachNewThread {
+            continuation.resume(with: Swift.Result { try body() })
+        }
     }
 }
 
