@@ -430,7 +430,8 @@ let package = Package(
         .testTarget(
             name: "StarlingNativeTests",
             dependencies: [
-                "Starling", "StarlingCore", "StarlingNative", "StarlingTesting", "TestSupport",
+                "CStarlingLinux", "Starling", "StarlingCore", "StarlingNative", "StarlingTesting",
+                "TestSupport",
                 .product(name: "HTTPTypes", package: "swift-http-types"),
             ],
             swiftSettings: settings

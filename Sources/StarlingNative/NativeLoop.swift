@@ -41,7 +41,7 @@ internal import Starling
     /// Connections to be read again, of which epoll will not speak: OpenSSL holds decrypted bytes, the receive buffer was
     /// full, or the end stands behind the bytes.
     var pending: [Int] = []
-    /// Sends many messages at once; nil where every write is a system call of its own. See `NativeLoop+Batching.swift`.
+    /// Sends for many connections at once; nil where every write is a system call of its own.
     let ring: OpaquePointer?
     let sends = UnsafeMutableBufferPointer<starling_batched_send>.allocate(capacity: NativeLoop.batchMax)
     var batchedConnections: [Int] = []
