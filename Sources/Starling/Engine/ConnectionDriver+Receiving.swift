@@ -14,6 +14,8 @@ extension ConnectionDriver {
     /// They are decoded where they are; what is left of a frame is kept by the connection.
     public func received(_ bytes: inout MutableRawSpan, on index: Int) {
         let slot = unsafe self.slots.pointer(index)
+        // What a transport had read already when the connection was ended is for nobody.
+        if unsafe slot.pointee.flags.contains(.ending) { return }
         self.unansweredByteCount &+= bytes.byteCount
         self.counts.bytesReceived &+= UInt64(bytes.byteCount)
         unsafe slot.pointee.bytesReceived &+= UInt64(bytes.byteCount)
