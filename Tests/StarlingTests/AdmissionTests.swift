@@ -115,6 +115,21 @@ import Testing
         #expect(asked.withLock { $0 } == 2)
     }
 
+    @Test("Those that wait are counted")
+    func waitingCount() async throws {
+        let server = Self.server { $0.upgradesPerSecondMax = 1 }
+        let registry = server.registry
+        func waitingCount() async -> Double? {
+            let snapshot = await server.waiting { await registry.context.snapshot(ServerSnapshot.Options()) }
+            return snapshot.totals["waiting_upgrades"]
+        }
+        let clients = try (0..<3).map { _ in try Client(server) }
+        #expect(await waitingCount() == 2)
+        server.advance(by: .seconds(1))
+        #expect(await waitingCount() == 1)
+        withExtendedLifetime(clients) {}
+    }
+
     @Test("A shutdown refuses those that wait")
     func drain() throws {
         let server = Self.server {

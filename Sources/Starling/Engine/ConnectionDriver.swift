@@ -272,7 +272,11 @@ internal import StarlingDeflate
     }
 
     private var gauges: LoopStatistics.Gauges {
-        var gauges = LoopStatistics.Gauges(connections: self.slots.count, tasks: self.taskCount)
+        var gauges = LoopStatistics.Gauges(
+            connections: self.slots.count,
+            tasks: self.taskCount,
+            waitingUpgrades: self.waitingUpgrades.count
+        )
         for endpoint in self.endpoints {
             gauges.topics += endpoint.topics.count
             gauges.subscriptions += endpoint.topics.subscriptionCount

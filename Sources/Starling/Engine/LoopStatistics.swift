@@ -121,6 +121,7 @@ final class LoopStatistics: Sendable {
         var topics = 0
         var subscriptions = 0
         var tasks = 0
+        var waitingUpgrades = 0
     }
 
     private let plain: [Box]
@@ -176,6 +177,7 @@ final class LoopStatistics: Sendable {
         store(.recoveryFailures, counts.recoveryFailures)
         store(.subscriptions, UInt64(gauges.subscriptions))
         store(.tasks, UInt64(gauges.tasks))
+        store(.waitingUpgrades, UInt64(gauges.waitingUpgrades))
         store(.outboundBytes, counts.outboundBytes)
         store(.ticks, counts.ticks)
         // Connections end, or are not let in, rarely: look at the causes only when one was.

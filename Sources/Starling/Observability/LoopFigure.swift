@@ -7,7 +7,7 @@ enum LoopFigure: Int, CaseIterable, Sendable {
     case slowConsumerDisconnects, slowConsumerDrops, slowConsumerConflations, acceptPauses, openConnections
     case slowConsumers, slowConsumerGaps, slowConsumerRecoveries, memoryPauses, memorySheds
     case affinityHits, affinityMisses, recoveries, recoveryFailures
-    case subscriptions, tasks, outboundBytes, ticks
+    case subscriptions, tasks, waitingUpgrades, outboundBytes, ticks
 
     /// The metric.
     var family: MetricFamily {
@@ -110,6 +110,12 @@ enum LoopFigure: Int, CaseIterable, Sendable {
             .gauge("subscriptions", "subscriptions", "Subscriptions of connections to topics.")
         case .tasks:
             .gauge("tasks", "tasks", "Tasks of connections and of requests that have not returned.")
+        case .waitingUpgrades:
+            .gauge(
+                "waiting_upgrades",
+                "upgrades",
+                "Upgrades that wait for their turn, and those of clients that have gone meanwhile."
+            )
         case .outboundBytes:
             .gauge("outbound_bytes", "bytes", "Bytes that wait for peers to take them.")
         case .ticks: .counter("ticks_total", "ticks", "Ticks of event loops.")

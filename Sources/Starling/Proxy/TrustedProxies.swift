@@ -168,6 +168,8 @@ struct AddressRange: Sendable {
     /// The bytes of an address in its usual form; nil for anything else.
     static func parse(_ host: String) -> [UInt8]? {
         var bytes = [UInt8](repeating: 0, count: 16)
+        // A zero byte would end the string for the C library, and what follows it would not be looked at.
+        guard !host.utf8.contains(0) else { return nil }
         let isIPv6 = host.contains(":")
         // `inet_pton` writes 4 or 16 bytes, for which there is room.
         let result = unsafe inet_pton(isIPv6 ? AF_INET6 : AF_INET, host, &bytes)
