@@ -1,5 +1,6 @@
 import CStarlingLinux
 import Glibc
+import Starling
 import Testing
 
 /// Whether the kernel has rings and allows them: elsewhere every write is a system call, which the other tests then cover.
@@ -49,9 +50,16 @@ struct SendRingTests {
         }
     }
 
+    private static func open(_ entries: UInt32) throws -> OpaquePointer {
+        guard let ring = unsafe starling_send_ring_open(entries) else {
+            throw TransportError("no ring: \(unsafe String(cString: strerror(errno)))")
+        }
+        return unsafe ring
+    }
+
     @Test("A batch tells of each send what send would have told")
     func results() throws {
-        let ring = try #require(unsafe starling_send_ring_open(8))
+        let ring = unsafe try Self.open(8)
         defer { unsafe starling_send_ring_close(ring) }
         let open = try Pair()
         let broken = try Pair()
@@ -65,7 +73,7 @@ struct SendRingTests {
         for round in 1...2 {
             let results = unsafe short.withUnsafeBytes { short in
                 unsafe long.withUnsafeBytes { long in
-                    var sends = [open.near, broken.near, full.near].map { descriptor in
+                    var sends = unsafe [open.near, broken.near, full.near].map { descriptor in
                         unsafe starling_batched_send(
                             bytes: short.baseAddress,
                             count: short.count,
@@ -102,7 +110,7 @@ struct SendRingTests {
 
     @Test("A ring is used for as many batches as there are")
     func manyBatches() throws {
-        let ring = try #require(unsafe starling_send_ring_open(4))
+        let ring = unsafe try Self.open(4)
         defer { unsafe starling_send_ring_close(ring) }
         let pair = try Pair()
         for number in 0..<5000 {

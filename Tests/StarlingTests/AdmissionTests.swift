@@ -119,7 +119,7 @@ import Testing
     func waitingCount() async throws {
         let server = Self.server { $0.upgradesPerSecondMax = 1 }
         let registry = server.registry
-        func waitingCount() async -> Double? {
+        func waitingCount() async -> UInt64? {
             let snapshot = await server.waiting { await registry.context.snapshot(ServerSnapshot.Options()) }
             return snapshot.totals["waiting_upgrades"]
         }
