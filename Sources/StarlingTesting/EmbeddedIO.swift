@@ -1,7 +1,7 @@
 internal import Starling
 
 /// Connections as arrays of bytes.
-final class EmbeddedIO: ConnectionIO {
+@safe final class EmbeddedIO: ConnectionIO {
     private struct Stream {
         var output: [UInt8] = []
         var capacity: Int?
@@ -13,6 +13,7 @@ final class EmbeddedIO: ConnectionIO {
     }
 
     private var streams: [Int: Stream] = [:]
+    private var batch: [(connection: Int, bytes: UnsafeRawBufferPointer)] = unsafe []
 
     var openConnections: [Int] {
         self.streams.filter { !$0.value.isClosed }.map(\.key)
@@ -73,4 +74,23 @@ final class EmbeddedIO: ConnectionIO {
     func isEnded(_ connection: Int) -> Bool { self.streams[connection]?.isEnded ?? false }
     func isClosed(_ connection: Int) -> Bool { self.streams[connection]?.isClosed ?? false }
     func isReading(_ connection: Int) -> Bool { self.streams[connection]?.isReading ?? false }
+}
+
+/// Several writes at once, as a transport with a ring makes them: nobody hears of one before all are made.
+extension EmbeddedIO: BatchingIO {
+    /// Few, so that a tick has several batches.
+    var batchedWritesMax: Int { 4 }
+
+    func addToBatch(_ bytes: UnsafeRawBufferPointer, to connection: Int) {
+        unsafe self.batch.append((connection, bytes))
+    }
+
+    func writeBatch(_ wrote: (WriteResult) -> Void) {
+        // The driver keeps the bytes until this has returned.
+        let results = unsafe self.batch.map { write in
+            unsafe self.write(RawSpan(_unsafeBytes: write.bytes), to: write.connection)
+        }
+        unsafe self.batch.removeAll()
+        results.forEach(wrote)
+    }
 }
