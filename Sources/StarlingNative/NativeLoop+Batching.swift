@@ -7,7 +7,7 @@ internal import Starling
 /// Many writes in one system call, where the kernel has a ring for that and allows it.
 ///
 /// A publication goes to many connections at the end of a tick, and so do the answers to all that asked in it: with a ring
-/// that costs up to a quarter less of the server's CPU time. `Documentation/Decisions/0009-io-uring.md` has the figures.
+/// that costs up to a fifth less of the server's CPU time. `Documentation/Decisions/0009-io-uring.md` has the figures.
 extension NativeLoop: BatchingIO {
     /// What one system call sends at most.
     static let batchMax = 256
