@@ -1,10 +1,14 @@
 """Tries the Hummingbird application from outside: hummingbird_test.py SERVER"""
 
 import http.client
+import os
+import pathlib
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
+import time
 
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
@@ -48,6 +52,43 @@ def upgrade_after_requests(port, cookie):
         expect("the message in its segment is answered", b"ann: hi" in answer, True)
 
 
+def figures(pages):
+    """What the application's one metrics backend has, by name."""
+    lines = request(pages, "GET", "/metrics")[1].splitlines()
+    return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines)}
+
+
+def expect_shared_metrics(pages):
+    """Starling reports once a second."""
+    deadline = time.monotonic() + PATIENCE
+    while (seen := figures(pages)).get("starling_websockets") != 1 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    expect("the backend has the sockets that are open", seen.get("starling_websockets"), 1)
+    expect("and the messages of both", seen.get("starling_messages_received_total"), 2)
+    pages_counted = sum(value for name, value in seen.items() if name.startswith("hb.requests{"))
+    expect("and Hummingbird's requests", pages_counted > 5, True)
+
+
+def expect_shared_loops(server):
+    """A thread of NIO's for each core, as there were without Starling, and no event loop of Starling's."""
+    names = [task.joinpath("comm").read_text().strip() for task in pathlib.Path(f"/proc/{server.pid}/task").iterdir()]
+    loops = [name for name in names if name.startswith("NIO-")]
+    expect("one group of event loops", len(loops), len(os.sched_getaffinity(0)))
+    expect("no loops of Starling's", [name for name in names if "starling" in name.lower()], [])
+
+
+def expect_shared_log(path):
+    lines = path.read_text().splitlines()
+    of_pages = [line for line in lines if "Request" in line and "/members" in line]
+    of_sockets = [line for line in lines if "ws.connection=" in line and "ws.close-code=1001" in line]
+    expect("the log tells of pages", bool(of_pages), True)
+    expect("and of sockets", bool(of_sockets), True)
+    for line in of_pages + of_sockets:
+        if " chat:" not in line and " chat " not in line:
+            raise SystemExit(f"a line of another logger than the application's: {line}")
+    print("ok: both with the application's logger")
+
+
 def run(server, port):
     pages = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
     expect("the page for everybody", request(pages, "GET", "/")[1], "A page for everybody.\n")
@@ -84,6 +125,8 @@ def run(server, port):
             expect("ann hears her own", ann.recv(PATIENCE), "ann: hello")
             expect("ann hears much", ann.recv(PATIENCE), "bob: " + "x" * 100_000)
         expect("bob goes", ann.recv(PATIENCE), "bob has gone")
+        expect_shared_metrics(pages)
+        expect_shared_loops(server)
         expect("pages go on meanwhile", request(pages, "GET", "/")[0].status, 200)
 
         upgrade_after_requests(port, cookie)
@@ -98,21 +141,34 @@ def run(server, port):
     expect("the application ends", server.wait(PATIENCE), 0)
 
 
+def await_start(server, log):
+    deadline = time.monotonic() + PATIENCE
+    while "listening on " not in log.read_text():
+        if server.poll() is not None or time.monotonic() > deadline:
+            raise SystemExit(f"the application did not start: {log.read_text()}")
+        time.sleep(0.05)
+
+
 def main():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    server = subprocess.Popen([sys.argv[1], str(port)], stdout=subprocess.PIPE, text=True)
-    try:
-        for line in server.stdout:
-            if line.startswith("listening on "):
-                break
-        else:
-            raise SystemExit("the application did not start")
-        run(server, port)
-    finally:
-        server.kill()
-        server.wait()
+    with tempfile.TemporaryDirectory() as folder:
+        log = pathlib.Path(folder, "log")
+        with log.open("w") as output:
+            server = subprocess.Popen(
+                [sys.argv[1], str(port)],
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=os.environ | {"LOG_LEVEL": "debug"},
+            )
+        try:
+            await_start(server, log)
+            run(server, port)
+        finally:
+            server.kill()
+            server.wait()
+        expect_shared_log(log)
 
 
 main()

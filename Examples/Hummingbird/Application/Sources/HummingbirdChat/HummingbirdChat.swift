@@ -1,3 +1,4 @@
+import CoreMetrics
 import Foundation
 import HTTPTypes
 import Hummingbird
@@ -9,19 +10,25 @@ import StarlingNIO
 /// A Hummingbird application with pages, middleware and a login of its own; its members chat on `/chat`, on the same port.
 ///
 ///     swift run HummingbirdChat 8080
+///
+/// With `LOG_LEVEL=debug` in its environment, its log tells of each connection too.
 @main
 struct HummingbirdChat {
     static func main() async throws {
         let port = CommandLine.arguments.dropFirst().first.flatMap { Int($0) } ?? 8080
         var logger = Logger(label: "chat")
-        logger.logLevel = .info
+        logger.logLevel = ProcessInfo.processInfo.environment["LOG_LEVEL"].flatMap { Logger.Level($0) } ?? .info
+        let figures = Figures()
+        MetricsSystem.bootstrap(figures)
         let sessions = Sessions()
         let group = MultiThreadedEventLoopGroup.singleton
 
         // The application, as it was before there were WebSockets.
         let router = Router(context: BasicRequestContext.self)
         router.middlewares.add(LogRequestsMiddleware(.info))
+        router.middlewares.add(MetricsMiddleware())
         router.get("/") { _, _ in "A page for everybody.\n" }
+        router.get("/metrics") { _, _ in figures.page }
         router.post("/login") { request, context in
             let name = String(buffer: try await request.body.collect(upTo: 64))
             guard !name.isEmpty, name.allSatisfy({ $0.isLetter && $0.isASCII }) else {
@@ -39,7 +46,7 @@ struct HummingbirdChat {
             "A page for members.\n"
         }
 
-        // Starling, on its event loops, with its logger, in its service group.
+        // Starling, on its event loops, with its logger and its metrics, in its service group.
         var configuration = ServerConfiguration()
         configuration.logger = logger
         let sockets = NIOWebSocketService(group: group, configuration: configuration) {
