@@ -17,7 +17,8 @@ struct HummingbirdChat {
     static func main() async throws {
         let port = CommandLine.arguments.dropFirst().first.flatMap { Int($0) } ?? 8080
         var logger = Logger(label: "chat")
-        logger.logLevel = ProcessInfo.processInfo.environment["LOG_LEVEL"].flatMap { Logger.Level($0) } ?? .info
+        let level = ProcessInfo.processInfo.environment["LOG_LEVEL"]
+        logger.logLevel = level.flatMap { Logger.Level($0) } ?? .info
         let figures = Figures()
         MetricsSystem.bootstrap(figures)
         let sessions = Sessions()
