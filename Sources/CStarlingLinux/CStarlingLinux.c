@@ -14,8 +14,8 @@ int starling_epoll_create(void) {
     return epoll_create1(EPOLL_CLOEXEC);
 }
 
-int starling_epoll_control(int epoll, int operation, int descriptor, uint64_t token, _Bool reading, _Bool writing,
-                           starling_trigger trigger) {
+int starling_epoll_control(int epoll, starling_epoll_operation operation, int descriptor, uint64_t token, _Bool reading,
+                           _Bool writing, starling_trigger trigger) {
     struct epoll_event event;
     memset(&event, 0, sizeof event);
     event.events = (reading ? EPOLLIN : 0u) | (writing ? EPOLLOUT : 0u);

@@ -14,6 +14,8 @@ struct NativeConnection: ~Copyable {
         static let retriesReadOnWrite = Flags(rawValue: 1 << 5)
         /// Decrypted bytes wait for reading to go on.
         static let hasPending = Flags(rawValue: 1 << 6)
+        /// It is no WebSocket yet, and watched in the lobby.
+        static let newcomer = Flags(rawValue: 1 << 7)
 
         mutating func set(_ flag: Flags, _ isOn: Bool) {
             if isOn { self.insert(flag) } else { self.remove(flag) }
@@ -57,16 +59,18 @@ struct NativeConnection: ~Copyable {
         unsafe self.blocks[index >> 8] + (index & 0xFF)
     }
 
-    func isCurrent(_ index: Int, _ generation: UInt32) -> Bool {
-        unsafe self.isOpen(index) && self.pointer(index).pointee.generation == generation
+    /// The connection that a token means; nil if it has ended, whoever has its number now.
+    func index(ofToken token: UInt64) -> Int? {
+        let index = Int(token & 0xFFFF_FFFF)
+        return self.isOpen(index) && self.token(index) == token ? index : nil
     }
 
     func isOpen(_ index: Int) -> Bool {
         unsafe index >> 8 < self.blocks.count && self.pointer(index).pointee.descriptor >= 0
     }
 
-    /// Takes a number into use; returns its new generation.
-    mutating func open(_ index: Int, _ descriptor: Int32) -> UInt32 {
+    /// Takes a number into use.
+    mutating func open(_ index: Int, _ descriptor: Int32) {
         while unsafe index >> 8 >= self.blocks.count {
             let block = UnsafeMutablePointer<NativeConnection>.allocate(capacity: Self.blockCount)
             for offset in 0..<Self.blockCount { unsafe (block + offset).initialize(to: NativeConnection()) }
@@ -74,7 +78,11 @@ struct NativeConnection: ~Copyable {
         }
         let generation = unsafe self.pointer(index).pointee.generation &+ 1
         unsafe self.pointer(index).pointee = NativeConnection(descriptor: descriptor, generation: generation)
-        return unsafe self.pointer(index).pointee.generation
+    }
+
+    /// What epoll calls the connection.
+    func token(_ index: Int) -> UInt64 {
+        unsafe UInt64(self.pointer(index).pointee.generation) << 32 | UInt64(index)
     }
 
     /// Gives a number back; returns its descriptor, to be closed.

@@ -7,18 +7,15 @@ internal import Starling
 extension NativeLoop {
     func watchListener(_ number: Int) {
         let listener = self.listeners[number]
-        _ = starling_epoll_control(
-            self.epoll,
-            0,
+        _ = self.epoll.add(
             listener.descriptor,
-            Self.wakeupToken - UInt64(number) - 1,
-            true,
-            false,
+            Self.listenerTokens.upperBound - UInt64(number),
             listener.isShared ? starling_trigger_exclusive : starling_trigger_level
         )
     }
 
-    func acceptConnections(_ number: Int, _ driver: ConnectionDriver, _ now: UInt64) {
+    func acceptConnections(ofToken token: UInt64, _ driver: ConnectionDriver, _ now: UInt64) {
+        let number = Int(Self.listenerTokens.upperBound - token)
         guard self.listeners.indices.contains(number) else { return }
         // Of a listener that loops share each takes what it can begin with, so that the others get some too.
         let most = self.listeners[number].isShared ? Self.arrivalsPerTick : Self.acceptsPerTick
@@ -57,7 +54,7 @@ extension NativeLoop {
 
     func accepted(_ descriptor: Int32, _ address: RemoteAddress, _ driver: ConnectionDriver) {
         guard let index = driver.accept(from: address) else { return self.turnAway(descriptor) }
-        let generation = self.connections.open(index, descriptor)
+        self.connections.open(index, descriptor)
         if driver.expectsProxyProtocol { self.proxyHeaders[index] = ProxyHeaderReader() }
         if let tls = self.tls {
             do {
@@ -71,11 +68,8 @@ extension NativeLoop {
                 return
             }
         }
-        let token = UInt64(generation) << 32 | UInt64(index)
-        let trigger = self.tls == nil ? starling_trigger_edge : starling_trigger_level
-        if starling_epoll_control(self.epoll, 0, descriptor, token, true, false, trigger) != 0 {
-            driver.failed(index)
-        }
+        unsafe self.connections.pointer(index).pointee.flags.insert(.newcomer)
+        if !self.watch(index) { driver.failed(index) }
     }
 
     /// Ends a connection that there is no room for; nothing is kept of it, so that a flood of them costs little.
@@ -106,7 +100,7 @@ extension NativeLoop {
 
     private func pauseAccepting(_ reason: String, at now: UInt64, _ driver: ConnectionDriver) {
         guard !self.listeners.isEmpty, self.acceptResumesAt == nil else { return }
-        for listener in self.listeners { self.forget(listener.descriptor) }
+        for listener in self.listeners { self.forget(listener) }
         self.acceptResumesAt = now + Self.acceptPauseNanoseconds
         driver.acceptPaused(reason)
     }
@@ -127,7 +121,7 @@ extension NativeLoop {
         self.listeners = []
         for listener in listeners {
             // Closing alone does not take it out of the epoll if another process has it too.
-            if self.acceptResumesAt == nil { self.forget(listener.descriptor) }
+            if self.acceptResumesAt == nil { self.forget(listener) }
             if areGone { self.turnAwayWaiting(listener) }
             // A Unix socket's listener is every loop's; the file is removed when the last one has ended.
             if !listener.isShared { _ = Glibc.close(listener.descriptor) }
@@ -135,9 +129,8 @@ extension NativeLoop {
         self.acceptResumesAt = nil
     }
 
-    /// Takes a descriptor out of the epoll.
-    func forget(_ descriptor: Int32) {
-        _ = starling_epoll_control(self.epoll, 2, descriptor, 0, false, false, starling_trigger_level)
+    private func forget(_ listener: Listener) {
+        self.epoll.remove(listener.descriptor)
     }
 }
 #endif

@@ -16,32 +16,28 @@ extension NativeLoop: BatchingIO {
         unsafe self.ring == nil ? 0 : Self.batchMax
     }
 
-    func addToBatch(_ bytes: UnsafeRawBufferPointer, to connection: Int) {
-        unsafe self.sends[self.batchedConnections.count] = unsafe starling_batched_send(
-            bytes: bytes.baseAddress,
-            count: bytes.count,
-            descriptor: self.connections.pointer(connection).pointee.descriptor,
-            result: 0
-        )
-        self.batchedConnections.append(connection)
+    func write(_ batch: inout [BatchedWrite]) {
+        guard let ring = unsafe self.ring else { return }
+        for (position, write) in batch.enumerated() {
+            unsafe self.sends[position] = unsafe starling_batched_send(
+                bytes: write.bytes.baseAddress,
+                count: write.bytes.count,
+                descriptor: self.connections.pointer(write.connection).pointee.descriptor,
+                result: 0
+            )
+        }
+        unsafe starling_send_ring_send(ring, self.sends.baseAddress, UInt32(batch.count))
+        for position in batch.indices {
+            batch[position].result = unsafe self.result(of: self.sends[position], batch[position].connection)
+        }
     }
 
-    func writeBatch(_ wrote: (WriteResult) -> Void) {
-        guard let ring = unsafe self.ring else { return }
-        unsafe starling_send_ring_send(ring, self.sends.baseAddress, UInt32(self.batchedConnections.count))
-        for (position, connection) in self.batchedConnections.enumerated() {
-            let send = unsafe self.sends[position]
-            let result = unsafe Int(send.result)
-            if unsafe result == send.count {
-                wrote(.wrote(result))
-            } else if result >= 0 || result == -Int(EAGAIN) || result == -Int(EINTR) {
-                self.setWriting(true, connection)
-                wrote(.wrote(max(0, result)))
-            } else {
-                wrote(.failed)
-            }
-        }
-        self.batchedConnections.removeAll(keepingCapacity: true)
+    private func result(of send: starling_batched_send, _ connection: Int) -> WriteResult {
+        let result = unsafe Int(send.result)
+        if unsafe result == send.count { return .wrote(result) }
+        guard result >= 0 || result == -Int(EAGAIN) || result == -Int(EINTR) else { return .failed }
+        self.setWriting(true, connection)
+        return .wrote(max(0, result))
     }
 
     /// A ring for the calling thread; nil, with a word in the log, where there is none.

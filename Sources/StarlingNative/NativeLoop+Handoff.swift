@@ -44,7 +44,7 @@ extension NativeLoop {
         self.closeListeners(areGone: false)
         for index in indices where self.connections.isOpen(index) {
             // As for a listener: it is not the last descriptor of the socket that is closed here.
-            unsafe self.forget(self.connections.pointer(index).pointee.descriptor)
+            self.forget(index)
         }
         driver.finishHandoff(of: indices)
         self.isPaused = false
@@ -62,13 +62,9 @@ extension NativeLoop {
             _ = Glibc.close(descriptor)
             return nil
         }
-        let generation = self.connections.open(index, descriptor)
-        let isReading = driver.isReading(index)
-        unsafe self.connections.pointer(index).pointee.flags.set(.reading, isReading)
-        let token = UInt64(generation) << 32 | UInt64(index)
-        if starling_epoll_control(self.epoll, 0, descriptor, token, isReading, false, starling_trigger_edge)
-            != 0
-        {
+        self.connections.open(index, descriptor)
+        unsafe self.connections.pointer(index).pointee.flags.set(.reading, driver.isReading(index))
+        if !self.watch(index) {
             driver.abandonTakeover(of: [index])
             return nil
         }

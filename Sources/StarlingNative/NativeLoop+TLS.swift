@@ -44,10 +44,10 @@ extension NativeLoop {
         else { return }
         switch result {
         case .bytes(let count):
-            let generation = unsafe connection.pointee.generation
+            let token = self.connections.token(index)
             self.deliver(count, to: index, driver)
             // OpenSSL may hold more that is already decrypted, of which epoll will not speak.
-            if self.connections.isCurrent(index, generation),
+            if self.connections.index(ofToken: token) != nil,
                 unsafe connection.pointee.tls?.hasBufferedInput == true
             {
                 self.pending.append(index)

@@ -10,8 +10,9 @@ internal import Starling
 /// are level-triggered.
 @safe final class NativeLoop: ConnectionIO {
     static let wakeupToken: UInt64 = .max
+    static let lobbyToken: UInt64 = .max - 1
     /// One for each listener, downwards.
-    static let listenerTokens = (UInt64.max - 64)...(UInt64.max - 1)
+    static let listenerTokens = (UInt64.max - 65)...(UInt64.max - 2)
     static let eventCount = 512
     /// Accepting is cheap, and what the kernel has no room for comes back a second later, or three, or seven: it is done soon.
     static let acceptsPerTick = 1024
@@ -24,7 +25,8 @@ internal import Starling
     /// How long accepting pauses when the process has no descriptors left.
     static let acceptPauseNanoseconds: UInt64 = 250_000_000
 
-    let epoll: Int32
+    let epoll = Epoll()
+    let lobby = Epoll()
     let wakeup: Int32
     let tls: TLSContext?
     let server: ServerContext
@@ -44,7 +46,6 @@ internal import Starling
     /// Sends for many connections at once; nil where every write is a system call of its own.
     let ring: OpaquePointer?
     let sends = UnsafeMutableBufferPointer<starling_batched_send>.allocate(capacity: NativeLoop.batchMax)
-    var batchedConnections: [Int] = []
     /// What connections have said of the PROXY protocol that have not said all of it.
     var proxyHeaders: [Int: ProxyHeaderReader] = [:]
 
@@ -97,8 +98,6 @@ internal import Starling
         isPaused: Bool,
         batchesWrites: Bool
     ) {
-        self.epoll = starling_epoll_create()
-        precondition(self.epoll >= 0, "no descriptor is left for an event loop")
         self.wakeup = wakeup
         self.tls = tls
         self.server = server
@@ -106,21 +105,17 @@ internal import Starling
         self.isPaused = isPaused
         // OpenSSL writes to its sockets itself.
         unsafe self.ring = tls == nil && batchesWrites ? Self.makeRing(server) : nil
-        _ = starling_epoll_control(
-            self.epoll,
-            0,
-            wakeup,
-            Self.wakeupToken,
-            true,
-            false,
-            starling_trigger_level
-        )
+        let canWatch =
+            self.epoll.add(wakeup, Self.wakeupToken, starling_trigger_level)
+            && self.epoll.add(self.lobby.descriptor, Self.lobbyToken, starling_trigger_level)
+        precondition(canWatch, "the kernel has no room for an event loop (fs.epoll.max_user_watches)")
         for number in self.listeners.indices { self.watchListener(number) }
     }
 
     deinit {
         self.stopListening()
-        _ = Glibc.close(self.epoll)
+        self.epoll.close()
+        self.lobby.close()
         // The wake-up descriptor stays open: a task that outlives the loop may still signal it, and must not hit a
         // descriptor that means something else by then. It is one per loop of a server's life.
         if let ring = unsafe self.ring { unsafe starling_send_ring_close(ring) }
@@ -135,16 +130,23 @@ internal import Starling
         var timeout = driver.prepareToSleep()
         if !mayWait || !self.pending.isEmpty || !self.arrivals.isEmpty { timeout = 0 }
         if self.acceptResumesAt != nil, timeout < 0 || timeout > 100 { timeout = 100 }
-        let count = unsafe Int(
-            starling_epoll_wait(self.epoll, self.events.baseAddress, Int32(Self.eventCount), timeout)
-        )
+        let count = unsafe self.epoll.wait(for: self.events, milliseconds: timeout)
         let now = Syscalls.monotonicNanoseconds()
         driver.beginTick(at: now - start)
         self.resumeAccepting(at: now)
         driver.withCurrent {
             self.readPending(driver)
-            // A negative count is an interrupted wait: nothing is ready.
-            for position in 0..<max(0, count) { unsafe self.handle(self.events[position], driver, now) }
+            var isLobbyReady = false
+            for position in 0..<count {
+                let event = unsafe self.events[position]
+                switch event.token {
+                case Self.listenerTokens: self.acceptConnections(ofToken: event.token, driver, now)
+                case Self.wakeupToken: starling_eventfd_clear(self.wakeup)
+                case Self.lobbyToken: isLobbyReady = true
+                default: self.handle(event, driver)
+                }
+            }
+            if isLobbyReady { self.attendNewcomers(driver) }
             self.takeArrivals(driver)
         }
         let mustContinue = driver.endTick()
@@ -162,31 +164,26 @@ internal import Starling
         return driver.endTick()
     }
 
-    private func handle(_ event: starling_event, _ driver: ConnectionDriver, _ now: UInt64) {
-        switch event.token {
-        case Self.listenerTokens: self.acceptConnections(Int(Self.wakeupToken - event.token) - 1, driver, now)
-        case Self.wakeupToken: starling_eventfd_clear(self.wakeup)
-        default:
-            let index = Int(event.token & 0xFFFF_FFFF)
-            // A connection that ended earlier in this tick, or its successor in the slot, is not meant.
-            guard self.connections.isCurrent(index, UInt32(event.token >> 32)) else { return }
-            let connection = unsafe self.connections.pointer(index)
-            if !self.proxyHeaders.isEmpty, !self.readProxyHeader(index, driver) { return }
-            let isHandshaking = unsafe connection.pointee.flags.contains(.handshaking)
-            if isHandshaking, !self.continueHandshake(index, driver) { return }
-            if unsafe event.writable || connection.pointee.flags.contains(.retriesWriteOnRead) {
-                unsafe connection.pointee.flags.remove(.retriesWriteOnRead)
-                self.setWriting(false, index)
-                driver.writable(index)
-                if unsafe connection.pointee.flags.contains(.retriesReadOnWrite) {
-                    unsafe connection.pointee.flags.remove(.retriesReadOnWrite)
-                    self.pending.append(index)
-                }
+    /// What has happened on a connection.
+    func handle(_ event: starling_event, _ driver: ConnectionDriver) {
+        // One that ended earlier in this tick, or its successor in the slot, is not meant.
+        guard let index = self.connections.index(ofToken: event.token) else { return }
+        let connection = unsafe self.connections.pointer(index)
+        if !self.proxyHeaders.isEmpty, !self.readProxyHeader(index, driver) { return }
+        let isHandshaking = unsafe connection.pointee.flags.contains(.handshaking)
+        if isHandshaking, !self.continueHandshake(index, driver) { return }
+        if unsafe event.writable || connection.pointee.flags.contains(.retriesWriteOnRead) {
+            unsafe connection.pointee.flags.remove(.retriesWriteOnRead)
+            self.setWriting(false, index)
+            driver.writable(index)
+            if unsafe connection.pointee.flags.contains(.retriesReadOnWrite) {
+                unsafe connection.pointee.flags.remove(.retriesReadOnWrite)
+                self.pending.append(index)
             }
-            if event.hung_up { unsafe connection.pointee.flags.insert(.hungUp) }
-            if event.readable || event.ended || event.hung_up {
-                self.read(index, driver, again: event.ended || event.hung_up)
-            }
+        }
+        if event.hung_up { unsafe connection.pointee.flags.insert(.hungUp) }
+        if event.readable || event.ended || event.hung_up {
+            self.read(index, driver, again: event.ended || event.hung_up)
         }
     }
 
@@ -243,19 +240,6 @@ internal import Starling
         guard unsafe connection.pointee.flags.contains(.writing) != isOn else { return }
         unsafe connection.pointee.flags.set(.writing, isOn)
         self.updateInterest(index)
-    }
-
-    private func updateInterest(_ index: Int) {
-        let connection = unsafe self.connections.pointer(index)
-        _ = unsafe starling_epoll_control(
-            self.epoll,
-            1,
-            connection.pointee.descriptor,
-            UInt64(connection.pointee.generation) << 32 | UInt64(index),
-            connection.pointee.flags.contains(.reading),
-            connection.pointee.flags.contains(.writing),
-            self.tls == nil ? starling_trigger_edge : starling_trigger_level
-        )
     }
 
     func shutdownWriting(_ index: Int) {

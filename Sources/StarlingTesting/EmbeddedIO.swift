@@ -13,7 +13,6 @@ internal import Starling
     }
 
     private var streams: [Int: Stream] = [:]
-    private var batch: [(connection: Int, bytes: UnsafeRawBufferPointer)] = unsafe []
 
     var openConnections: [Int] {
         self.streams.filter { !$0.value.isClosed }.map(\.key)
@@ -76,21 +75,16 @@ internal import Starling
     func isReading(_ connection: Int) -> Bool { self.streams[connection]?.isReading ?? false }
 }
 
-/// Several writes at once, as a transport with a ring makes them: nobody hears of one before all are made.
+/// Several writes at once, as a transport with a ring makes them.
 extension EmbeddedIO: BatchingIO {
     /// Few, so that a tick has several batches.
     var batchedWritesMax: Int { 4 }
 
-    func addToBatch(_ bytes: UnsafeRawBufferPointer, to connection: Int) {
-        unsafe self.batch.append((connection, bytes))
-    }
-
-    func writeBatch(_ wrote: (WriteResult) -> Void) {
-        // The driver keeps the bytes until this has returned.
-        let results = unsafe self.batch.map { write in
-            unsafe self.write(RawSpan(_unsafeBytes: write.bytes), to: write.connection)
+    func write(_ batch: inout [BatchedWrite]) {
+        for position in batch.indices {
+            // The driver keeps the bytes until this has returned.
+            let bytes = unsafe RawSpan(_unsafeBytes: batch[position].bytes)
+            batch[position].result = self.write(bytes, to: batch[position].connection)
         }
-        unsafe self.batch.removeAll()
-        results.forEach(wrote)
     }
 }

@@ -28,10 +28,16 @@ typedef enum {
     starling_trigger_exclusive,
 } starling_trigger;
 
+typedef enum {
+    starling_epoll_add,
+    starling_epoll_change,
+    starling_epoll_remove,
+} starling_epoll_operation;
+
 int starling_epoll_create(void);
-// operation: 0 adds, 1 modifies, 2 removes. Returns 0, or an errno.
-int starling_epoll_control(int epoll, int operation, int descriptor, uint64_t token, _Bool reading, _Bool writing,
-                           starling_trigger trigger);
+// Returns 0, or an errno.
+int starling_epoll_control(int epoll, starling_epoll_operation operation, int descriptor, uint64_t token, _Bool reading,
+                           _Bool writing, starling_trigger trigger);
 // The same, for one event: then the descriptor is silent, hang-ups included, until it is modified.
 int starling_epoll_once(int epoll, _Bool is_new, int descriptor, uint64_t token, _Bool reading, _Bool writing);
 // Returns the number of events, or a negated errno.

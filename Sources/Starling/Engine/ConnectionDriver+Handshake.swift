@@ -421,6 +421,7 @@ extension ConnectionDriver {
             unsafe slot.pointee.flags.insert(.compressing)
         }
         unsafe slot.pointee.flags.insert(.opened)
+        self.io.opened(index)
         details.upgradeSpan?.end(status: 101)
         details.upgradeSpan = nil
         self.counts.opened &+= 1

@@ -197,24 +197,21 @@ extension ConnectionDriver {
             unsafe slot.pointee.flags.remove(.dirty)
             // The chunk stays as it is: nothing is sent before the batch is.
             let bytes = unsafe slot.pointee.outbound.firstBytes
-            unsafe io.addToBatch(bytes, to: index)
-            self.batch.append(BatchedWrite(index: UInt32(index), byteCount: UInt32(bytes.count)))
+            unsafe self.batch.append(BatchedWrite(connection: index, bytes: bytes))
             if self.batch.count == batchMax { self.flushBatch(io) }
         }
         if !self.batch.isEmpty { self.flushBatch(io) }
     }
 
     private func flushBatch(_ io: any BatchingIO) {
-        var position = 0
-        io.writeBatch { result in
-            self.batch[position].result = result
-            if case .wrote(let count) = result { self.wrote(count, Int(self.batch[position].index)) }
-            position += 1
+        io.write(&self.batch)
+        for write in self.batch {
+            if case .wrote(let count) = write.result { self.wrote(count, write.connection) }
         }
         // Only then: what follows from one write may touch what waits for other connections.
         for write in self.batch {
-            if self.conclude(write.result, of: Int(write.byteCount), Int(write.index)) {
-                self.flushed(Int(write.index))
+            if unsafe self.conclude(write.result, of: write.bytes.count, write.connection) {
+                self.flushed(write.connection)
             }
         }
         self.batch.removeAll(keepingCapacity: true)
@@ -286,11 +283,4 @@ extension ConnectionDriver {
         unsafe slot.pointee.outbound.leaveChunks()
         self.scheduleDeadline(index)
     }
-}
-
-/// One write of several that are made together.
-struct BatchedWrite {
-    let index: UInt32
-    let byteCount: UInt32
-    var result = WriteResult.failed
 }

@@ -1,7 +1,7 @@
 /// Accepts connections and carries their bytes; everything else is the same on every transport.
 ///
 /// A transport makes one ``ConnectionDriver`` per thread, tells it what happens on that thread's connections, and does
-/// what the driver asks through ``ConnectionIO``. `NativeTransport` is one; `EmbeddedTransport`, for tests, another.
+/// what the driver asks through ``ConnectionIO``. `NativeTransport` and `NIOTransport` are two; `InMemoryTransport`, for tests, another.
 public protocol Transport: Sendable {
     /// Serves until the server is told to end and every driver is finished.
     ///
@@ -24,6 +24,9 @@ public protocol ConnectionIO: AnyObject {
     func writeTogether(_ head: RawSpan, _ body: RawSpan, to connection: Int) -> WriteResult?
     /// Switches reading on or off. While it is off, bytes wait where they are, and the peer's TCP slows down.
     func setReading(_ isOn: Bool, on connection: Int)
+    /// The connection is a WebSocket now: it goes before those whose requests are still to come, where many want something at once.
+    /// By default nothing happens.
+    func opened(_ connection: Int)
     /// Ends the stream in this direction; bytes of the peer may still arrive.
     func shutdownWriting(_ connection: Int)
     /// Ends the connection and forgets it. `connection` may be used again at once.
@@ -35,16 +38,25 @@ public protocol ConnectionIO: AnyObject {
 extension ConnectionIO {
     /// Nil: the driver copies.
     public func writeTogether(_ head: RawSpan, _ body: RawSpan, to connection: Int) -> WriteResult? { nil }
+
+    /// Nothing.
+    public func opened(_ connection: Int) {}
 }
 
 /// A transport that can write to several connections at once.
 package protocol BatchingIO: ConnectionIO {
     /// How many writes one batch takes; 0 if the transport cannot do that here.
     var batchedWritesMax: Int { get }
-    /// Adds a write, to another connection than those before; `bytes` stay as they are until ``writeBatch(_:)`` returns.
-    func addToBatch(_ bytes: UnsafeRawBufferPointer, to connection: Int)
-    /// Makes the writes, as ``ConnectionIO/write(_:to:)`` would one by one, and then tells what became of each, in order.
-    func writeBatch(_ wrote: (WriteResult) -> Void)
+    /// Makes the writes, each to another connection, as ``ConnectionIO/write(_:to:)`` would one by one, and sets their results.
+    func write(_ batch: inout [BatchedWrite])
+}
+
+/// One write of several that are made together.
+@safe package struct BatchedWrite {
+    package let connection: Int
+    /// They stay as they are until the batch is written.
+    package let bytes: UnsafeRawBufferPointer
+    package var result = WriteResult.failed
 }
 
 /// What became of a write.

@@ -1,0 +1,126 @@
+#if os(Linux)
+import Dispatch
+import HTTPTypes
+import Starling
+import StarlingNative
+import StarlingTesting
+import Synchronization
+import TestSupport
+import Testing
+
+@Suite(.serialized) struct LobbyTests {
+    @Test("Who is connected goes before all who ask to be", .timeLimit(.minutes(2)), arguments: [false, true])
+    func order(isEncrypted: Bool) async throws {
+        let newcomerCount = isEncrypted ? 150 : 600
+        try await self.withServer(isEncrypted: isEncrypted) { server, hold, connect in
+            let holder = try await connect()
+            try await holder.upgrade("/")
+            let peer = try await connect()
+            try await peer.upgrade("/")
+            var newcomers: [ConformancePeer] = []
+            for _ in 0..<newcomerCount { newcomers.append(try await connect()) }
+            // With all of them in the epoll, and none in the kernel's queue.
+            while await server.snapshot().totals["connections"] != UInt64(newcomerCount + 2) {
+                await Task.yield()
+            }
+
+            try await holder.send("hold")
+            await hold.begun()
+            let request = ConformancePeer.request("/", upgrades: true)
+            for newcomer in newcomers { try await newcomer.stream.write(request) }
+            try await peer.send("how many are open?")
+            hold.end()
+
+            #expect(try await peer.next() == .text("2"))
+            for newcomer in newcomers { try await newcomer.readUpgrade() }
+            // They are out of the lobby, and as good as the others.
+            for newcomer in newcomers { try await newcomer.send("how many are open?") }
+            for newcomer in newcomers { #expect(try await newcomer.next() == .text("\(newcomerCount + 2)")) }
+        }
+    }
+
+    @Test("A message in the segment of the upgrade is answered, and pages are", .timeLimit(.minutes(1)))
+    func together() async throws {
+        try await self.withServer(isEncrypted: false) { _, _, connect in
+            let peer = try await connect()
+            let request = ConformancePeer.request("/", upgrades: true)
+            try await peer.stream.write(request + ConformancePeer.frame(.text, Array("?".utf8)))
+            try await peer.readUpgrade()
+            #expect(try await peer.next() == .text("1"))
+            let reader = try await connect()
+            for _ in 0..<3 {
+                try await reader.stream.write(ConformancePeer.request("/health", upgrades: false))
+                #expect(try await reader.readResponse().head.status == .ok)
+            }
+        }
+    }
+
+    // MARK: -
+
+    /// Tells how many are open, and stands still when asked to.
+    private struct Handler: ConnectionHandler {
+        let hold: Hold
+        /// The loop's count.
+        var openCount = 0
+
+        mutating func opened(_ connection: inout Connection<Self>, userData: Void) {
+            self.openCount += 1
+        }
+
+        mutating func received(_ message: borrowing MessageView, on connection: inout Connection<Self>) {
+            if message.text == "hold" { return self.hold.run() }
+            connection.send("\(self.openCount)")
+        }
+    }
+
+    /// Holds the event loop's thread.
+    private final class Hold: Sendable {
+        private let beginning = DispatchSemaphore(value: 0)
+        private let ending = DispatchSemaphore(value: 0)
+
+        func run() {
+            self.beginning.signal()
+            _ = self.ending.wait(timeout: .now() + 30)
+        }
+
+        func begun() async {
+            try? await blocking { self.beginning.wait() }
+        }
+
+        func end() { self.ending.signal() }
+    }
+
+    private func withServer(
+        isEncrypted: Bool,
+        _ body: (WebSocketServer<NativeTransport>, Hold, () async throws -> ConformancePeer) async throws -> Void
+    ) async throws {
+        let hold = Hold()
+        let (addresses, listening) = AsyncStream.makeStream(of: String.self)
+        let transport = NativeTransport(
+            host: "127.0.0.1",
+            port: 0,
+            eventLoops: 1,
+            tls: isEncrypted ? try TLSTestCertificates.server() : nil
+        ) { listening.yield($0) }
+        let server = WebSocketServer(transport: transport) {
+            WebSocketRoute("/", WebSocketEndpoint(handler: Handler(hold: hold)))
+        }
+        let task = Task { try await server.run() }
+        var iterator = addresses.makeAsyncIterator()
+        let port = try #require(await iterator.next()?.split(separator: ":").last.flatMap { Int($0) })
+        var options = ConnectOptions()
+        if isEncrypted {
+            options.tls = ConnectTLS(trustRootsFile: try TLSTestCertificates.path("root.pem"))
+        }
+        let connector = NativeConnector()
+        defer { hold.end() }
+        try await body(server, hold) { [options] in
+            ConformancePeer(
+                try await connector.connect(to: .tcp(host: "127.0.0.1", port: port), options: options)
+            )
+        }
+        server.beginShutdown()
+        try await task.value
+    }
+}
+#endif
