@@ -62,7 +62,7 @@ extension NativeLoop {
                     tls,
                     descriptor: descriptor
                 )
-                unsafe self.connections.pointer(index).pointee.flags.insert(.handshaking)
+                self.setHandshaking(true, index)
             } catch {
                 driver.failed(index)
                 return

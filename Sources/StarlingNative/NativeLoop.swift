@@ -250,6 +250,7 @@ internal import Starling
     }
 
     func close(_ index: Int) {
+        if self.connections.isOpen(index) { self.setHandshaking(false, index) }
         // Closing the descriptor takes it out of epoll too.
         guard let descriptor = self.connections.close(index) else { return }
         if !self.proxyHeaders.isEmpty { self.proxyHeaders[index] = nil }
