@@ -33,7 +33,9 @@ final class Resumption: Sendable {
 }
 
 extension AsyncConnection {
-    /// Tells the body that it is to return: its iteration ends, and it waits for its peer no more. What it has not taken stays.
+    /// Tells the body that it is to return.
+    ///
+    /// Its iteration ends, and it waits for its peer no more. What it has not taken stays.
     ///
     /// - Parameter cancels: Whether its task is cancelled as well, and with it whatever else it waits for.
     func suspend(cancels: Bool) {
