@@ -104,7 +104,10 @@ private final class GatedHistory: HistoryBroadcaster, ImmediateBroadcaster {
         #expect(history.asked.count == 64 + 90)
     }
 
-    @Test("Who is cancelled while it asks for others as well leaves the question to them", .timeLimit(.minutes(1)))
+    @Test(
+        "Who is cancelled while it asks for others as well leaves the question to them",
+        .timeLimit(.minutes(1))
+    )
     func cancelled() async throws {
         let reads = HistoryReads()
         let history = GatedHistory()
