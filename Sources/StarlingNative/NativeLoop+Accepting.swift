@@ -52,6 +52,7 @@ extension NativeLoop {
         }
     }
 
+    /// Takes a connection into the table, and serves it, unless the loop pauses.
     func accepted(_ descriptor: Int32, _ address: RemoteAddress, _ driver: ConnectionDriver) {
         guard let index = driver.accept(from: address) else { return self.turnAway(descriptor) }
         self.connections.open(index, descriptor)
@@ -69,6 +70,12 @@ extension NativeLoop {
             }
         }
         unsafe self.connections.pointer(index).pointee.flags.insert(.newcomer)
+        if self.tls == nil, !driver.expectsProxyProtocol, !self.isPaused {
+            // Most have asked already: then they never see the lobby.
+            self.unwatched = index
+            self.read(index, driver)
+            self.unwatched = nil
+        }
         if !self.watch(index) { driver.failed(index) }
     }
 
