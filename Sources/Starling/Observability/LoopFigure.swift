@@ -80,8 +80,8 @@ enum LoopFigure: Int, CaseIterable, Sendable {
         case .slowConsumerRecoveries:
             .counter(
                 "slow_consumer_recoveries_total",
-                "subscriptions",
-                "Times that a slow subscriber was served from the history."
+                "pages",
+                "Pages of histories that slow subscribers were brought up to date with."
             )
         case .acceptPauses:
             .counter(
