@@ -151,7 +151,7 @@ struct ReconnectStorm {
                 case .retryAfter: told ?? backoff
                 case .backoff: backoff
                 }
-            let later = self.step + 1 + Int(delay / .milliseconds(1)) * ReconnectStorm.stepsPerSecond / 1000
+            let later = self.step + 1 + Int(delay.wholeMilliseconds) * ReconnectStorm.stepsPerSecond / 1000
             while self.schedule.count <= later { self.schedule.append([]) }
             self.schedule[later].append(attempt == .max ? attempt : attempt + 1)
         }

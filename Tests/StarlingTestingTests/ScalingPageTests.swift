@@ -140,6 +140,8 @@ import Testing
             within: 0
         )
         expect(try cell("100,000 topics"), says: try figure("the same after a broken link")[0], within: 0)
+        let user = Figure.all(in: try cell("a user in `ClusterRegistry`"))
+        #expect(redis.text.contains("two in the node's set, \(Int(user[0].value)) bytes"))
         // What a history adds to each publication, and what 10,000 a second are of a server's time.
         let rates = Figure.all(in: try cell("one Redis")).map(\.value)
         let history = 1e6 / rates[1] - 1e6 / rates[0]
