@@ -139,6 +139,32 @@ import Testing
         #expect(server.isOutputEnded(of: kept.connection))
     }
 
+    @Test("From its begin on `/ready` says 503, while those who are there go on until their turn")
+    func readiness() throws {
+        let server = Self.server {
+            $0.drainSpread = .seconds(30)
+            $0.drainTimeout = .seconds(60)
+        }
+        let clients = try Self.open(3, server)
+        let kept = try (0..<3).map { _ in try #require(server.connect()) }
+        func answer(_ path: String, on connection: Int) -> String {
+            server.receive(Array("GET \(path) HTTP/1.1\r\nHost: example.com\r\n\r\n".utf8), on: connection)
+            let response = String(decoding: server.takeOutput(of: connection), as: UTF8.self)
+            return String(response.prefix { $0 != "\r\n" })
+        }
+        for connection in kept { #expect(answer("/ready", on: connection) == "HTTP/1.1 200 OK") }
+        server.beginShutdown()
+        #expect(answer("/ready", on: kept[0]) == "HTTP/1.1 503 Service Unavailable")
+        #expect(answer("/health", on: kept[1]) == "HTTP/1.1 200 OK", "it is not ill")
+        #expect(server.connect() == nil, "a probe that connects anew finds nobody")
+        for client in clients { client.send(.text, Array("go on".utf8)) }
+        // What each publishes, all of them get.
+        #expect(clients.allSatisfy { $0.takeFrames().count == 3 })
+        // An answered probe's connection is not kept.
+        #expect(server.isOutputEnded(of: kept[0]))
+        #expect(answer("/ready", on: kept[2]) == "HTTP/1.1 503 Service Unavailable")
+    }
+
     @Test("An upgrade that was being decided when the shutdown began is refused, not cut later")
     func decidedTooLate() async throws {
         let gate = Gate()

@@ -70,6 +70,88 @@ import Testing
         _ = try Self.open(server)
     }
 
+    @Test("An upgrade that finds no room is told when to come back, not all at the same time")
+    func refusal() throws {
+        let server = Self.server(heldBytesMax: 10_000, WebSocketEndpoint(handler: EchoHandler()))
+        // A frame that has begun must go out: what is left of it is more than there is room for.
+        let begun = try Self.open(server)
+        server.limitOutput(of: begun.connection, to: 10)
+        begun.send(.binary, [UInt8](repeating: 7, count: 12_000))
+        var delays: Set<Int> = []
+        for _ in 0..<40 {
+            let late = try TestClient(server)
+            #expect(late.status == 503)
+            let line = late.responseHead.split(separator: "\r\n").first {
+                $0.lowercased().hasPrefix("retry-after: ")
+            }
+            let delay = try #require(line.flatMap { Int($0.dropFirst(13)) })
+            #expect((1...5).contains(delay))
+            delays.insert(delay)
+            #expect(server.isOutputEnded(of: late.connection))
+        }
+        #expect(delays.count > 1)
+    }
+
+    @Test("What one server of a process holds, the others do without")
+    func sharedByServers() throws {
+        let memory = MemoryBudget(byteCountMax: 100_000, scarceByteCount: 50_000)
+        let (one, other) = (
+            Self.server(memory, WebSocketEndpoint(handler: EchoHandler())),
+            Self.server(memory, WebSocketEndpoint(handler: EchoHandler()))
+        )
+        let message = Client.frame(.binary, [UInt8](repeating: 7, count: 60_000))
+        let holder = try Self.open(one)
+        let readers = try (0..<2).map { _ in try Self.open(other) }
+        let quiet = try Self.open(other)
+        one.receive(Array(message.dropLast()), on: holder.connection)
+
+        // Scarce: of those that come to hold something, the other server reads one at a time.
+        for reader in readers { other.receive(Array(message.prefix(5000)), on: reader.connection) }
+        #expect(readers.map { other.isReading($0.connection) } == [true, false])
+        // Full: it sheds what its own hold most of, and not more than its share.
+        other.receive(Array(message[5000..<50_000]), on: readers[0].connection)
+        #expect(readers[0].takeFrames().map { $0.prefix(3) } == [Self.closeTryAgainLater[...]])
+        #expect(readers[1].takeFrames().isEmpty && quiet.takeFrames().isEmpty)
+        #expect(memory.byteCount < memory.byteCountMax)
+
+        // One that has begun a frame keeps its rest: now there is no room for anybody, on either.
+        let begun = try Self.open(one)
+        one.limitOutput(of: begun.connection, to: 10)
+        begun.send(.binary, [UInt8](repeating: 7, count: 150_000))
+        #expect(memory.byteCount > memory.byteCountMax)
+        #expect(try Client(other).takeStatus() == 503)
+        #expect(try Client(one).takeStatus() == 503)
+        quiet.send(.text, Array("still here".utf8))
+        #expect(quiet.takeFrames().count == 1)
+
+        // Its share of that is what the other has left.
+        #expect(readers[1].takeFrames().map { $0.prefix(3) } == [Self.closeTryAgainLater[...]])
+
+        // The one gives it back: the other lets in, and reads whole messages.
+        one.limitOutput(of: begun.connection, to: nil)
+        one.endInput(of: holder.connection)
+        other.advance(by: .milliseconds(10))
+        let late = try Self.open(other)
+        other.receive(message, on: late.connection)
+        #expect(other.takeOutput(of: late.connection).count == 60_004)
+        #expect(memory.byteCount == 0)
+    }
+
+    @Test("What a server holds is given back with it")
+    func goneServer() throws {
+        let memory = MemoryBudget(byteCountMax: 100_000)
+        do {
+            let server = Self.server(memory, WebSocketEndpoint(handler: EchoHandler()))
+            let client = try Self.open(server)
+            server.receive(
+                Array(Client.frame(.binary, [UInt8](repeating: 7, count: 60_000)).dropLast()),
+                on: client.connection
+            )
+            #expect(memory.byteCount >= 59_999)
+        }
+        #expect(memory.byteCount == 0)
+    }
+
     @Test("The one that holds most is closed, and told how much it held")
     func largest() throws {
         let server = Self.server(heldBytesMax: 100_000, WebSocketEndpoint(handler: EchoHandler()))

@@ -427,6 +427,147 @@ private func numbers(_ texts: [String]) -> [Int] {
         #expect(texts(slow).last == closedWith1013)
     }
 
+    @Test(
+        "The ring is charged to the budget, once for all that are behind, and given back when the last of them goes"
+    )
+    func charged() async throws {
+        let room = Room()
+        let slow = try (0..<2).map { _ in try room.subscriber("/t=skip") }
+        for client in slow { room.server.limitOutput(of: client.connection, to: 0) }
+        try await room.publish(numbered(0), to: "t")
+        // At this one they stopped: it is in the outbound buffers of both.
+        let outbound = room.memory.byteCount
+        #expect((100...2 * 102).contains(outbound))
+        for number in 1...50 {
+            try await room.publish(numbered(number), to: "t")
+            #expect(
+                room.memory.byteCount == outbound + number * 260,
+                "100 bytes, and 160 for the publication"
+            )
+        }
+        // What the ring gives up is charged no more.
+        for number in 51...200 { try await room.publish(numbered(number), to: "t") }
+        #expect(room.memory.byteCount == outbound + 76 * 260)
+        room.server.endInput(of: slow[0].connection)
+        room.settle()
+        #expect((76 * 260...76 * 260 + outbound).contains(room.memory.byteCount))
+        room.server.endInput(of: slow[1].connection)
+        room.settle()
+        #expect(room.memory.byteCount == 0)
+    }
+
+    @Test(
+        "What conflation keeps beyond the ring is charged, and given back when the last that conflates goes"
+    )
+    func keptIsCharged() async throws {
+        let room = Room()
+        let slow = try room.subscriber("/t=conflate")
+        let other = try room.subscriber("/t=skip")
+        for client in [slow, other] { room.server.limitOutput(of: client.connection, to: 0) }
+        try await room.publish("begun:0", to: "t")
+        for number in 1...20 { try await room.publish("rare \(number):1", to: "t") }
+        for number in 1...300 { try await room.publish("often:\(number)", to: "t") }
+        let held = room.memory.byteCount
+        #expect(held > 19_000 && held < 21_000)
+        room.server.endInput(of: slow.connection)
+        room.settle()
+        let withoutKept = room.memory.byteCount
+        // The twenty that the ring itself had given up.
+        #expect(held - withoutKept >= 20 * 160)
+        #expect(withoutKept > 10_000)
+        room.server.endInput(of: other.connection)
+        room.settle()
+        #expect(room.memory.byteCount == 0)
+    }
+
+    @Test(
+        "While memory is scarce a ring keeps an eighth, a quiet topic's too, and more again when there is more"
+    )
+    func scarce() async throws {
+        let room = Room(memory: MemoryBudget(byteCountMax: 1_000_000, scarceByteCount: 60_000))
+        let slow = try room.subscriber("/t=skip,quiet=skip")
+        room.server.limitOutput(of: slow.connection, to: 0)
+        try await room.publish(numbered(0), to: "t")
+        let outbound = room.memory.byteCount
+        for number in 1...76 {
+            try await room.publish(numbered(number), to: "t")
+            try await room.publish(numbered(1000 + number), to: "quiet")
+        }
+        #expect(room.memory.byteCount == outbound + 2 * 76 * 260)
+
+        let other = try room.subscriber("/")
+        let message = Client.frame(.binary, [UInt8](repeating: 7, count: 70_000))
+        room.server.receive(Array(message.dropLast()), on: other.connection)
+        room.settle()
+        // An eighth of 20,000 bytes has room for nine.
+        let held = room.memory.byteCount - 2 * 9 * 260 - outbound
+        #expect((69_999...71_000).contains(held))
+        for number in 77...100 { try await room.publish(numbered(number), to: "t") }
+        #expect(room.memory.byteCount == held + 2 * 9 * 260 + outbound)
+
+        room.server.endInput(of: other.connection)
+        room.settle()
+        for number in 101...120 { try await room.publish(numbered(number), to: "t") }
+        #expect(room.memory.byteCount == (9 + 20 + 9) * 260 + outbound)
+        room.server.limitOutput(of: slow.connection, to: nil)
+        room.settle()
+        let all = numbers(texts(slow))
+        #expect(all.filter { $0 < 1000 } == [0] + Array(92...120))
+        #expect(all.filter { $0 > 1000 } == Array(1068...1076))
+        #expect(room.memory.byteCount == 0)
+    }
+
+    @Test("One connection has a policy for each of its subscriptions")
+    func policies() async throws {
+        let room = Room()
+        let slow = try room.subscriber("/h1=recover,h2=skip,t=conflate,few=disconnect")
+        room.server.limitOutput(of: slow.connection, to: 0)
+        try await room.publish("begun:0", to: "few")
+        try await room.publish("few:1", to: "few")
+        for number in 1...100 {
+            try await room.publish(numbered(1000 + number), to: "h1")
+            try await room.publish(numbered(2000 + number), to: "h2")
+            try await room.publish("\(3000 + number % 2):\(number)", to: "t")
+        }
+        room.server.limitOutput(of: slow.connection, to: nil)
+        room.settle()
+        let all = texts(slow)
+        func numbersOf(_ thousand: Int) -> [Int] {
+            numbers(all).filter { $0 / 1000 == thousand }.map { $0 % 1000 }
+        }
+        #expect(all.first == "begun:0" && all.filter { $0 == "few:1" }.count == 1)
+        #expect(numbersOf(1) == Array(1...100), "all of it, from the history")
+        let first = try #require(numbersOf(2).first)
+        #expect(first > 1 && numbersOf(2) == Array(first...100), "what the ring has")
+        #expect(all.filter { $0.hasPrefix("gap") } == ["gap 0..\(first - 1)"])
+        #expect(all.filter { $0.hasPrefix("300") } == ["3001:99", "3000:100"], "the newest of each key")
+        // The policy of one does not reach the others.
+        room.server.limitOutput(of: slow.connection, to: 0)
+        try await room.publish("begun:1", to: "h1")
+        for number in 1...100 { try await room.publish(numbered(number), to: "few") }
+        room.server.limitOutput(of: slow.connection, to: nil)
+        #expect(texts(slow).last == closedWith1013)
+    }
+
+    @Test("Subscribers of one topic are each served by their own policy, from one ring")
+    func policiesOfOneTopic() async throws {
+        let room = Room()
+        let slow = try ["disconnect", "recover", "skip", "conflate"].map { try room.subscriber("/h=\($0)") }
+        for client in slow { room.server.limitOutput(of: client.connection, to: 0) }
+        for number in 1...100 { try await room.publish(numbered(number), to: "h") }
+        for client in slow { room.server.limitOutput(of: client.connection, to: nil) }
+        room.settle()
+        let all = slow.map { texts($0) }
+        #expect(all[0] == [closedWith1013])
+        #expect(numbers(all[1]) == Array(1...100) && all[1].count == 100)
+        let first = try #require(numbers(all[2]).dropFirst().first)
+        #expect(all[2].prefix(2) == [numbered(1), "gap 1..\(first - 1)"])
+        #expect(numbers(all[2]) == [1] + Array(first...100) && first > 2)
+        // Each has a key of its own: there was room for as many as in the ring.
+        #expect(all[3].first == numbered(1) && all[3].last == numbered(100))
+        #expect(room.memory.byteCount == 0)
+    }
+
     @Test("Answers to a slow peer of its own overtake publications, and keep their order")
     func answers() async throws {
         let room = Room()

@@ -6,11 +6,12 @@ internal import Synchronization
 /// Charged are unfinished messages, heads of requests until they are answered, TLS handshakes under way (on the native transport, by
 /// an estimate of 32 KiB each), what waits for peers that read slowly, the rings of topics with slow
 /// subscribers, compression windows of connections' own, and full inboxes of async handlers. A connection that is idle, or
-/// whose peer sends whole messages and reads what it is sent, is charged nothing and never touches the budget. Memory of the
-/// application, the slots of connections and the kernel's socket buffers are not in it.
+/// whose peer sends whole messages and reads what it is sent, is charged nothing and never touches the budget, unless it has
+/// windows of its own. Memory of the application, the slots of connections, TLS once it stands, and the kernel's socket buffers are not in it.
 ///
 /// - Above ``scarceByteCount`` connections that come to hold more are not read, but for one at a time on each event loop, so that
-///   unfinished messages become whole; rings of topics keep an eighth; compression windows that are not in use are released.
+///   unfinished messages become whole; rings of topics keep an eighth; once a second connections let go of
+///   their own compressors' windows, those in use too: what they send next is compressed without reference to what was before.
 /// - Above ``byteCountMax`` upgrades are refused with 503 and `Retry-After`, rings keep their newest publication alone, and if that
 ///   is not enough, those connections that hold most are closed with 1013 until the rest fits: a connection is taken to hold its part
 ///   of the rings that it is behind in.
