@@ -54,6 +54,53 @@ import Testing
         #expect(Set(slots).count > 50)
     }
 
+    @Test("The pace is even where most of those who have been there are gone")
+    func afterPeak() throws {
+        let server = Self.server {
+            $0.drainSpread = .seconds(4)
+            $0.drainTimeout = .seconds(10)
+        }
+        let clients = try Self.open(1000, server)
+        for client in clients.dropFirst(100) { server.endInput(of: client.connection) }
+        server.advance(by: .milliseconds(10))
+        server.beginShutdown()
+        var toldCount = 0
+        for quarter in 1...4 {
+            server.advance(by: .seconds(1))
+            toldCount += clients.prefix(100).compactMap(Self.slot).count
+            #expect(abs(toldCount - 25 * quarter) <= 2)
+        }
+        #expect(toldCount == 100)
+    }
+
+    @Test("A client that reads slowly is told like the others, by its subprotocol too")
+    func slowClient() throws {
+        var configuration = EndpointConfiguration()
+        configuration.deflate = nil
+        configuration.outbound.byteCountMax = 2000
+        configuration.subprotocols = [
+            Subprotocol("p", publicationFormat: PublicationFormat()) { _ in
+                .text("come back" + String(repeating: ".", count: 200))
+            }
+        ]
+        let server = Self.server(WebSocketEndpoint(configuration: configuration, handler: EchoHandler())) {
+            $0.drainSpread = .zero
+        }
+        let client = try Client(server, fields: ["Sec-WebSocket-Protocol: p"])
+        #expect(client.takeStatus() == 101)
+        server.limitOutput(of: client.connection, to: 10)
+        client.send(.binary, [UInt8](repeating: 7, count: 1900))
+        server.beginShutdown()
+        server.advance(by: .milliseconds(100))
+        server.limitOutput(of: client.connection, to: nil)
+        server.advance(by: .milliseconds(10))
+        // The message's header has four bytes here, as that of the answer has.
+        let output = server.takeOutput(of: client.connection).dropFirst(1904)
+        #expect(String(decoding: output.dropFirst(4).prefix(9), as: UTF8.self) == "come back")
+        let close = output.dropFirst(4 + 209)
+        #expect(Array(close.prefix(1) + close.dropFirst(2).prefix(2)) == [0x88, 0x03, 0xE9])
+    }
+
     @Test(
         "Nobody is asked to come back after the deadline, and the last are told before it, whatever is configured"
     )

@@ -219,6 +219,8 @@ private func numbers(_ texts: [String]) -> [Int] {
         room.server.limitOutput(of: slow.connection, to: nil)
         room.settle()
         #expect(texts(slow).last == closedWith1013)
+        #expect(await room.figure("slow_consumer_disconnects_total") == 1)
+        #expect(await room.figure("slow_consumer_gaps_total") == 0)
     }
 
     @Test("With `recover`, what the ring has not is read from the history, page by page")
@@ -240,7 +242,7 @@ private func numbers(_ texts: [String]) -> [Int] {
         room.settle()
         received += numbers(texts(slow, rest: &rest))
         #expect(received == Array(1...1100))
-        #expect(await room.figure("slow_consumer_recoveries_total") > 0)
+        #expect(await room.figure("slow_consumer_recoveries_total") == 1)
         #expect(await room.figure("slow_consumer_gaps_total") == 0)
     }
 
@@ -256,6 +258,35 @@ private func numbers(_ texts: [String]) -> [Int] {
         let first = try #require(numbers(all).dropFirst().first)
         #expect(all.dropFirst().first == "gap 1..\(first - 1)")
         #expect(numbers(all) == [1] + Array(first...200))
+        #expect(await room.figure("slow_consumer_drops_total") == first - 2)
+    }
+
+    @Test(
+        "With `recover`, what it has had from a history that then goes on without it is not counted as lost"
+    )
+    func recoversInPart() async throws {
+        let room = Room(historyCountMax: 300)
+        let slow = try room.subscriber("/h=recover")
+        room.server.limitOutput(of: slow.connection, to: 0)
+        for number in 1...300 { try await room.publish(numbered(number), to: "h") }
+        var all: [String] = []
+        var rest: [UInt8] = []
+        for _ in 0..<10 {
+            room.server.limitOutput(of: slow.connection, to: 1000)
+            room.settle()
+            all += texts(slow, rest: &rest)
+        }
+        room.server.limitOutput(of: slow.connection, to: 0)
+        for number in 301...900 { try await room.publish(numbered(number), to: "h") }
+        room.server.limitOutput(of: slow.connection, to: nil)
+        for _ in 0..<10 { room.settle() }
+        all += texts(slow, rest: &rest)
+        let received = numbers(all)
+        let last = try #require(zip(received, received.dropFirst()).first { $0 + 1 != $1 })
+        #expect(last.0 > 64, "more than a page has come")
+        #expect(received == Array(1...last.0) + Array(last.1...900))
+        #expect(all.filter { $0.hasPrefix("gap") } == ["gap \(last.0)..\(last.1 - 1)"])
+        #expect(await room.figure("slow_consumer_drops_total") == 900 - received.count)
     }
 
     @Test("With `conflate`, only the newest of each key comes, even where the ring has given them up")
@@ -284,9 +315,86 @@ private func numbers(_ texts: [String]) -> [Int] {
         room.server.limitOutput(of: slow.connection, to: nil)
         room.settle()
         let all = texts(slow)
-        #expect(all.dropFirst().first?.hasPrefix("gap 1..") == true)
-        #expect(all.last == "key 500:1")
-        #expect(await room.figure("slow_consumer_drops_total") > 0)
+        let received = all.compactMap { $0.hasPrefix("key ") ? Int($0.dropFirst(4).dropLast(2)) : nil }
+        let first = try #require(received.dropFirst().first)
+        #expect(all.dropFirst().first == "gap 1..\(first - 1)", "what comes behind a gap is newer")
+        #expect(received == [1] + Array(first...500))
+        #expect(await room.figure("slow_consumer_gaps_total") == 1)
+        #expect(await room.figure("slow_consumer_drops_total") == 500 - received.count)
+    }
+
+    @Test(
+        "With `conflate`, everything is delivered, left out for something newer, or counted",
+        arguments: 0..<40
+    )
+    func conflatesInAnyCourse(_ seed: UInt64) async throws {
+        var random = SeededGenerator(seed: seed)
+        let room = Room { $0.outbound.backlogByteCountMax = 5000 }
+        let clients = try (0..<3).map { _ in try room.subscriber("/h=conflate") }
+        var received = [[String]](repeating: [], count: 3)
+        var rests = [[UInt8]](repeating: [], count: 3)
+        var newest: [Int: Int] = [:]
+        var published = 0
+        func collect() {
+            for (index, client) in clients.enumerated() {
+                received[index] += texts(client, rest: &rests[index])
+            }
+        }
+        for _ in 0..<200 {
+            if Int.random(in: 0..<3, using: &random) == 0 {
+                let amount = [0, 0, 0, 40, 300, nil].randomElement(using: &random) ?? nil
+                let client = try #require(clients.randomElement(using: &random))
+                room.server.limitOutput(of: client.connection, to: amount)
+            }
+            for _ in 0..<Int.random(in: 1...6, using: &random) {
+                published += 1
+                let key = Int.random(in: 0..<60, using: &random)
+                newest[key] = published
+                try await room.broadcaster.publish(.text("\(key):\(published)"), to: "h")
+            }
+            room.settle()
+            collect()
+        }
+        for client in clients { room.server.limitOutput(of: client.connection, to: nil) }
+        for _ in 0..<20 { room.settle() }
+        collect()
+        var deliveredCount = 0
+        for texts in received {
+            // Nothing that comes is older than what came, or what a gap has told of.
+            let course = texts.map { text in
+                Int(text.split(separator: text.hasPrefix("gap") ? "." : ":").last ?? "") ?? -1
+            }
+            #expect(course == course.sorted())
+            #expect(!texts.contains { $0.hasPrefix("close") })
+            let delivered = zip(texts, course).filter { !$0.0.hasPrefix("gap") }.map(\.1)
+            #expect(Set(delivered).count == delivered.count)
+            deliveredCount += delivered.count
+            // The newest of a key has come, unless a gap was told that covers it.
+            let lastGap = texts.lastIndex { $0.hasPrefix("gap") }.map { course[$0] } ?? 0
+            for number in newest.values where number > lastGap { #expect(delivered.contains(number)) }
+        }
+        let leftOut = await room.figure("slow_consumer_conflations_total")
+        let lost = await room.figure("slow_consumer_drops_total")
+        #expect(deliveredCount + leftOut + lost == 3 * published)
+        #expect(room.memory.byteCount == 0)
+    }
+
+    @Test("Nothing follows the close frame of one for whom there was no memory while it caught up")
+    func closedMeanwhile() async throws {
+        let memory = MemoryBudget(byteCountMax: 30_000, scarceByteCount: 29_000)
+        let room = Room(memory: memory) { $0.outbound.backlogByteCountMax = 25_000 }
+        let slow = try room.subscriber("/h=skip")
+        room.server.limitOutput(of: slow.connection, to: 0)
+        for number in 1...90 { try await room.publish(numbered(number), to: "h") }
+        // It takes a little, and is given more than there is room for.
+        room.server.limitOutput(of: slow.connection, to: 50)
+        room.settle()
+        room.server.limitOutput(of: slow.connection, to: nil)
+        room.settle()
+        let all = texts(slow)
+        #expect(all.filter { $0.hasPrefix("close") }.count <= 1)
+        #expect(all.firstIndex(of: closedWith1013).map { $0 == all.count - 1 } ?? true, "\(all.prefix(5))")
+        #expect(memory.byteCount < 30_000)
     }
 
     @Test("The ring forgets what is too old")
