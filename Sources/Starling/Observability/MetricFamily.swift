@@ -49,8 +49,8 @@ extension MetricFamily {
         "held_bytes",
         "bytes",
         """
-        What is charged to the memory budget: unfinished messages and request heads, what waits for peers, rings of \
-        topics, compression windows, full inboxes; of all servers that share it.
+        What is charged to the memory budget: unfinished messages, request heads, TLS handshakes, what waits for \
+        peers, rings of topics, compression windows, full inboxes; of all servers that share it.
         """
     )
     static let heldBytesMax = MetricFamily.gauge("held_bytes_max", "bytes", "The limit of held bytes.")

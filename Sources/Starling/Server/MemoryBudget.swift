@@ -7,7 +7,8 @@ internal import Synchronization
 /// an estimate of 32 KiB each), what waits for peers that read slowly, the rings of topics with slow
 /// subscribers, compression windows of connections' own, and full inboxes of async handlers. A connection that is idle, or
 /// whose peer sends whole messages and reads what it is sent, is charged nothing and never touches the budget, unless it has
-/// windows of its own. Memory of the application, the slots of connections, TLS once it stands, and the kernel's socket buffers are not in it.
+/// windows of its own. Memory of the application, the slots of connections, their TLS sessions and the kernel's socket buffers
+/// are not in it.
 ///
 /// - Above ``scarceByteCount`` connections that come to hold more are not read, but for one at a time on each event loop, so that
 ///   unfinished messages become whole; rings of topics keep an eighth; once a second connections let go of
