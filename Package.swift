@@ -445,7 +445,7 @@ let package = Package(
         .testTarget(
             name: "StarlingTopicsTests",
             dependencies: [
-                "Starling", "StarlingCore", "StarlingNative", "StarlingTopics",
+                "Starling", "StarlingCore", "StarlingNative", "StarlingTesting", "StarlingTopics",
                 .product(name: "HTTPTypes", package: "swift-http-types"),
                 .product(name: "Logging", package: "swift-log"),
             ],

@@ -52,6 +52,7 @@ extension NativeLoop {
         }
     }
 
+    /// Takes a connection into the table, and serves it, unless the loop pauses.
     func accepted(_ descriptor: Int32, _ address: RemoteAddress, _ driver: ConnectionDriver) {
         guard let index = driver.accept(from: address) else { return self.turnAway(descriptor) }
         self.connections.open(index, descriptor)
@@ -62,13 +63,19 @@ extension NativeLoop {
                     tls,
                     descriptor: descriptor
                 )
-                unsafe self.connections.pointer(index).pointee.flags.insert(.handshaking)
+                self.setHandshaking(true, index)
             } catch {
                 driver.failed(index)
                 return
             }
         }
         unsafe self.connections.pointer(index).pointee.flags.insert(.newcomer)
+        if self.tls == nil, !driver.expectsProxyProtocol, !self.isPaused {
+            // Most have asked already: then they never see the lobby.
+            self.unwatched = index
+            self.read(index, driver)
+            self.unwatched = nil
+        }
         if !self.watch(index) { driver.failed(index) }
     }
 

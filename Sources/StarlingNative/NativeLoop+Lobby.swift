@@ -55,6 +55,7 @@ extension NativeLoop {
         guard unsafe connection.pointee.flags.contains(.newcomer) else { return }
         let descriptor = unsafe connection.pointee.descriptor
         unsafe connection.pointee.flags.remove(.newcomer)
+        if self.unwatched == index { return }
         if self.watch(index) {
             self.lobby.remove(descriptor)
         } else {

@@ -4,13 +4,23 @@ internal import Starling
 
 /// OpenSSL stands between the sockets and the driver.
 extension NativeLoop {
+    /// What a handshake under way is taken to hold: OpenSSL's session, a record in each direction, and what is read of a flight.
+    static let handshakeByteCount = 32 << 10
+
+    func setHandshaking(_ isOn: Bool, _ index: Int) {
+        let connection = unsafe self.connections.pointer(index)
+        guard unsafe connection.pointee.flags.contains(.handshaking) != isOn else { return }
+        unsafe connection.pointee.flags.set(.handshaking, isOn)
+        self.server.memory.charge(isOn ? Self.handshakeByteCount : -Self.handshakeByteCount)
+    }
+
     /// Goes on with a handshake; whether it is done.
     func continueHandshake(_ index: Int, _ driver: ConnectionDriver) -> Bool {
         let connection = unsafe self.connections.pointer(index)
         guard let result = unsafe connection.pointee.tls?.handshake() else { return true }
         switch result {
         case .done:
-            unsafe connection.pointee.flags.remove(.handshaking)
+            self.setHandshaking(false, index)
             self.setWriting(false, index)
             // Data may have come with the handshake's last flight; epoll will not speak of it.
             if unsafe connection.pointee.tls?.hasBufferedInput == true { self.pending.append(index) }
@@ -27,7 +37,7 @@ extension NativeLoop {
         let connection = unsafe self.connections.pointer(index)
         // What still comes is for nobody, and is thrown away as plain bytes.
         unsafe connection.pointee.tls = nil
-        unsafe connection.pointee.flags.remove(.handshaking)
+        self.setHandshaking(false, index)
         self.setWriting(false, index)
         switch failure.kind {
         case .connectionLost: driver.failed(index, reason: "TLS: \(failure)")

@@ -40,6 +40,8 @@ internal import Starling
     var acceptResumesAt: UInt64?
     /// Connections that were accepted and are not looked at yet, in order.
     var arrivals = Deque<(descriptor: Int32, address: RemoteAddress)>()
+    /// The connection that is accepted and read before epoll knows it.
+    var unwatched: Int?
     /// Connections to be read again, of which epoll will not speak: OpenSSL holds decrypted bytes, the receive buffer was
     /// full, or the end stands behind the bytes.
     var pending: [Int] = []
@@ -250,6 +252,7 @@ internal import Starling
     }
 
     func close(_ index: Int) {
+        if self.connections.isOpen(index) { self.setHandshaking(false, index) }
         // Closing the descriptor takes it out of epoll too.
         guard let descriptor = self.connections.close(index) else { return }
         if !self.proxyHeaders.isEmpty { self.proxyHeaders[index] = nil }

@@ -15,7 +15,7 @@ async function use(client: StarlingClient): Promise<void> {
     switch (update.type) {
       case "event": { const event: ChatEvent = update.event; void event; break; }
       case "subscribed": { const recovered: boolean = update.recovered; void recovered; break; }
-      case "gap": { const position: string = update.position; void position; break; }
+      case "gap": { const bounds: [string | undefined, string] = [update.after, update.position]; void bounds; break; }
       case "joined": case "left": { const member: Member = update.member; void member.info; break; }
       case "ended": { const error: StarlingError | undefined = update.error; void error?.code; break; }
       default: { const never: never = update; void never; }

@@ -9,10 +9,14 @@ import TestSupport
 import Testing
 
 @Suite(.serialized) struct LobbyTests {
-    @Test("Who is connected goes before all who ask to be", .timeLimit(.minutes(2)), arguments: [false, true])
+    @Test(
+        "Who is connected goes before all who ask to be",
+        .timeLimit(.minutes(2)),
+        arguments: [false, true]
+    )
     func order(isEncrypted: Bool) async throws {
         let newcomerCount = isEncrypted ? 150 : 600
-        try await self.withServer(isEncrypted: isEncrypted) { server, hold, connect in
+        try await self.withServer(isEncrypted: isEncrypted) { server, hold, connect, _ in
             let holder = try await connect()
             try await holder.upgrade("/")
             let peer = try await connect()
@@ -41,7 +45,7 @@ import Testing
 
     @Test("A message in the segment of the upgrade is answered, and pages are", .timeLimit(.minutes(1)))
     func together() async throws {
-        try await self.withServer(isEncrypted: false) { _, _, connect in
+        try await self.withServer(isEncrypted: false) { _, _, connect, _ in
             let peer = try await connect()
             let request = ConformancePeer.request("/", upgrades: true)
             try await peer.stream.write(request + ConformancePeer.frame(.text, Array("?".utf8)))
@@ -52,6 +56,35 @@ import Testing
                 try await reader.stream.write(ConformancePeer.request("/health", upgrades: false))
                 #expect(try await reader.readResponse().head.status == .ok)
             }
+        }
+    }
+
+    @Test("TLS handshakes under way are charged to the memory budget", .timeLimit(.minutes(1)))
+    func handshakes() async throws {
+        let memory = MemoryBudget(byteCountMax: 1 << 30)
+        try await self.withServer(isEncrypted: true, memory) { _, _, connect, port in
+            func wait(for byteCount: Int) async {
+                while memory.byteCount != byteCount { await Task.yield() }
+            }
+            var silent: [any ByteStream] = []
+            for _ in 0..<3 {
+                silent.append(
+                    try await NativeConnector().connect(
+                        to: .tcp(host: "127.0.0.1", port: port),
+                        options: ConnectOptions()
+                    )
+                )
+            }
+            await wait(for: 3 * 32_768)
+            silent.removeLast().close()
+            await wait(for: 2 * 32_768)
+            let peer = try await connect()
+            try await peer.upgrade("/")
+            await wait(for: 2 * 32_768)
+            try await silent[0].write(Array("no TLS record".utf8))
+            await wait(for: 32_768)
+            silent.forEach { $0.close() }
+            await wait(for: 0)
         }
     }
 
@@ -92,7 +125,10 @@ import Testing
 
     private func withServer(
         isEncrypted: Bool,
-        _ body: (WebSocketServer<NativeTransport>, Hold, () async throws -> ConformancePeer) async throws -> Void
+        _ memory: MemoryBudget = .process,
+        _ body: (
+            WebSocketServer<NativeTransport>, Hold, () async throws -> ConformancePeer, _ port: Int
+        ) async throws -> Void
     ) async throws {
         let hold = Hold()
         let (addresses, listening) = AsyncStream.makeStream(of: String.self)
@@ -102,7 +138,9 @@ import Testing
             eventLoops: 1,
             tls: isEncrypted ? try TLSTestCertificates.server() : nil
         ) { listening.yield($0) }
-        let server = WebSocketServer(transport: transport) {
+        var configuration = ServerConfiguration()
+        configuration.memory = memory
+        let server = WebSocketServer(transport: transport, configuration: configuration) {
             WebSocketRoute("/", WebSocketEndpoint(handler: Handler(hold: hold)))
         }
         let task = Task { try await server.run() }
@@ -114,11 +152,16 @@ import Testing
         }
         let connector = NativeConnector()
         defer { hold.end() }
-        try await body(server, hold) { [options] in
-            ConformancePeer(
-                try await connector.connect(to: .tcp(host: "127.0.0.1", port: port), options: options)
-            )
-        }
+        try await body(
+            server,
+            hold,
+            {
+                ConformancePeer(
+                    try await connector.connect(to: .tcp(host: "127.0.0.1", port: port), options: options)
+                )
+            },
+            port
+        )
         server.beginShutdown()
         try await task.value
     }

@@ -1,10 +1,75 @@
 import StarlingTesting
 import StarlingTopics
 
-/// Everybody of a cluster, or of some of its nodes, comes back at once: who asks when, and who is let in.
+@testable import Starling
+
+/// A node's door for upgrades: the queue of ``Starling``'s servers, and who stands in it.
+struct UpgradeDoor {
+    enum Answer: Equatable {
+        case upgraded
+        case waits
+        /// 503, with a `Retry-After` out of these seconds.
+        case refused(retryAfter: ClosedRange<UInt32>)
+    }
+
+    private let rules: UpgradeQueue.Rules
+    private let timeout: LoopInterval
+    private var queue = UpgradeQueue()
+    /// When those who wait have come, and how often they had been refused before.
+    private var waiting: [(since: LoopInstant, attempt: UInt8)] = []
+    private var first = 0
+
+    init(_ configuration: ServerConfiguration) {
+        self.rules = UpgradeQueue.Rules(configuration)
+        self.timeout = LoopInterval(configuration.upgradeQueueTimeout)
+    }
+
+    mutating func ask(at now: LoopInstant, attempt: UInt8 = 0) -> Answer {
+        switch self.queue.request(at: now, isDecided: false, self.rules) {
+        case .proceed: return .upgraded
+        case .wait:
+            self.waiting.append((now, attempt))
+            return .waits
+        case .refuse(let delay): return .refused(retryAfter: Self.retryAfter(delay))
+        }
+    }
+
+    /// Those whose turn has come, or whose time is up.
+    mutating func serve(at now: LoopInstant) -> [(answer: Answer, attempt: UInt8)] {
+        var served: [(Answer, UInt8)] = []
+        while self.first < self.waiting.count {
+            let (since, attempt) = self.waiting[self.first]
+            if self.queue.takeTurn(at: now, isDecided: false, self.rules) {
+                served.append((.upgraded, attempt))
+            } else if !now.isBefore(since + self.timeout) {
+                self.queue.waiting -= 1
+                served.append(
+                    (.refused(retryAfter: Self.retryAfter(self.queue.promise(at: now, self.rules))), attempt)
+                )
+            } else {
+                break
+            }
+            self.first += 1
+        }
+        if self.first == self.waiting.count {
+            self.waiting.removeAll(keepingCapacity: true)
+            self.first = 0
+        }
+        return served
+    }
+
+    /// As `ConnectionDriver.tooManyUpgrades` has it; a test holds the two against each other.
+    private static func retryAfter(_ delay: Duration?) -> ClosedRange<UInt32> {
+        guard let delay else { return 1...5 }
+        let least = min(LoopInterval(delay).wholeSeconds, 60)
+        return max(1, least)...(least < 60 ? least + 1 : 120)
+    }
+}
+
+/// Everybody of a cluster, or of some of its nodes, comes back at once: who asks when, who is let in, and who is told what.
 ///
-/// Clients wait as `Backoff` says, a balancer picks a node at random, and a node lets in so many per second
-/// (`ServerConfiguration.upgradesPerSecondMax`) and tells the others `Retry-After: 1`. Time goes in steps of 50 ms.
+/// Clients wait as `Backoff` says, a balancer picks a node at random, and each node has an ``UpgradeDoor`` for
+/// `ServerConfiguration.upgradesPerSecondMax` upgrades a second. Time goes in steps of 50 ms.
 struct ReconnectStorm {
     /// Nodes that clients come back to.
     var nodes: Int
@@ -12,9 +77,19 @@ struct ReconnectStorm {
     var clients: Int
     /// Upgrades per second and node; nil lets everybody in.
     var upgradesPerSecondMax: Int?
-    /// Whether clients that are refused wait for a backoff on top of what the server says.
-    var hasBackoffOnTop = true
+    /// Upgrades that a node lets wait.
+    var upgradeQueueMax = ServerConfiguration().upgradeQueueMax
+    /// What clients that are refused go by.
+    var waits = Waits.retryAfterAndBackoff
     var backoff = Backoff()
+
+    enum Waits {
+        /// As `ReconnectingClient` does.
+        case retryAfterAndBackoff
+        case retryAfter
+        /// As clients in browsers do, which are not shown the response.
+        case backoff
+    }
 
     struct Outcome {
         /// Handshakes, refused ones included.
@@ -29,51 +104,104 @@ struct ReconnectStorm {
 
     private static let stepsPerSecond = 20
 
-    func run(seed: UInt64) -> Outcome {
-        var random = SeededGenerator(seed: seed)
+    /// Gives way to others after each step: it computes for seconds, and they have deadlines.
+    func run(seed: UInt64) async -> Outcome {
+        var configuration = ServerConfiguration()
+        configuration.upgradesPerSecondMax = self.upgradesPerSecondMax
+        configuration.upgradeQueueMax = self.upgradeQueueMax
+        var course = Course(
+            storm: self,
+            doors: UpgradeDoor(configuration),
+            random: SeededGenerator(seed: seed)
+        )
+        for _ in 0..<self.clients { course.wait(0, nil) }
+        while course.back < self.clients {
+            course.go()
+            await Task.yield()
+        }
+        return course.outcome
+    }
+
+    /// A storm that is under way.
+    private struct Course {
+        let storm: ReconnectStorm
         var outcome = Outcome()
-        // Clients that ask in a step, each as the number of its attempt; who it is makes no difference.
-        var schedule: [[UInt8]] = []
-        func wait(_ attempt: Int, _ hint: Backoff.Hint?, from step: Int) {
-            let number = hint != nil && !self.hasBackoffOnTop ? nil : attempt
-            let delay =
-                number.map { self.backoff.delay(beforeAttempt: $0, hint: hint, using: &random) }
-                ?? .seconds(1)
-            let later = step + 1 + Int(delay / .milliseconds(1)) * Self.stepsPerSecond / 1000
-            while schedule.count <= later { schedule.append([]) }
-            schedule[later].append(UInt8(min(attempt + 1, 255)))
-        }
-        for _ in 0..<self.clients { wait(0, nil, from: 0) }
-        var attempts = [Int](repeating: 0, count: self.nodes)
         var back = 0
-        var step = 0
-        while back < self.clients {
-            if step % Self.stepsPerSecond == 0 { attempts = [Int](repeating: 0, count: self.nodes) }
-            let asking = step < schedule.count ? schedule[step] : []
-            if step < schedule.count { schedule[step] = [] }
-            for attempt in asking {
-                outcome.attempts += 1
-                let node = Int(random.next() % UInt64(self.nodes))
-                attempts[node] += 1
-                if attempts[node] <= self.upgradesPerSecondMax ?? .max {
-                    back += 1
-                } else {
-                    wait(Int(attempt), .leastTime(.seconds(1)), from: step)
+        private var doors: [UpgradeDoor]
+        private var random: SeededGenerator
+        private var step = 0
+        /// Clients that ask in a step, each as the number of its attempt; who it is makes no difference.
+        private var schedule: [[UInt8]] = []
+        /// What each node was asked in this second.
+        private var asked: [Int]
+
+        init(storm: ReconnectStorm, doors door: UpgradeDoor, random: SeededGenerator) {
+            self.storm = storm
+            self.doors = Array(repeating: door, count: storm.nodes)
+            self.asked = Array(repeating: 0, count: storm.nodes)
+            self.random = random
+        }
+
+        mutating func wait(_ attempt: UInt8, _ retryAfter: ClosedRange<UInt32>?) {
+            let told = retryAfter.map { Duration.seconds(Int64(UInt32.random(in: $0, using: &self.random))) }
+            let backoff = self.storm.backoff.delay(
+                beforeAttempt: Int(attempt),
+                hint: nil,
+                using: &self.random
+            )
+            let delay =
+                switch self.storm.waits {
+                case .retryAfterAndBackoff: (told ?? .zero) + backoff
+                case .retryAfter: told ?? backoff
+                case .backoff: backoff
                 }
+            let later = self.step + 1 + Int(delay.wholeMilliseconds) * ReconnectStorm.stepsPerSecond / 1000
+            while self.schedule.count <= later { self.schedule.append([]) }
+            self.schedule[later].append(attempt == .max ? attempt : attempt + 1)
+        }
+
+        mutating func go() {
+            let now = LoopInstant(hundredths: UInt32(self.step * 100 / ReconnectStorm.stepsPerSecond))
+            if self.step % ReconnectStorm.stepsPerSecond == 0 {
+                self.asked = Array(repeating: 0, count: self.storm.nodes)
             }
-            step += 1
-            if step % Self.stepsPerSecond == 0 || back == self.clients {
-                outcome.attemptsPerNodeSecondMax = max(outcome.attemptsPerNodeSecondMax, attempts.max() ?? 0)
-                let mean = Double(attempts.reduce(0, +)) / Double(self.nodes)
-                outcome.attemptsPerNodeSecondMean = max(outcome.attemptsPerNodeSecondMean, mean)
+            for node in self.doors.indices {
+                for (answer, attempt) in self.doors[node].serve(at: now) { self.hear(answer, attempt) }
             }
-            for hundredths in [50, 90, 99, 100] where outcome.secondsUntil[hundredths] == nil {
-                if back * 100 >= self.clients * hundredths {
-                    outcome.secondsUntil[hundredths] = Double(step) / Double(Self.stepsPerSecond)
+            let asking = self.step < self.schedule.count ? self.schedule[self.step] : []
+            for attempt in asking {
+                self.outcome.attempts += 1
+                let node = Int(self.random.next() % UInt64(self.storm.nodes))
+                self.asked[node] += 1
+                self.hear(self.doors[node].ask(at: now, attempt: attempt), attempt)
+            }
+            if self.step < self.schedule.count { self.schedule[self.step] = [] }
+            self.step += 1
+            self.note()
+        }
+
+        private mutating func hear(_ answer: UpgradeDoor.Answer, _ attempt: UInt8) {
+            switch answer {
+            case .upgraded: self.back += 1
+            case .waits: break
+            case .refused(let retryAfter): self.wait(attempt, retryAfter)
+            }
+        }
+
+        private mutating func note() {
+            if self.step % ReconnectStorm.stepsPerSecond == 0 || self.back == self.storm.clients {
+                let most = self.asked.max() ?? 0
+                let mean = Double(self.asked.reduce(0, +)) / Double(self.storm.nodes)
+                self.outcome.attemptsPerNodeSecondMax = max(self.outcome.attemptsPerNodeSecondMax, most)
+                self.outcome.attemptsPerNodeSecondMean = max(self.outcome.attemptsPerNodeSecondMean, mean)
+            }
+            for hundredths in [50, 90, 99, 100] where self.outcome.secondsUntil[hundredths] == nil {
+                if self.back * 100 >= self.storm.clients * hundredths {
+                    self.outcome.secondsUntil[hundredths] =
+                        Double(self.step) / Double(ReconnectStorm.stepsPerSecond)
                 }
             }
         }
-        return outcome
     }
 }
 

@@ -63,6 +63,69 @@ import Testing
         #expect(try echo() < first / 4)
     }
 
+    /// Subscribes to `t`.
+    private struct SubscriberHandler: ConnectionHandler {
+        mutating func opened(_ connection: inout Connection<Self>, userData: Void) {
+            connection.subscribe(to: "t", slowConsumerPolicy: .skip)
+        }
+        mutating func received(_ message: borrowing MessageView, on connection: inout Connection<Self>) {}
+    }
+
+    @Test("A publication that waits since the peer takes no more has left nothing in its window")
+    func heldBack() async throws {
+        let broadcaster = InMemoryBroadcaster()
+        var configuration = Self.configuration(keepsContext: true)
+        configuration.outbound.highWatermark = 4000
+        configuration.outbound.lowWatermark = 1000
+        let endpoint = WebSocketEndpoint(
+            broadcaster: broadcaster,
+            configuration: configuration,
+            handler: SubscriberHandler()
+        )
+        let server = EmbeddedTransport { WebSocketRoute("/", endpoint) }
+        let (client, _) = try Self.client(of: server)
+        server.limitOutput(of: client.connection, to: 100)
+        // One burst, of which the peer takes the beginning.
+        var random = SeededGenerator(seed: 1)
+        let texts = (0..<40).map { number in
+            "\(number)"
+                + String((0..<300).map { _ in "abcdefghijklmnop".randomElement(using: &random) ?? "a" })
+        }
+        for text in texts { try await broadcaster.publish(.text(text), to: "t") }
+        for _ in 0..<50 { server.advance(by: .milliseconds(1)) }
+        server.limitOutput(of: client.connection, to: nil)
+        for _ in 0..<50 { server.advance(by: .milliseconds(1)) }
+        let inflater = try Inflater(windowBits: 15)
+        var received: [String] = []
+        for payload in Self.compressedPayloads(server.takeOutput(of: client.connection)) {
+            var output: [UInt8] = []
+            try unsafe inflater.inflate(
+                payload.span.bytes,
+                byteCountMax: 1 << 20,
+                keepingContext: true,
+                into: &output
+            )
+            received.append(String(decoding: output, as: UTF8.self))
+        }
+        #expect(received == texts)
+    }
+
+    /// The payloads of frames with the first reserved bit, of up to 65,535 bytes.
+    private static func compressedPayloads(_ bytes: [UInt8]) -> [[UInt8]] {
+        var rest = bytes[...]
+        var payloads: [[UInt8]] = []
+        while let first = rest.first {
+            #expect(first == 0xC1)
+            let length = rest.dropFirst().prefix(3)
+            let isLong = length.first == 126
+            let count = isLong ? length.dropFirst().reduce(0) { $0 << 8 | Int($1) } : Int(length.first ?? 0)
+            let payload = rest.dropFirst(isLong ? 4 : 2).prefix(count)
+            payloads.append(Array(payload))
+            rest = rest.dropFirst((isLong ? 4 : 2) + count)
+        }
+        return payloads
+    }
+
     @Test("A message below the size that is worth it goes out as it is")
     func smallMessages() throws {
         for (keepsContext, byteCount, first) in [

@@ -54,6 +54,53 @@ import Testing
         #expect(Set(slots).count > 50)
     }
 
+    @Test("The pace is even where most of those who have been there are gone")
+    func afterPeak() throws {
+        let server = Self.server {
+            $0.drainSpread = .seconds(4)
+            $0.drainTimeout = .seconds(10)
+        }
+        let clients = try Self.open(1000, server)
+        for client in clients.dropFirst(100) { server.endInput(of: client.connection) }
+        server.advance(by: .milliseconds(10))
+        server.beginShutdown()
+        var toldCount = 0
+        for quarter in 1...4 {
+            server.advance(by: .seconds(1))
+            toldCount += clients.prefix(100).compactMap(Self.slot).count
+            #expect(abs(toldCount - 25 * quarter) <= 2)
+        }
+        #expect(toldCount == 100)
+    }
+
+    @Test("A client that reads slowly is told like the others, by its subprotocol too")
+    func slowClient() throws {
+        var configuration = EndpointConfiguration()
+        configuration.deflate = nil
+        configuration.outbound.byteCountMax = 2000
+        configuration.subprotocols = [
+            Subprotocol("p", publicationFormat: PublicationFormat()) { _ in
+                .text("come back" + String(repeating: ".", count: 200))
+            }
+        ]
+        let server = Self.server(WebSocketEndpoint(configuration: configuration, handler: EchoHandler())) {
+            $0.drainSpread = .zero
+        }
+        let client = try Client(server, fields: ["Sec-WebSocket-Protocol: p"])
+        #expect(client.takeStatus() == 101)
+        server.limitOutput(of: client.connection, to: 10)
+        client.send(.binary, [UInt8](repeating: 7, count: 1900))
+        server.beginShutdown()
+        server.advance(by: .milliseconds(100))
+        server.limitOutput(of: client.connection, to: nil)
+        server.advance(by: .milliseconds(10))
+        // The message's header has four bytes here, as that of the answer has.
+        let output = server.takeOutput(of: client.connection).dropFirst(1904)
+        #expect(String(decoding: output.dropFirst(4).prefix(9), as: UTF8.self) == "come back")
+        let close = output.dropFirst(4 + 209)
+        #expect(Array(close.prefix(1) + close.dropFirst(2).prefix(2)) == [0x88, 0x03, 0xE9])
+    }
+
     @Test(
         "Nobody is asked to come back after the deadline, and the last are told before it, whatever is configured"
     )
@@ -90,6 +137,32 @@ import Testing
         let delay = response.split(separator: "\r\n").first { $0.lowercased().hasPrefix("retry-after: ") }
         #expect(["1", "2", "3"].contains(delay?.dropFirst(13)))
         #expect(server.isOutputEnded(of: kept.connection))
+    }
+
+    @Test("From its begin on `/ready` says 503, while those who are there go on until their turn")
+    func readiness() throws {
+        let server = Self.server {
+            $0.drainSpread = .seconds(30)
+            $0.drainTimeout = .seconds(60)
+        }
+        let clients = try Self.open(3, server)
+        let kept = try (0..<3).map { _ in try #require(server.connect()) }
+        func answer(_ path: String, on connection: Int) -> String {
+            server.receive(Array("GET \(path) HTTP/1.1\r\nHost: example.com\r\n\r\n".utf8), on: connection)
+            let response = String(decoding: server.takeOutput(of: connection), as: UTF8.self)
+            return String(response.prefix { $0 != "\r\n" })
+        }
+        for connection in kept { #expect(answer("/ready", on: connection) == "HTTP/1.1 200 OK") }
+        server.beginShutdown()
+        #expect(answer("/ready", on: kept[0]) == "HTTP/1.1 503 Service Unavailable")
+        #expect(answer("/health", on: kept[1]) == "HTTP/1.1 200 OK", "it is not ill")
+        #expect(server.connect() == nil, "a probe that connects anew finds nobody")
+        for client in clients { client.send(.text, Array("go on".utf8)) }
+        // What each publishes, all of them get.
+        #expect(clients.allSatisfy { $0.takeFrames().count == 3 })
+        // An answered probe's connection is not kept.
+        #expect(server.isOutputEnded(of: kept[0]))
+        #expect(answer("/ready", on: kept[2]) == "HTTP/1.1 503 Service Unavailable")
     }
 
     @Test("An upgrade that was being decided when the shutdown began is refused, not cut later")

@@ -4,7 +4,7 @@ import StarlingTesting
 import Testing
 
 /// A connection that subscribes from the position in its query and is told where it stands.
-private func follower(_ broadcaster: any Broadcaster, outbound: OutboundConfiguration? = nil)
+func follower(_ broadcaster: any Broadcaster, outbound: OutboundConfiguration? = nil)
     -> WebSocketEndpoint
 {
     var configuration = EndpointConfiguration()

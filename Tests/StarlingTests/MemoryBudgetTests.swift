@@ -70,6 +70,88 @@ import Testing
         _ = try Self.open(server)
     }
 
+    @Test("An upgrade that finds no room is told when to come back, not all at the same time")
+    func refusal() throws {
+        let server = Self.server(heldBytesMax: 10_000, WebSocketEndpoint(handler: EchoHandler()))
+        // A frame that has begun must go out: what is left of it is more than there is room for.
+        let begun = try Self.open(server)
+        server.limitOutput(of: begun.connection, to: 10)
+        begun.send(.binary, [UInt8](repeating: 7, count: 12_000))
+        var delays: Set<Int> = []
+        for _ in 0..<40 {
+            let late = try TestClient(server)
+            #expect(late.status == 503)
+            let line = late.responseHead.split(separator: "\r\n").first {
+                $0.lowercased().hasPrefix("retry-after: ")
+            }
+            let delay = try #require(line.flatMap { Int($0.dropFirst(13)) })
+            #expect((1...5).contains(delay))
+            delays.insert(delay)
+            #expect(server.isOutputEnded(of: late.connection))
+        }
+        #expect(delays.count > 1)
+    }
+
+    @Test("What one server of a process holds, the others do without")
+    func sharedByServers() throws {
+        let memory = MemoryBudget(byteCountMax: 100_000, scarceByteCount: 50_000)
+        let (one, other) = (
+            Self.server(memory, WebSocketEndpoint(handler: EchoHandler())),
+            Self.server(memory, WebSocketEndpoint(handler: EchoHandler()))
+        )
+        let message = Client.frame(.binary, [UInt8](repeating: 7, count: 60_000))
+        let holder = try Self.open(one)
+        let readers = try (0..<2).map { _ in try Self.open(other) }
+        let quiet = try Self.open(other)
+        one.receive(Array(message.dropLast()), on: holder.connection)
+
+        // Scarce: of those that come to hold something, the other server reads one at a time.
+        for reader in readers { other.receive(Array(message.prefix(5000)), on: reader.connection) }
+        #expect(readers.map { other.isReading($0.connection) } == [true, false])
+        // Full: it sheds what its own hold most of, and not more than its share.
+        other.receive(Array(message[5000..<50_000]), on: readers[0].connection)
+        #expect(readers[0].takeFrames().map { $0.prefix(3) } == [Self.closeTryAgainLater[...]])
+        #expect(readers[1].takeFrames().isEmpty && quiet.takeFrames().isEmpty)
+        #expect(memory.byteCount < memory.byteCountMax)
+
+        // One that has begun a frame keeps its rest: now there is no room for anybody, on either.
+        let begun = try Self.open(one)
+        one.limitOutput(of: begun.connection, to: 10)
+        begun.send(.binary, [UInt8](repeating: 7, count: 150_000))
+        #expect(memory.byteCount > memory.byteCountMax)
+        #expect(try Client(other).takeStatus() == 503)
+        #expect(try Client(one).takeStatus() == 503)
+        quiet.send(.text, Array("still here".utf8))
+        #expect(quiet.takeFrames().count == 1)
+
+        // Its share of that is what the other has left.
+        #expect(readers[1].takeFrames().map { $0.prefix(3) } == [Self.closeTryAgainLater[...]])
+
+        // The one gives it back: the other lets in, and reads whole messages.
+        one.limitOutput(of: begun.connection, to: nil)
+        one.endInput(of: holder.connection)
+        other.advance(by: .milliseconds(10))
+        let late = try Self.open(other)
+        other.receive(message, on: late.connection)
+        #expect(other.takeOutput(of: late.connection).count == 60_004)
+        #expect(memory.byteCount == 0)
+    }
+
+    @Test("What a server holds is given back with it")
+    func goneServer() throws {
+        let memory = MemoryBudget(byteCountMax: 100_000)
+        do {
+            let server = Self.server(memory, WebSocketEndpoint(handler: EchoHandler()))
+            let client = try Self.open(server)
+            server.receive(
+                Array(Client.frame(.binary, [UInt8](repeating: 7, count: 60_000)).dropLast()),
+                on: client.connection
+            )
+            #expect(memory.byteCount >= 59_999)
+        }
+        #expect(memory.byteCount == 0)
+    }
+
     @Test("The one that holds most is closed, and told how much it held")
     func largest() throws {
         let server = Self.server(heldBytesMax: 100_000, WebSocketEndpoint(handler: EchoHandler()))
@@ -165,6 +247,131 @@ import Testing
         }
         // Two are more than there is room for: the second one's tick ends without both.
         #expect(charged[0] > 200_000 && charged[1] == 0)
+    }
+
+    @Test("The head of a request that waits is charged until it is answered")
+    func waitingHeads() async throws {
+        let memory = MemoryBudget(byteCountMax: 10_000_000)
+        let gate = Gate()
+        let endpoint = WebSocketEndpoint(
+            authenticate: { _ -> UpgradeDecision<Void> in
+                await gate.wait()
+                return .accept()
+            }
+        ) { socket, _ in
+            for try await _ in socket {}
+        }
+        let server = Self.server(memory, endpoint)
+        let field = "X-Large: " + String(repeating: "x", count: 10_000)
+        let accepted = try Client(server, fields: [field])
+        let gone = try Client(server, fields: [field])
+        #expect((20_000...22_000).contains(memory.byteCount))
+        server.endInput(of: gone.connection)
+        #expect((10_000...11_000).contains(memory.byteCount))
+        await server.waiting { await gate.open() }
+        server.advance(by: .milliseconds(1))
+        #expect(accepted.takeStatus() == 101)
+        #expect(memory.byteCount == 0)
+    }
+
+    /// Sends its message twice, and looks whether it is still the same in between.
+    private struct TwiceHandler: ConnectionHandler {
+        mutating func received(_ message: borrowing MessageView, on connection: inout Connection<Self>) {
+            connection.send(message)
+            // Where something that was freed would be made anew.
+            let other = [UInt8](repeating: 9, count: message.bytes.byteCount)
+            let bytes = message.bytes
+            let isSame = (0..<bytes.byteCount).allSatisfy {
+                unsafe bytes.unsafeLoad(fromByteOffset: $0, as: UInt8.self) == 7
+            }
+            #expect(isSame && other.first == 9)
+            connection.send(message)
+        }
+    }
+
+    @Test("A connection is closed for want of memory while its handler looks at a message")
+    func closedWhileInUse() throws {
+        let server = Self.server(heldBytesMax: 10_000, WebSocketEndpoint(handler: TwiceHandler()))
+        let client = try Self.open(server)
+        server.limitOutput(of: client.connection, to: 10)
+        client.send(.binary, [UInt8](repeating: 7, count: 3000))
+        // In two pieces, so that it is held, and not where it has arrived.
+        let message = Client.frame(.binary, [UInt8](repeating: 7, count: 6000))
+        server.receive(Array(message[..<3000]), on: client.connection)
+        server.receive(Array(message[3000...]), on: client.connection)
+        server.limitOutput(of: client.connection, to: nil)
+        #expect(client.takeFrames().last?.prefix(3) == Self.closeTryAgainLater[...])
+        let next = try Self.open(server)
+        next.send(.binary, [7])
+        #expect(next.takeFrames().count == 2)
+    }
+
+    /// Subscribes to eighty topics on the path `/many`.
+    private struct ManyTopicsHandler: ConnectionHandler {
+        mutating func opened(_ connection: inout Connection<Self>, userData: Void) {
+            guard connection.path == "/many" else { return }
+            for number in 0..<80 {
+                connection.subscribe(to: Topic("t\(number)"), slowConsumerPolicy: .skip)
+            }
+        }
+        mutating func received(_ message: borrowing MessageView, on connection: inout Connection<Self>) {
+            connection.send(message)
+        }
+    }
+
+    private static func serverWithTopics(
+        _ memory: MemoryBudget,
+        _ broadcaster: InMemoryBroadcaster
+    ) -> EmbeddedTransport {
+        var endpoint = EndpointConfiguration()
+        endpoint.deflate = nil
+        endpoint.outbound.backlogByteCountMax = 16_000
+        var configuration = ServerConfiguration()
+        configuration.memory = memory
+        return EmbeddedTransport(configuration: configuration) {
+            WebSocketRoute(
+                "*",
+                WebSocketEndpoint(
+                    broadcaster: broadcaster,
+                    configuration: endpoint,
+                    handler: ManyTopicsHandler()
+                )
+            )
+        }
+    }
+
+    @Test("Who keeps many rings alive is closed for it, and not those who hold a little of their own")
+    func rings() async throws {
+        let memory = MemoryBudget(byteCountMax: 60_000)
+        let broadcaster = InMemoryBroadcaster()
+        let server = Self.serverWithTopics(memory, broadcaster)
+        let others = try (0..<5).map { _ in try Client(server, path: "/few") }
+        let slow = try Client(server, path: "/many")
+        for client in others + [slow] { #expect(client.takeStatus() == 101) }
+        server.limitOutput(of: slow.connection, to: 0)
+        var greatest = 0
+        let text = String(repeating: "x", count: 900)
+        for number in 0..<900 {
+            try await broadcaster.publish(.text(text), to: Topic("t\(number % 80)"))
+            server.advance(by: .milliseconds(1))
+            greatest = max(greatest, memory.byteCount)
+        }
+        #expect(greatest > memory.scarceByteCount && greatest <= memory.byteCountMax + 2000)
+        // Others begin long messages.
+        let message = Client.frame(.binary, [UInt8](repeating: 7, count: 6000))
+        for client in others {
+            server.receive(Array(message.dropLast()), on: client.connection)
+            server.advance(by: .milliseconds(1))
+        }
+        server.limitOutput(of: slow.connection, to: nil)
+        #expect(slow.takeFrames().last?.prefix(3) == Self.closeTryAgainLater[...])
+        for client in others {
+            while !server.isReading(client.connection) { server.advance(by: .milliseconds(10)) }
+            server.receive([message[message.count - 1]], on: client.connection)
+            #expect(server.takeOutput(of: client.connection).count == 6004)
+        }
+        server.endInput(of: slow.connection)
+        #expect(memory.byteCount == 0)
     }
 
     @Test("Of what waits for an async handler, what stops the reading is charged")

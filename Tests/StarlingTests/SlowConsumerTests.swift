@@ -219,6 +219,8 @@ private func numbers(_ texts: [String]) -> [Int] {
         room.server.limitOutput(of: slow.connection, to: nil)
         room.settle()
         #expect(texts(slow).last == closedWith1013)
+        #expect(await room.figure("slow_consumer_disconnects_total") == 1)
+        #expect(await room.figure("slow_consumer_gaps_total") == 0)
     }
 
     @Test("With `recover`, what the ring has not is read from the history, page by page")
@@ -240,7 +242,7 @@ private func numbers(_ texts: [String]) -> [Int] {
         room.settle()
         received += numbers(texts(slow, rest: &rest))
         #expect(received == Array(1...1100))
-        #expect(await room.figure("slow_consumer_recoveries_total") > 0)
+        #expect(await room.figure("slow_consumer_recoveries_total") == 1)
         #expect(await room.figure("slow_consumer_gaps_total") == 0)
     }
 
@@ -256,6 +258,35 @@ private func numbers(_ texts: [String]) -> [Int] {
         let first = try #require(numbers(all).dropFirst().first)
         #expect(all.dropFirst().first == "gap 1..\(first - 1)")
         #expect(numbers(all) == [1] + Array(first...200))
+        #expect(await room.figure("slow_consumer_drops_total") == first - 2)
+    }
+
+    @Test(
+        "With `recover`, what it has had from a history that then goes on without it is not counted as lost"
+    )
+    func recoversInPart() async throws {
+        let room = Room(historyCountMax: 300)
+        let slow = try room.subscriber("/h=recover")
+        room.server.limitOutput(of: slow.connection, to: 0)
+        for number in 1...300 { try await room.publish(numbered(number), to: "h") }
+        var all: [String] = []
+        var rest: [UInt8] = []
+        for _ in 0..<10 {
+            room.server.limitOutput(of: slow.connection, to: 1000)
+            room.settle()
+            all += texts(slow, rest: &rest)
+        }
+        room.server.limitOutput(of: slow.connection, to: 0)
+        for number in 301...900 { try await room.publish(numbered(number), to: "h") }
+        room.server.limitOutput(of: slow.connection, to: nil)
+        for _ in 0..<10 { room.settle() }
+        all += texts(slow, rest: &rest)
+        let received = numbers(all)
+        let last = try #require(zip(received, received.dropFirst()).first { $0 + 1 != $1 })
+        #expect(last.0 > 64, "more than a page has come")
+        #expect(received == Array(1...last.0) + Array(last.1...900))
+        #expect(all.filter { $0.hasPrefix("gap") } == ["gap \(last.0)..\(last.1 - 1)"])
+        #expect(await room.figure("slow_consumer_drops_total") == 900 - received.count)
     }
 
     @Test("With `conflate`, only the newest of each key comes, even where the ring has given them up")
@@ -284,9 +315,86 @@ private func numbers(_ texts: [String]) -> [Int] {
         room.server.limitOutput(of: slow.connection, to: nil)
         room.settle()
         let all = texts(slow)
-        #expect(all.dropFirst().first?.hasPrefix("gap 1..") == true)
-        #expect(all.last == "key 500:1")
-        #expect(await room.figure("slow_consumer_drops_total") > 0)
+        let received = all.compactMap { $0.hasPrefix("key ") ? Int($0.dropFirst(4).dropLast(2)) : nil }
+        let first = try #require(received.dropFirst().first)
+        #expect(all.dropFirst().first == "gap 1..\(first - 1)", "what comes behind a gap is newer")
+        #expect(received == [1] + Array(first...500))
+        #expect(await room.figure("slow_consumer_gaps_total") == 1)
+        #expect(await room.figure("slow_consumer_drops_total") == 500 - received.count)
+    }
+
+    @Test(
+        "With `conflate`, everything is delivered, left out for something newer, or counted",
+        arguments: 0..<40
+    )
+    func conflatesInAnyCourse(_ seed: UInt64) async throws {
+        var random = SeededGenerator(seed: seed)
+        let room = Room { $0.outbound.backlogByteCountMax = 5000 }
+        let clients = try (0..<3).map { _ in try room.subscriber("/h=conflate") }
+        var received = [[String]](repeating: [], count: 3)
+        var rests = [[UInt8]](repeating: [], count: 3)
+        var newest: [Int: Int] = [:]
+        var published = 0
+        func collect() {
+            for (index, client) in clients.enumerated() {
+                received[index] += texts(client, rest: &rests[index])
+            }
+        }
+        for _ in 0..<200 {
+            if Int.random(in: 0..<3, using: &random) == 0 {
+                let amount = [0, 0, 0, 40, 300, nil].randomElement(using: &random) ?? nil
+                let client = try #require(clients.randomElement(using: &random))
+                room.server.limitOutput(of: client.connection, to: amount)
+            }
+            for _ in 0..<Int.random(in: 1...6, using: &random) {
+                published += 1
+                let key = Int.random(in: 0..<60, using: &random)
+                newest[key] = published
+                try await room.broadcaster.publish(.text("\(key):\(published)"), to: "h")
+            }
+            room.settle()
+            collect()
+        }
+        for client in clients { room.server.limitOutput(of: client.connection, to: nil) }
+        for _ in 0..<20 { room.settle() }
+        collect()
+        var deliveredCount = 0
+        for texts in received {
+            // Nothing that comes is older than what came, or what a gap has told of.
+            let course = texts.map { text in
+                Int(text.split(separator: text.hasPrefix("gap") ? "." : ":").last ?? "") ?? -1
+            }
+            #expect(course == course.sorted())
+            #expect(!texts.contains { $0.hasPrefix("close") })
+            let delivered = zip(texts, course).filter { !$0.0.hasPrefix("gap") }.map(\.1)
+            #expect(Set(delivered).count == delivered.count)
+            deliveredCount += delivered.count
+            // The newest of a key has come, unless a gap was told that covers it.
+            let lastGap = texts.lastIndex { $0.hasPrefix("gap") }.map { course[$0] } ?? 0
+            for number in newest.values where number > lastGap { #expect(delivered.contains(number)) }
+        }
+        let leftOut = await room.figure("slow_consumer_conflations_total")
+        let lost = await room.figure("slow_consumer_drops_total")
+        #expect(deliveredCount + leftOut + lost == 3 * published)
+        #expect(room.memory.byteCount == 0)
+    }
+
+    @Test("Nothing follows the close frame of one for whom there was no memory while it caught up")
+    func closedMeanwhile() async throws {
+        let memory = MemoryBudget(byteCountMax: 30_000, scarceByteCount: 29_000)
+        let room = Room(memory: memory) { $0.outbound.backlogByteCountMax = 25_000 }
+        let slow = try room.subscriber("/h=skip")
+        room.server.limitOutput(of: slow.connection, to: 0)
+        for number in 1...90 { try await room.publish(numbered(number), to: "h") }
+        // It takes a little, and is given more than there is room for.
+        room.server.limitOutput(of: slow.connection, to: 50)
+        room.settle()
+        room.server.limitOutput(of: slow.connection, to: nil)
+        room.settle()
+        let all = texts(slow)
+        #expect(all.filter { $0.hasPrefix("close") }.count <= 1)
+        #expect(all.firstIndex(of: closedWith1013).map { $0 == all.count - 1 } ?? true, "\(all.prefix(5))")
+        #expect(memory.byteCount < 30_000)
     }
 
     @Test("The ring forgets what is too old")
@@ -317,6 +425,147 @@ private func numbers(_ texts: [String]) -> [Int] {
         room.server.limitOutput(of: slow.connection, to: nil)
         room.settle()
         #expect(texts(slow).last == closedWith1013)
+    }
+
+    @Test(
+        "The ring is charged to the budget, once for all that are behind, and given back when the last of them goes"
+    )
+    func charged() async throws {
+        let room = Room()
+        let slow = try (0..<2).map { _ in try room.subscriber("/t=skip") }
+        for client in slow { room.server.limitOutput(of: client.connection, to: 0) }
+        try await room.publish(numbered(0), to: "t")
+        // At this one they stopped: it is in the outbound buffers of both.
+        let outbound = room.memory.byteCount
+        #expect((100...2 * 102).contains(outbound))
+        for number in 1...50 {
+            try await room.publish(numbered(number), to: "t")
+            #expect(
+                room.memory.byteCount == outbound + number * 260,
+                "100 bytes, and 160 for the publication"
+            )
+        }
+        // What the ring gives up is charged no more.
+        for number in 51...200 { try await room.publish(numbered(number), to: "t") }
+        #expect(room.memory.byteCount == outbound + 76 * 260)
+        room.server.endInput(of: slow[0].connection)
+        room.settle()
+        #expect((76 * 260...76 * 260 + outbound).contains(room.memory.byteCount))
+        room.server.endInput(of: slow[1].connection)
+        room.settle()
+        #expect(room.memory.byteCount == 0)
+    }
+
+    @Test(
+        "What conflation keeps beyond the ring is charged, and given back when the last that conflates goes"
+    )
+    func keptIsCharged() async throws {
+        let room = Room()
+        let slow = try room.subscriber("/t=conflate")
+        let other = try room.subscriber("/t=skip")
+        for client in [slow, other] { room.server.limitOutput(of: client.connection, to: 0) }
+        try await room.publish("begun:0", to: "t")
+        for number in 1...20 { try await room.publish("rare \(number):1", to: "t") }
+        for number in 1...300 { try await room.publish("often:\(number)", to: "t") }
+        let held = room.memory.byteCount
+        #expect(held > 19_000 && held < 21_000)
+        room.server.endInput(of: slow.connection)
+        room.settle()
+        let withoutKept = room.memory.byteCount
+        // The twenty that the ring itself had given up.
+        #expect(held - withoutKept >= 20 * 160)
+        #expect(withoutKept > 10_000)
+        room.server.endInput(of: other.connection)
+        room.settle()
+        #expect(room.memory.byteCount == 0)
+    }
+
+    @Test(
+        "While memory is scarce a ring keeps an eighth, a quiet topic's too, and more again when there is more"
+    )
+    func scarce() async throws {
+        let room = Room(memory: MemoryBudget(byteCountMax: 1_000_000, scarceByteCount: 60_000))
+        let slow = try room.subscriber("/t=skip,quiet=skip")
+        room.server.limitOutput(of: slow.connection, to: 0)
+        try await room.publish(numbered(0), to: "t")
+        let outbound = room.memory.byteCount
+        for number in 1...76 {
+            try await room.publish(numbered(number), to: "t")
+            try await room.publish(numbered(1000 + number), to: "quiet")
+        }
+        #expect(room.memory.byteCount == outbound + 2 * 76 * 260)
+
+        let other = try room.subscriber("/")
+        let message = Client.frame(.binary, [UInt8](repeating: 7, count: 70_000))
+        room.server.receive(Array(message.dropLast()), on: other.connection)
+        room.settle()
+        // An eighth of 20,000 bytes has room for nine.
+        let held = room.memory.byteCount - 2 * 9 * 260 - outbound
+        #expect((69_999...71_000).contains(held))
+        for number in 77...100 { try await room.publish(numbered(number), to: "t") }
+        #expect(room.memory.byteCount == held + 2 * 9 * 260 + outbound)
+
+        room.server.endInput(of: other.connection)
+        room.settle()
+        for number in 101...120 { try await room.publish(numbered(number), to: "t") }
+        #expect(room.memory.byteCount == (9 + 20 + 9) * 260 + outbound)
+        room.server.limitOutput(of: slow.connection, to: nil)
+        room.settle()
+        let all = numbers(texts(slow))
+        #expect(all.filter { $0 < 1000 } == [0] + Array(92...120))
+        #expect(all.filter { $0 > 1000 } == Array(1068...1076))
+        #expect(room.memory.byteCount == 0)
+    }
+
+    @Test("One connection has a policy for each of its subscriptions")
+    func policies() async throws {
+        let room = Room()
+        let slow = try room.subscriber("/h1=recover,h2=skip,t=conflate,few=disconnect")
+        room.server.limitOutput(of: slow.connection, to: 0)
+        try await room.publish("begun:0", to: "few")
+        try await room.publish("few:1", to: "few")
+        for number in 1...100 {
+            try await room.publish(numbered(1000 + number), to: "h1")
+            try await room.publish(numbered(2000 + number), to: "h2")
+            try await room.publish("\(3000 + number % 2):\(number)", to: "t")
+        }
+        room.server.limitOutput(of: slow.connection, to: nil)
+        room.settle()
+        let all = texts(slow)
+        func numbersOf(_ thousand: Int) -> [Int] {
+            numbers(all).filter { $0 / 1000 == thousand }.map { $0 % 1000 }
+        }
+        #expect(all.first == "begun:0" && all.filter { $0 == "few:1" }.count == 1)
+        #expect(numbersOf(1) == Array(1...100), "all of it, from the history")
+        let first = try #require(numbersOf(2).first)
+        #expect(first > 1 && numbersOf(2) == Array(first...100), "what the ring has")
+        #expect(all.filter { $0.hasPrefix("gap") } == ["gap 0..\(first - 1)"])
+        #expect(all.filter { $0.hasPrefix("300") } == ["3001:99", "3000:100"], "the newest of each key")
+        // The policy of one does not reach the others.
+        room.server.limitOutput(of: slow.connection, to: 0)
+        try await room.publish("begun:1", to: "h1")
+        for number in 1...100 { try await room.publish(numbered(number), to: "few") }
+        room.server.limitOutput(of: slow.connection, to: nil)
+        #expect(texts(slow).last == closedWith1013)
+    }
+
+    @Test("Subscribers of one topic are each served by their own policy, from one ring")
+    func policiesOfOneTopic() async throws {
+        let room = Room()
+        let slow = try ["disconnect", "recover", "skip", "conflate"].map { try room.subscriber("/h=\($0)") }
+        for client in slow { room.server.limitOutput(of: client.connection, to: 0) }
+        for number in 1...100 { try await room.publish(numbered(number), to: "h") }
+        for client in slow { room.server.limitOutput(of: client.connection, to: nil) }
+        room.settle()
+        let all = slow.map { texts($0) }
+        #expect(all[0] == [closedWith1013])
+        #expect(numbers(all[1]) == Array(1...100) && all[1].count == 100)
+        let first = try #require(numbers(all[2]).dropFirst().first)
+        #expect(all[2].prefix(2) == [numbered(1), "gap 1..\(first - 1)"])
+        #expect(numbers(all[2]) == [1] + Array(first...100) && first > 2)
+        // Each has a key of its own: there was room for as many as in the ring.
+        #expect(all[3].first == numbered(1) && all[3].last == numbered(100))
+        #expect(room.memory.byteCount == 0)
     }
 
     @Test("Answers to a slow peer of its own overtake publications, and keep their order")

@@ -44,7 +44,8 @@ import Testing
         .publication(topic: "a", position: TopicPosition(rawValue: "5f.3"), .data(data)),
         .publication(topic: "a", position: nil, .text("no JSON")),
         .publication(topic: "a", position: nil, .bytes([0, 255, 1])),
-        .gap(topic: "a", position: TopicPosition(rawValue: "5f.9")),
+        .gap(topic: "a", after: TopicPosition(rawValue: "5f.3"), position: TopicPosition(rawValue: "5f.9")),
+        .gap(topic: "a", after: nil, position: TopicPosition(rawValue: "5f.9")),
         .joined(member, topic: "a"),
         .left(member, topic: "a"),
         .drain(retry: .milliseconds(2400)),
@@ -112,6 +113,30 @@ import Testing
     @Test("A message of a newer server is passed over")
     func unknown() throws {
         #expect(try ServerMessage(parsing: .text(#"{"type":"weather","sun":true}"#)) == .unknown)
+    }
+
+    @Test(
+        "A gap says where it begins and ends; an older server's, and one that all are told of, only where it ends"
+    )
+    func gap() throws {
+        let (after, position) = (TopicPosition(rawValue: "5f.3"), TopicPosition(rawValue: "5f.9"))
+        let whole = #"{"type":"gap","topic":"a","after":"5f.3","position":"5f.9"}"#
+        let old = #"{"type":"gap","topic":"a","position":"5f.9"}"#
+        #expect(ServerMessage.gap(topic: "a", after: after, position: position).message == .text(whole))
+        #expect(ServerMessage.gap(topic: "a", after: nil, position: position).message == .text(old))
+        for text in [old, #"{"type":"gap","topic":"a","after":null,"position":"5f.9"}"#] {
+            #expect(
+                try ServerMessage(parsing: .text(text)) == .gap(topic: "a", after: nil, position: position)
+            )
+        }
+        // As an older client hears `after`: a field that it does not know is passed over.
+        let newer = #"{"type":"gap","topic":"a","position":"5f.9","depth":[{"after":1}]}"#
+        #expect(
+            try ServerMessage(parsing: .text(newer)) == .gap(topic: "a", after: nil, position: position)
+        )
+        #expect(throws: InvalidMessage.self) {
+            try ServerMessage(parsing: .text(#"{"type":"gap","topic":"a","after":3,"position":"5f.9"}"#))
+        }
     }
 
     @Test("What a server publishes is data if it is JSON, and is not lost if it is not")

@@ -60,8 +60,14 @@ import Testing
             core.received(Self.publication(5)) == [.update("a", .publication(Self.position(5), .data(.null)))]
         )
         #expect(
-            core.received(.gap(topic: "a", position: Self.position(9))) == [
-                .update("a", .gap(Self.position(9)))
+            core.received(.gap(topic: "a", after: Self.position(5), position: Self.position(8))) == [
+                .update("a", .gap(after: Self.position(5), position: Self.position(8)))
+            ]
+        )
+        // As an older server says it.
+        #expect(
+            core.received(.gap(topic: "a", after: nil, position: Self.position(9))) == [
+                .update("a", .gap(after: nil, position: Self.position(9)))
             ]
         )
         #expect(core.disconnected() == [])

@@ -26,6 +26,7 @@ final class BroadcastHub: Sendable {
     private let endpoint: Int
     private let surroundings: Surroundings
     private let needsInterest: Bool
+    private let historyReads = HistoryReads()
     /// The broadcaster, if it keeps histories.
     let history: (any HistoryBroadcaster)?
 
@@ -105,6 +106,28 @@ final class BroadcastHub: Sendable {
             if isDone { continuation.resume(returning: nil) }
         }
         if let error { throw error }
+    }
+
+    /// A page of a topic's history for a subscriber that is brought up to date: what has come behind `position`, or for nil where the
+    /// topic is.
+    ///
+    /// Without a history nothing is known of either.
+    func page(
+        of topic: Topic,
+        after position: StreamPosition?,
+        countMax: Int
+    ) async throws(BroadcastError) -> TopicHistory {
+        guard let history = self.history else {
+            return TopicHistory(publications: [], newest: nil, isComplete: position == nil)
+        }
+        let question = HistoryReads.Question(topic: topic, position: position)
+        return try await self.historyReads.answer(to: question) { () async throws(BroadcastError) in
+            if let position {
+                try await history.history(of: topic, after: position, countMax: countMax)
+            } else {
+                try await history.history(of: topic, newest: 0)
+            }
+        }
     }
 
     func tryPublish(_ message: Message, to topic: Topic) -> Bool {

@@ -33,15 +33,23 @@ final class Resumption: Sendable {
 }
 
 extension AsyncConnection {
-    /// Tells the body that it is to return; what it has not taken stays.
-    func suspend() {
+    /// Tells the body that it is to return.
+    ///
+    /// Its iteration ends, and it waits for its peer no more. What it has not taken stays.
+    ///
+    /// - Parameter cancels: Whether its task is cancelled as well, and with it whatever else it waits for.
+    func suspend(cancels: Bool) {
         self.preconditionOnLoop()
         let rare = self.rare
         guard rare.handoff.stage != .suspending, rare.end == nil else { return }
         rare.handoff.stage = .suspending
-        // An empty inbox and a cancelled task: iteration ends.
         while let message = unsafe self.state.pointee.inbox.popFirst() { rare.handoff.inbox.append(message) }
-        self.cancel()
+        if cancels { self.cancel() } else { self.wake() }
+    }
+
+    /// Whether the body is to return, so that the connection can go to another process; on the loop.
+    var mustReturn: Bool {
+        unsafe self.state.pointee.rare.map { $0.handoff.stage != .none && $0.end == nil } ?? false
     }
 
     /// Whether the body has returned, after it was told to.

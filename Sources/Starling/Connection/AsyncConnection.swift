@@ -196,6 +196,11 @@ internal import Synchronization
     func cancel() {
         self.preconditionOnLoop()
         unsafe self.state.pointee.task?.cancel()
+        self.wake()
+    }
+
+    /// Lets the body look again at what it waits for.
+    func wake() {
         self.resumeReader()
         self.releaseDrainWaiters()
     }
@@ -279,6 +284,7 @@ internal import Synchronization
             case .failed(let error): throw error
             case nil: break
             }
+            if self.mustReturn { return nil }
             // Asked once: who the current task is costs a look at it and two counts.
             let (isCancelled, isBody) = unsafe withUnsafeCurrentTask { task in
                 unsafe (task?.isCancelled ?? false, self.isBody(task))
@@ -353,9 +359,9 @@ internal import Synchronization
     }
 
     private func waitOnLoopUntilDrained() async {
-        guard self.end == nil, self.isAboveHighWatermark.load(ordering: .relaxed), !Task.isCancelled else {
-            return
-        }
+        guard self.end == nil, self.isAboveHighWatermark.load(ordering: .relaxed), !Task.isCancelled,
+            !self.mustReturn
+        else { return }
         await withTaskCancellationHandler {
             unsafe await withUnsafeContinuation { continuation in
                 unsafe self.rare.drainWaiters.append(continuation)

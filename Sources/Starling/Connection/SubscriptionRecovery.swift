@@ -93,15 +93,8 @@ struct SubscriptionRecovery {
     private func page(after cursor: StreamPosition?, _ hub: BroadcastHub) async throws(WebSocketError)
         -> TopicHistory
     {
-        guard let history = hub.history else {
-            return TopicHistory(publications: [], newest: nil, isComplete: cursor == nil)
-        }
-        return try await self.asking { () async throws(BroadcastError) in
-            if let cursor {
-                try await history.history(of: self.topic, after: cursor, countMax: Self.pageCountMax)
-            } else {
-                try await history.history(of: self.topic, newest: 0)
-            }
+        try await self.asking { () async throws(BroadcastError) in
+            try await hub.page(of: self.topic, after: cursor, countMax: Self.pageCountMax)
         }
     }
 

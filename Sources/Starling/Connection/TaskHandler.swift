@@ -18,6 +18,8 @@ struct TaskHandler<UserData: Sendable>: ConnectionHandler {
     struct Handoff: Sendable {
         let encode: @Sendable (UserData) throws -> [UInt8]
         let decode: @Sendable ([UInt8]) throws -> UserData
+        /// Whether a body that is to return is cancelled, by the connection's subprotocol.
+        var cancelsBody: @Sendable (String?) -> Bool = { _ in true }
     }
 
     /// Retained from `opened` to `closed`, and so not for each message.
@@ -69,7 +71,10 @@ extension TaskHandler: HandoffSource {
             context.start(connection, handler.value.body(with: userData))
         }
         return HandoffCallbacks(
-            suspend: { connection($0).suspend() },
+            suspend: { context in
+                let connection = connection(context)
+                connection.suspend(cancels: handoff.cancelsBody(connection.facts.subprotocol))
+            },
             isAtRest: { connection($0).isAtRest },
             export: { context in
                 let connection = connection(context)

@@ -42,6 +42,9 @@ public struct WebSocket: Sendable, AsyncSequence {
     /// Subscriptions are there already. False for endpoints other than ``WebSocketEndpoint/resumable(broadcaster:configuration:_:)``.
     public var isResumed: Bool { self.resumption != nil }
 
+    /// Whether the body is to return, because the connection is to go to another process; on the connection's event loop.
+    package var mustReturn: Bool { self.connection.mustReturn }
+
     /// Keeps a value for the body that goes on after a restart of the process, instead of the value before.
     ///
     /// For endpoints that are resumable; elsewhere nobody sees it. Any task; does not suspend.

@@ -87,12 +87,32 @@ public struct WebSocketEndpoint: Sendable {
         configuration: EndpointConfiguration = EndpointConfiguration(),
         _ body: @escaping @Sendable (WebSocket) async throws -> Void
     ) -> WebSocketEndpoint {
+        self.resumable(
+            broadcaster: broadcaster,
+            configuration: configuration,
+            cancelsBody: { _ in true },
+            body
+        )
+    }
+
+    /// As above; `cancelsBody` says, for a subprotocol, whether the task of a body that is to return is cancelled, or only its
+    /// iteration ends.
+    package static func resumable(
+        broadcaster: any Broadcaster,
+        configuration: EndpointConfiguration,
+        cancelsBody: @escaping @Sendable (String?) -> Bool,
+        _ body: @escaping @Sendable (WebSocket) async throws -> Void
+    ) -> WebSocketEndpoint {
         WebSocketEndpoint(
             broadcaster: broadcaster,
             configuration: configuration,
             handler: TaskHandler<Void>(
                 body: .plain(body),
-                handoff: TaskHandler<Void>.Handoff(encode: { _ in [] }, decode: { _ in () })
+                handoff: TaskHandler<Void>.Handoff(
+                    encode: { _ in [] },
+                    decode: { _ in () },
+                    cancelsBody: cancelsBody
+                )
             )
         )
     }
@@ -112,6 +132,24 @@ public struct WebSocketEndpoint: Sendable {
         authenticate: @escaping @Sendable (UpgradeRequest) async throws -> UpgradeDecision<UserData>,
         _ body: @escaping @Sendable (WebSocket, UserData) async throws -> Void
     ) -> WebSocketEndpoint {
+        self.resumable(
+            broadcaster: broadcaster,
+            configuration: configuration,
+            authenticate: authenticate,
+            cancelsBody: { _ in true },
+            body
+        )
+    }
+
+    /// As above; `cancelsBody` says, for a subprotocol, whether the task of a body that is to return is cancelled, or only its
+    /// iteration ends.
+    package static func resumable<UserData: Codable & Sendable>(
+        broadcaster: any Broadcaster,
+        configuration: EndpointConfiguration,
+        authenticate: @escaping @Sendable (UpgradeRequest) async throws -> UpgradeDecision<UserData>,
+        cancelsBody: @escaping @Sendable (String?) -> Bool,
+        _ body: @escaping @Sendable (WebSocket, UserData) async throws -> Void
+    ) -> WebSocketEndpoint {
         WebSocketEndpoint(
             broadcaster: broadcaster,
             configuration: configuration,
@@ -120,7 +158,8 @@ public struct WebSocketEndpoint: Sendable {
                 body: .withUserData(body),
                 handoff: TaskHandler.Handoff(
                     encode: { try HandoffCoder.encode($0) },
-                    decode: { try HandoffCoder.decode(UserData.self, from: $0) }
+                    decode: { try HandoffCoder.decode(UserData.self, from: $0) },
+                    cancelsBody: cancelsBody
                 )
             )
         )

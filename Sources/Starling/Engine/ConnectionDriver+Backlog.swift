@@ -140,6 +140,8 @@ extension ConnectionDriver {
         self.trim(backlog, endpoint)
         // A subscriber that begins anew from a position takes another way; it has no cursor any more.
         while true {
+            // There was no memory for what it has just been sent.
+            guard unsafe slot.pointee.closing.isOpen else { return .waiting }
             guard unsafe slot.pointee.outbound.byteCount < endpoint.outbound.highWatermark else {
                 backlog.update(subscriber, cursor)
                 return unsafe slot.pointee.flags.contains(.writeBlocked) ? .waiting : .more
@@ -155,6 +157,7 @@ extension ConnectionDriver {
                 {
                     cursor.next = number
                     cursor.reading = .none
+                    cursor.isRecovering = false
                 } else if let position = cursor.position {
                     // All of the page is sent, and the ring does not connect to it.
                     cursor = self.readHistory(index, entry.topic, after: position, backlog, cursor, endpoint)
@@ -167,6 +170,7 @@ extension ConnectionDriver {
                 guard let next = self.passed(index, entry, backlog, cursor, endpoint) else { return .waiting }
                 cursor = next
                 if case .asked = cursor.reading { return .waiting }
+                guard unsafe slot.pointee.closing.isOpen else { return .waiting }
             }
             guard let missed = backlog.next(for: cursor) else { break }
             if cursor.policy == .conflate {
@@ -211,10 +215,7 @@ extension ConnectionDriver {
     ) {
         let slot = unsafe self.slots.pointer(index)
         guard let message = unsafe endpoint.format(publication, slot.pointee.format) else { return }
-        self.counts.messagesSent &+= 1
-        if !self.appendCompressed(message.kind, message.bytes, to: index) {
-            self.appendFrame(message.kind.opcode, message.bytes, to: index)
-        }
+        self.appendMessage(message, to: index)
     }
 
     /// Tells one subscriber of a gap, or sends it away; false if it was sent away.
@@ -224,19 +225,26 @@ extension ConnectionDriver {
             self.closeForGap(index)
             return false
         }
-        self.appendFrame(message.kind.opcode, message.bytes, to: index)
+        self.appendMessage(message, to: index)
         return true
     }
 
     /// Puts what a subscriber has missed into its outbound buffer, since it goes where no ring has it; but what can be read
     /// from a history there.
     func gatherMissed(_ index: Int, _ endpoint: LoopEndpoint) {
-        for subscription in unsafe self.slots.pointer(index).pointee.subscriptions {
+        let slot = unsafe self.slots.pointer(index)
+        for subscription in unsafe slot.pointee.subscriptions {
             let entry = subscription.entry
             guard let backlog = entry.backlog, var cursor = backlog.cursors[UInt32(index)],
                 cursor.position == nil || !endpoint.hub.spansProcesses
             else { continue }
-            while let missed = backlog.next(for: cursor) {
+            while unsafe slot.pointee.closing.isOpen {
+                if backlog.hasPassed(cursor) {
+                    let next = self.passed(index, entry, backlog, cursor, endpoint, mayRead: false)
+                    guard let next else { return }
+                    cursor = next
+                }
+                guard let missed = backlog.next(for: cursor) else { break }
                 cursor.next = missed.number + 1
                 cursor.position = missed.publication.position ?? cursor.position
                 guard self.deliverMissed(missed.publication, to: index, entry, endpoint) else { return }
@@ -247,15 +255,18 @@ extension ConnectionDriver {
 
     // MARK: - What the ring has given up
 
-    /// The ring has passed a subscriber: where it goes on, or nil if it was closed.
+    /// The ring has passed a subscriber: where it goes on, or nil if it was closed; `mayRead` says whether there is time to read a
+    /// history.
     private func passed(
         _ index: Int,
         _ entry: TopicEntry,
         _ backlog: TopicBacklog,
         _ cursor: TopicBacklog.Cursor,
-        _ endpoint: LoopEndpoint
+        _ endpoint: LoopEndpoint,
+        mayRead: Bool = true
     ) -> TopicBacklog.Cursor? {
         if backlog.hasLostPresence(cursor) {
+            self.counts.slowConsumerDisconnects &+= 1
             self.closeForGap(index)
             return nil
         }
@@ -266,7 +277,7 @@ extension ConnectionDriver {
         case .conflate: return self.conflated(index, entry, backlog, cursor, endpoint)
         case .skip: return self.skipped(index, entry, backlog, cursor, endpoint)
         case .recover:
-            guard let position = cursor.position, endpoint.hub.history != nil else {
+            guard mayRead, let position = cursor.position, endpoint.hub.history != nil else {
                 return self.skipped(index, entry, backlog, cursor, endpoint)
             }
             return self.readHistory(index, entry.topic, after: position, backlog, cursor, endpoint)
@@ -281,13 +292,15 @@ extension ConnectionDriver {
         _ cursor: TopicBacklog.Cursor,
         _ endpoint: LoopEndpoint
     ) -> TopicBacklog.Cursor? {
-        var cursor = cursor
-        guard let lost = backlog.lastKeptTrimmed, lost >= cursor.next else { return cursor }
-        self.counts.slowConsumerDrops &+= 1
-        cursor.next = lost + 1
-        guard let newest = backlog.lastTrimmedPosition else { return cursor }
-        let gap = TopicGap(topic: entry.topic, after: cursor.position, newest: newest)
-        return self.tellGap(gap, to: index, endpoint) ? cursor : nil
+        guard let lost = backlog.lastKeptTrimmed, lost.number >= cursor.next else { return cursor }
+        var next = cursor
+        next.next = lost.number + 1
+        next.lostCount = 0
+        let superseded = next.next - cursor.next - cursor.lostCount
+        return self.goOn(index, entry, from: cursor, to: next, lost.position, endpoint) {
+            $0.slowConsumerDrops &+= cursor.lostCount
+            $0.slowConsumerConflations &+= superseded
+        }
     }
 
     /// Goes on with the oldest publication in the ring, and says so.
@@ -298,15 +311,38 @@ extension ConnectionDriver {
         _ cursor: TopicBacklog.Cursor,
         _ endpoint: LoopEndpoint
     ) -> TopicBacklog.Cursor? {
-        var cursor = cursor
-        self.counts.slowConsumerDrops &+= backlog.passedCount(cursor)
+        var next = cursor
+        next.next = backlog.firstNumber
+        next.reading = .none
+        next.isRecovering = false
+        let lostCount = backlog.passedCount(cursor)
+        return self.goOn(index, entry, from: cursor, to: next, backlog.lastTrimmedPosition, endpoint) {
+            $0.slowConsumerDrops &+= lostCount
+        }
+    }
+
+    /// Tells a subscriber what it goes on without, if its topic has positions, and counts it; nil if it was sent away instead.
+    private func goOn(
+        _ index: Int,
+        _ entry: TopicEntry,
+        from cursor: TopicBacklog.Cursor,
+        to next: TopicBacklog.Cursor,
+        _ newest: StreamPosition?,
+        _ endpoint: LoopEndpoint,
+        count: (inout LoopCounts) -> Void
+    ) -> TopicBacklog.Cursor? {
+        var next = next
+        if let newest {
+            let gap = TopicGap(topic: entry.topic, after: cursor.position, newest: newest)
+            guard self.tellGap(gap, to: index, endpoint) else {
+                self.counts.slowConsumerDisconnects &+= 1
+                return nil
+            }
+            next.position = newest
+        }
         self.counts.slowConsumerGaps &+= 1
-        cursor.next = backlog.firstNumber
-        cursor.reading = .none
-        guard let newest = backlog.lastTrimmedPosition else { return cursor }
-        let gap = TopicGap(topic: entry.topic, after: cursor.position, newest: newest)
-        cursor.position = newest
-        return self.tellGap(gap, to: index, endpoint) ? cursor : nil
+        count(&self.counts)
+        return next
     }
 
     // MARK: - From the history
@@ -366,11 +402,16 @@ extension ConnectionDriver {
             !(page.publications.isEmpty && newest == reading.position)
                 || backlog.number(after: reading.position, newest: newest, askedAt: askedAt) != nil
         {
-            if backlog.hasPassed(cursor) { self.counts.slowConsumerRecoveries &+= 1 }
+            if backlog.hasPassed(cursor), !cursor.isRecovering {
+                self.counts.slowConsumerRecoveries &+= 1
+                cursor.isRecovering = true
+            }
             cursor.reading = .page(page.publications[...], newest: newest, askedAt: askedAt)
         } else {
             // The history does not reach back so far, or has not what the ring has passed: go on with the ring.
-            guard let next = self.skipped(index, entry, backlog, cursor, endpoint) else { return }
+            guard let next = self.skipped(index, entry, backlog, cursor, endpoint),
+                unsafe self.slots.pointer(index).pointee.closing.isOpen
+            else { return }
             cursor = next
         }
         backlog.update(UInt32(index), cursor)

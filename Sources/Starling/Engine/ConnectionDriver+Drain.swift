@@ -10,11 +10,16 @@ struct Drain {
     let spread: LoopInterval
     let slotMax: LoopInterval
     let deadline: LoopInstant
+    /// How many connections there were.
+    let connectionCount: Int
+    /// How many of them have had their turn.
+    var passedCount = 0
     /// The next connection to look at, by its number.
     var position = 0
     var isDeadlineServed = false
 
-    init(at now: LoopInstant, _ configuration: ServerConfiguration) {
+    init(of connectionCount: Int, at now: LoopInstant, _ configuration: ServerConfiguration) {
+        self.connectionCount = connectionCount
         let timeout = LoopInterval(configuration.drainTimeout).hundredths
         // Who is told last needs time to answer the close before the rest is cut.
         let longestSpread = timeout - min(Self.farewellHundredths, timeout / 2)
@@ -40,7 +45,7 @@ extension ConnectionDriver {
     /// Begins to drain: no new connections and upgrades, and 1001 for those that are there, one after the other.
     func beginDrain() {
         guard self.drain == nil else { return }
-        self.drain = Drain(at: self.now, self.server.configuration)
+        self.drain = Drain(of: self.slots.count, at: self.now, self.server.configuration)
         self.io.stopListening()
     }
 
@@ -50,10 +55,13 @@ extension ConnectionDriver {
         let elapsed = Int((self.now - drain.startedAt).hundredths)
         let spread = Int(drain.spread.hundredths)
         let capacity = self.slots.usedCapacity
-        // Slots are passed in proportion to the time, whatever is in them: an even pace without counting.
-        let target = elapsed >= spread ? capacity : capacity * elapsed / spread
-        while drain.position < target {
-            self.drainConnection(drain.position)
+        // Those that have gone by themselves meanwhile have had no turn: the others' come a little earlier.
+        let target = elapsed >= spread ? .max : drain.connectionCount * elapsed / spread
+        while drain.position < capacity, drain.passedCount < target {
+            if unsafe self.slots.pointer(drain.position).pointee.phase != .free {
+                self.drainConnection(drain.position)
+                drain.passedCount += 1
+            }
             drain.position += 1
         }
         if !drain.isDeadlineServed, !self.now.isBefore(drain.deadline) {
@@ -78,8 +86,8 @@ extension ConnectionDriver {
         if format > 0, let endpoint = unsafe slot.pointee.endpoint,
             let message = self.drainMessage(of: endpoint.configuration.subprotocols[format - 1], index, delay)
         {
-            // If there is no room for it, the close frame says the same.
-            _ = self.send(message.kind, message.bytes, to: index)
+            // Whether or not there is room: nothing can come back with what it has not got.
+            self.appendMessage(message, to: index)
         }
         self.close(
             index,

@@ -112,6 +112,7 @@ extension ConnectionDriver {
                     HTTPRequestHead(parsing: head, limits: self.server.configuration.headLimits),
                     on: index
                 )
+                if unsafe slot.pointee.phase == .deciding { details.requestByteCount = head.count }
             } catch {
                 self.refuse(index, error)
             }
@@ -312,8 +313,10 @@ extension ConnectionDriver {
     func resumeAfterDecision(_ index: Int) {
         let slot = unsafe self.slots.pointer(index)
         unsafe slot.pointee.waitingSince = self.now
+        unsafe slot.pointee.details?.requestByteCount = 0
         self.resumeReading(index, from: .application)
         self.scheduleDeadline(index)
+        if unsafe slot.pointee.chargedByteCount > 0 { self.chargeMemory(of: index) }
         guard let details = unsafe slot.pointee.details, !details.stash.isEmpty else {
             return self.dropDetailsIfPossible(index)
         }

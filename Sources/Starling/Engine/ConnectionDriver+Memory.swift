@@ -130,41 +130,64 @@ extension ConnectionDriver {
 
     // MARK: - When there is none left
 
-    /// Closes those of the loop's connections that hold most, until its share of what is too much is free.
+    /// Frees the loop's share of what is too much: the rings of topics first, and if these are not enough, the connections that hold most.
+    ///
+    /// A ring that is given up closes nobody by itself: it is for each subscription's policy to say what becomes of it.
     ///
     /// - Parameter newest: The connection that has just come to hold more; of two that hold the same, the one to go.
     private func shedLargest(atLeast newest: Int? = nil) {
         let excess = self.server.memory.byteCount - self.server.memory.byteCountMax
         let total = max(1, self.server.memory.byteCount)
+        var rings = self.endpoints.flatMap { $0.topics.list.compactMap(\.backlog) }
+        let held = rings.reduce(self.chargedByteCount) { $0 + $1.byteCount }
         // Each loop frees its share; whoever has just grown frees at least something.
-        let share = Int((Double(excess) * Double(self.chargedByteCount) / Double(total)).rounded(.up))
+        let share = Int((Double(excess) * Double(held) / Double(total)).rounded(.up))
         guard share > 0 else { return }
-        var holders: [(byteCount: UInt32, index: Int)] = []
+        var freed = 0
+        rings.sort { $0.byteCount > $1.byteCount }
+        for ring in rings where freed < share {
+            freed += ring.byteCount
+            ring.trimToNewest()
+            freed -= ring.byteCount
+        }
+        guard freed < share else { return }
+        for holder in self.holders(newest: newest) where freed < share {
+            freed += self.shed(holder.index, holding: holder.byteCount)
+        }
+    }
+
+    /// The connections that hold anything, the largest first, each with its part of the rings that it keeps alive.
+    private func holders(newest: Int?) -> [(byteCount: Int, index: Int)] {
+        var holders: [(byteCount: Int, index: Int)] = []
         for index in 0..<self.slots.usedCapacity {
             let slot = unsafe self.slots.pointer(index)
-            let held = unsafe slot.pointee.chargedByteCount
-            guard held > 0, unsafe slot.pointee.phase == .open, unsafe slot.pointee.closing.isOpen
-            else { continue }
-            holders.append((held, index))
+            guard unsafe slot.pointee.phase == .open, unsafe slot.pointee.closing.isOpen else { continue }
+            var held = unsafe Int(slot.pointee.chargedByteCount)
+            if unsafe slot.pointee.flags.contains(.behind) {
+                for subscription in unsafe slot.pointee.subscriptions {
+                    held += subscription.entry.backlog?.part(of: UInt32(index)) ?? 0
+                }
+            }
+            if held > 0 { holders.append((held, index)) }
         }
         holders.sort { left, right in
             left.byteCount != right.byteCount ? left.byteCount > right.byteCount : left.index == newest
         }
-        var freed = 0
-        for holder in holders {
-            guard freed < share else { break }
-            freed += Int(holder.byteCount)
-            self.shed(holder.index)
-        }
+        return holders
     }
 
-    /// Closes a connection for want of memory and lets go of what it holds, but for the rest of a frame that has begun.
-    private func shed(_ index: Int) {
+    /// Closes a connection for want of memory and lets go of what it holds, but for the rest of a frame that has begun; how many bytes
+    /// that has freed.
+    private func shed(_ index: Int, holding held: Int) -> Int {
         let slot = unsafe self.slots.pointer(index)
-        guard let endpoint = unsafe slot.pointee.endpoint else { return }
-        let held = unsafe slot.pointee.chargedByteCount
+        guard let endpoint = unsafe slot.pointee.endpoint else { return 0 }
+        var freed = unsafe Int(slot.pointee.chargedByteCount)
         unsafe slot.pointee.outbound.removeAllButStarted()
-        unsafe slot.pointee.codec = FrameCodec(settings: endpoint.codecSettings)
+        if self.decoding == index {
+            self.mustResetDecoding = true
+        } else {
+            unsafe slot.pointee.codec = FrameCodec(settings: endpoint.codecSettings)
+        }
         unsafe slot.pointee.details?.deflate?.releaseAll()
         unsafe slot.pointee.flags.insert(.inputEnded)
         self.counts.memorySheds &+= 1
@@ -175,5 +198,11 @@ extension ConnectionDriver {
             cause: .memoryExhausted
         )
         self.chargeMemory(of: index)
+        for subscription in unsafe slot.pointee.subscriptions {
+            guard let ring = subscription.entry.backlog, ring.part(of: UInt32(index)) > 0 else { continue }
+            subscription.entry.endBacklog(of: UInt32(index))
+            if subscription.entry.backlog == nil { freed += ring.byteCount }
+        }
+        return freed
     }
 }

@@ -109,6 +109,15 @@ extension ConnectionDriver {
     }
 
     private func decodeFrames(_ bytes: inout MutableRawSpan, on index: Int, _ endpoint: LoopEndpoint) {
+        self.decoding = index
+        self.decode(&bytes, on: index, endpoint)
+        self.decoding = nil
+        guard self.mustResetDecoding else { return }
+        self.mustResetDecoding = false
+        unsafe self.slots.pointer(index).pointee.codec = FrameCodec(settings: endpoint.codecSettings)
+    }
+
+    private func decode(_ bytes: inout MutableRawSpan, on index: Int, _ endpoint: LoopEndpoint) {
         let slot = unsafe self.slots.pointer(index)
         // Taken out once: each load retains it.
         let received = endpoint.callbacks.received
@@ -182,9 +191,9 @@ extension ConnectionDriver {
         _ endpoint: LoopEndpoint
     ) throws(ProtocolError) {
         guard let deflate = self.deflate(of: index) else { throw ProtocolError(.reservedBits) }
-        guard let inflated = try self.inflate(message.bytes, for: deflate, on: index, endpoint) else {
-            return
-        }
+        guard let inflated = try self.inflate(message.bytes, for: deflate, on: index, endpoint),
+            unsafe self.slots.pointer(index).pointee.closing.isOpen
+        else { return }
         let bytes = unsafe inflated.span.bytes
         guard message.kind == .binary || UTF8Validator.isValid(bytes) else {
             throw ProtocolError(.invalidUTF8)

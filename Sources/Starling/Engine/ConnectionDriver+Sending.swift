@@ -54,28 +54,36 @@ extension ConnectionDriver {
     @inline(__always)
     func appendCompressed(_ kind: MessageView.Kind, _ bytes: RawSpan, to index: Int) -> Bool {
         let slot = unsafe self.slots.pointer(index)
-        guard unsafe slot.pointee.flags.contains(.compressing),
-            let deflate = self.deflate(of: index),
-            let compressed = self.compress(bytes, for: deflate, index)
+        guard unsafe slot.pointee.flags.contains(.compressing), let deflate = self.deflate(of: index)
         else { return false }
+        let hadWindow = deflate.hasWindow
+        guard let compressed = self.compress(bytes, for: deflate, index) else { return false }
         unsafe self.appendFrame(kind.opcode, compressed.span.bytes, isCompressed: true, to: index)
         self.compressors.recycle(compressed)
+        if deflate.hasWindow != hadWindow { self.chargeMemory(of: index) }
         return true
     }
 
-    /// The compressed payload, or nil if the message is to go out as it is.
+    /// The compressed payload, which must be sent, or nil if the message is to go out as it is.
+    ///
+    /// The caller charges for a window that there was not before, when it has sent the payload: that may end the connection.
     func compress(_ bytes: RawSpan, for deflate: ConnectionDeflate, _ index: Int) -> [UInt8]? {
         let hadWindow = deflate.hasWindow
         let compressed = self.compressors.deflate(bytes, for: deflate)
         if deflate.keepsContext, compressed != nil {
             deflate.usedAt = self.now
             // From now on there is a window to be released.
-            if !hadWindow {
-                self.scheduleDeadline(index)
-                self.chargeMemory(of: index)
-            }
+            if !hadWindow { self.scheduleDeadline(index) }
         }
         return compressed
+    }
+
+    /// Adds a message to the outbound buffer, without a limit: for what was checked, or comes once in a connection's life.
+    func appendMessage(_ message: Message, to index: Int) {
+        self.counts.messagesSent &+= 1
+        if !self.appendCompressed(message.kind, message.bytes, to: index) {
+            self.appendFrame(message.kind.opcode, message.bytes, to: index)
+        }
     }
 
     /// From this size on, a copy into the loop's chunk costs more than a system call of a message's own gains.

@@ -180,6 +180,15 @@ extension ConnectionDriver {
                 continue
             }
             if !entry.ahead.isEmpty, entry.hasHad(publication, subscriber) { continue }
+            // Little is gathered for one connection: what its peer does not take now waits in the ring. Asked before anything is
+            // compressed, which a window that is kept would remember.
+            if unsafe slot.pointee.outbound.byteCount + message.bytes.byteCount
+                > endpoint.outbound.highWatermark,
+                self.mustHoldBack(publication, from: index, entry)
+            {
+                continue
+            }
+            var gainsWindow = false
             var segment: OutboundSegment?
             if unsafe slot.pointee.flags.contains(.compressing),
                 let deflate = self.deflate(of: index)
@@ -187,7 +196,9 @@ extension ConnectionDriver {
                 let bits = deflate.windowBits
                 if deflate.keepsContext {
                     // A window of its own: the bytes are different for each such connection.
+                    let hadWindow = deflate.hasWindow
                     if let bytes = self.compress(message.bytes, for: deflate, index) {
+                        gainsWindow = !hadWindow
                         segment = unsafe self.published.encode(
                             opcode,
                             bytes.span.bytes,
@@ -219,15 +230,10 @@ extension ConnectionDriver {
                 segment = plain
             }
             guard let segment else { continue }
-            // Little is gathered for one connection: what its peer does not take now waits in the ring.
-            if unsafe slot.pointee.outbound.byteCount + segment.byteCount > endpoint.outbound.highWatermark,
-                self.mustHoldBack(publication, from: index, entry)
-            {
-                continue
-            }
             self.counts.messagesSent &+= 1
             unsafe slot.pointee.outbound.append(segment)
             self.markDirty(index)
+            if gainsWindow { self.chargeMemory(of: index) }
         }
     }
 

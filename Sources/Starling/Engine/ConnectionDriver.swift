@@ -49,6 +49,10 @@ internal import StarlingDeflate
     var waitingForMemory: [ConnectionID] = []
     var memoryTurn: (connection: ConnectionID, until: LoopInstant)?
     var isMemoryScarce = false
+    /// The connection whose frames are being decoded, whose codec holds the message that its handler is looking at.
+    var decoding: Int?
+    /// Whether that connection's codec is to let go of what it holds as soon as nobody looks at it.
+    var mustResetDecoding = false
     var nextMemorySweep = LoopInstant(hundredths: 0)
     private var expired: [Int] = []
     /// Peers that closed or broke the protocol in this tick, until the tasks have seen the messages before it.

@@ -124,6 +124,8 @@ final class ConnectionDetails {
     /// Bytes that arrived while the application decided.
     var stash: [UInt8] = []
     var handshake: Handshake?
+    /// The bytes of the request that is being decided.
+    var requestByteCount = 0
     /// Whether the upgrade waits for its turn.
     var isAwaitingTurn = false
     /// What a client waits for.
@@ -151,8 +153,8 @@ final class ConnectionDetails {
 
     /// Bytes that are held here: a request's head, what has come behind it, compression windows, a full inbox.
     var heldByteCount: Int {
-        self.headReader.byteCount + self.stash.count + (self.deflate?.windowByteCount ?? 0)
-            + self.inboxByteCount
+        self.headReader.byteCount + self.requestByteCount + self.stash.count
+            + (self.deflate?.windowByteCount ?? 0) + self.inboxByteCount
     }
 
     /// Whether an open connection still needs any of this.

@@ -11,8 +11,12 @@ final class TopicBacklog {
         /// The position of the last one that it has had; nil for a topic without positions.
         var position: StreamPosition?
         let policy: SlowConsumerPolicy
+        /// How many publications from `next` on it does not get though nothing has taken their place, when it conflates.
+        var lostCount: UInt64 = 0
         /// What it is sent from the history, once the ring has passed it.
         var reading = Reading.none
+        /// Whether something of that has come.
+        var isRecovering = false
     }
 
     /// A subscriber's way through the history.
@@ -32,6 +36,12 @@ final class TopicBacklog {
         let key: String?
         /// Whether a newer publication has the same key.
         var isSuperseded = false
+
+        /// Whether those who conflate get it: the newest of its key, or word of a gap.
+        var isForConflating: Bool {
+            if case .gap = self.publication.notice { return true }
+            return self.key != nil && !self.isSuperseded
+        }
 
         var byteCount: Int {
             TopicBacklog.entryByteCount + self.publication.message.byteCount
@@ -56,8 +66,8 @@ final class TopicBacklog {
     private var kept: [Entry] = []
     private var newestOfKey: [String: UInt64] = [:]
     private var conflatingCount = 0
-    /// The number of the newest publication of a key that there was no room for.
-    private(set) var lastKeptTrimmed: UInt64?
+    /// The newest publication that there was no room for although nothing had taken its place.
+    private(set) var lastKeptTrimmed: (number: UInt64, position: StreamPosition?)?
     /// No cursor of a subscriber that is to be disconnected stands before this number.
     private var strictFloor = UInt64.max
 
@@ -149,10 +159,27 @@ final class TopicBacklog {
             self.trimFirst()
         }
         while self.byteCount > byteCountMax, !self.kept.isEmpty {
-            let lost = self.kept.removeFirst()
-            self.lastKeptTrimmed = lost.number
-            if let key = lost.key, self.newestOfKey[key] == lost.number { self.newestOfKey[key] = nil }
-            self.charge(-lost.byteCount)
+            self.lose(self.kept.removeFirst())
+        }
+    }
+
+    /// Gives up everything but the newest publication.
+    func trimToNewest() {
+        self.trim(byteCountMax: 0, arrivedBefore: LoopInstant(hundredths: 0))
+    }
+
+    /// What a subscriber would have to answer for, if it shared the ring's bytes with all others that are behind.
+    func part(of subscriber: UInt32) -> Int {
+        self.cursors[subscriber] == nil ? 0 : self.byteCount / self.cursors.count
+    }
+
+    private func lose(_ entry: Entry) {
+        self.lastKeptTrimmed = (entry.number, entry.publication.position)
+        if let key = entry.key, self.newestOfKey[key] == entry.number { self.newestOfKey[key] = nil }
+        self.charge(-entry.byteCount)
+        for (subscriber, cursor) in self.cursors
+        where cursor.policy == .conflate && cursor.next <= entry.number {
+            self.cursors[subscriber]?.lostCount += 1
         }
     }
 
@@ -167,7 +194,7 @@ final class TopicBacklog {
         case .presence: self.lastTrimmedPresence = entry.number
         case .gap, nil: self.lastTrimmedPosition = entry.publication.position ?? self.lastTrimmedPosition
         }
-        if self.conflatingCount > 0, entry.key != nil, !entry.isSuperseded {
+        if self.conflatingCount > 0, entry.isForConflating {
             self.kept.append(entry)
         } else {
             self.charge(-entry.byteCount)
@@ -199,7 +226,11 @@ final class TopicBacklog {
 
     /// How many publications a subscriber that goes on with the oldest in the ring does not get.
     func passedCount(_ cursor: Cursor) -> UInt64 {
-        self.hasPassed(cursor) ? self.firstNumber - cursor.next : 0
+        // It may have had some of them from the history.
+        if let had = cursor.position, let trimmed = self.lastTrimmedPosition, had.epoch == trimmed.epoch {
+            return trimmed.offset > had.offset ? trimmed.offset - had.offset : 0
+        }
+        return self.hasPassed(cursor) ? self.firstNumber - cursor.next : 0
     }
 
     /// The next publication for a subscriber; nil if it has had them all.

@@ -48,7 +48,10 @@ extension MetricFamily {
     static let heldBytes = MetricFamily.gauge(
         "held_bytes",
         "bytes",
-        "Bytes of unfinished messages, and of what waits for peers."
+        """
+        What is charged to the memory budget: unfinished messages, request heads, TLS handshakes, what waits for \
+        peers, rings of topics, compression windows, full inboxes; of all servers that share it.
+        """
     )
     static let heldBytesMax = MetricFamily.gauge("held_bytes_max", "bytes", "The limit of held bytes.")
     static let connectionsMax = MetricFamily.gauge(

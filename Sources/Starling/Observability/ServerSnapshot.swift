@@ -116,11 +116,11 @@ public struct ServerSnapshot: Sendable, Hashable, Codable {
 
     /// What connections hold together.
     public struct Memory: Sendable, Hashable, Codable {
-        /// Bytes of unfinished messages, and of what waits for peers.
+        /// What is charged to ``ServerConfiguration/memory``, by all servers that share it: ``MemoryBudget/byteCount``.
         public var heldBytes: Int
         /// The limit, ``MemoryBudget/byteCountMax``.
         public var heldBytesMax: Int
-        /// What of it waits for peers.
+        /// Of this server: what of it waits for peers.
         public var outboundBytes: UInt64
     }
 

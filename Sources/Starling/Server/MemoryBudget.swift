@@ -3,15 +3,19 @@ internal import Synchronization
 /// What all connections of a process may hold together, so that overload costs some of them their connection and never the
 /// process its life.
 ///
-/// Charged are unfinished messages and request heads, what waits for peers that read slowly, the rings of topics with slow
+/// Charged are unfinished messages, heads of requests until they are answered, TLS handshakes under way (on the native transport, by
+/// an estimate of 32 KiB each), what waits for peers that read slowly, the rings of topics with slow
 /// subscribers, compression windows of connections' own, and full inboxes of async handlers. A connection that is idle, or
-/// whose peer sends whole messages and reads what it is sent, is charged nothing and never touches the budget. Memory of the
-/// application, the slots of connections and the kernel's socket buffers are not in it.
+/// whose peer sends whole messages and reads what it is sent, is charged nothing and never touches the budget, unless it has
+/// windows of its own. Memory of the application, the slots of connections, their TLS sessions and the kernel's socket buffers
+/// are not in it.
 ///
 /// - Above ``scarceByteCount`` connections that come to hold more are not read, but for one at a time on each event loop, so that
-///   unfinished messages become whole; rings of topics keep an eighth; compression windows that are not in use are released.
-/// - Above ``byteCountMax`` upgrades are refused with 503 and `Retry-After`, and those connections that hold most are closed with
-///   1013 until the rest fits.
+///   unfinished messages become whole; rings of topics keep an eighth; once a second connections let go of
+///   their own compressors' windows, those in use too: what they send next is compressed without reference to what was before.
+/// - Above ``byteCountMax`` upgrades are refused with 503 and `Retry-After`, rings keep their newest publication alone, and if that
+///   is not enough, those connections that hold most are closed with 1013 until the rest fits: a connection is taken to hold its part
+///   of the rings that it is behind in.
 ///
 /// Servers share ``process`` unless their configuration says otherwise. Any thread.
 public final class MemoryBudget: Sendable {
@@ -41,7 +45,7 @@ public final class MemoryBudget: Sendable {
         self.used.load(ordering: .relaxed)
     }
 
-    func charge(_ byteCount: Int) {
+    package func charge(_ byteCount: Int) {
         self.used.add(byteCount, ordering: .relaxed)
     }
 

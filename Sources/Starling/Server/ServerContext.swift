@@ -7,7 +7,7 @@ public final class ServerContext: Sendable {
     let configuration: ServerConfiguration
     let routes: [Route]
     let admission: AdmissionControl
-    let memory: MemoryBudget
+    package let memory: MemoryBudget
     /// Where to log.
     public let logger: Logger
     /// Which end of its connections this is; the context of a client has one endpoint and no transport.

@@ -293,7 +293,8 @@ struct TopicClientCore {
         case .error(let id?, let refusal): return self.refused(id, refusal)
         case .publication(let topic, let position, let content):
             return self.update(topic, position, .publication(position, content))
-        case .gap(let topic, let position): return self.update(topic, position, .gap(position))
+        case .gap(let topic, let after, let position):
+            return self.update(topic, position, .gap(after: after, position: position))
         case .joined(let member, let topic): return self.update(topic, nil, .joined(member))
         case .left(let member, let topic): return self.update(topic, nil, .left(member))
         case .drain(let retry, let ticket):
@@ -357,7 +358,7 @@ struct TopicClientCore {
 enum RawUpdate: Sendable, Equatable {
     case subscribed(TopicPosition?, isRecovered: Bool)
     case publication(TopicPosition?, PublicationContent)
-    case gap(TopicPosition)
+    case gap(after: TopicPosition?, position: TopicPosition)
     case joined(PresenceMember)
     case left(PresenceMember)
 }

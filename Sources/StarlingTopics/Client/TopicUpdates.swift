@@ -46,8 +46,10 @@ public struct TopicEvents<Event: Codable & Sendable>: AsyncSequence, Sendable {
 public enum TopicUpdate<Event: Codable & Sendable>: Sendable {
     /// A publication, and its position in a topic with a history.
     case event(Event, position: TopicPosition?)
-    /// Publications before this position are lost.
-    case gap(TopicPosition)
+    /// Publications behind `after`, the last that came, and up to `position` are lost.
+    ///
+    /// `after` is nil if all subscribers are told of the same gap, as when a broker has lost its histories, and with older servers.
+    case gap(after: TopicPosition?, position: TopicPosition)
     /// The subscription stands, for the first time or anew. If it is not recovered, publications since the last update are lost, or
     /// may be in a topic without a history.
     case subscribed(isRecovered: Bool, position: TopicPosition?)
@@ -80,7 +82,7 @@ public struct TopicUpdates<Event: Codable & Sendable>: AsyncSequence, Sendable {
             switch update {
             case .subscribed(let position, let isRecovered):
                 return .subscribed(isRecovered: isRecovered, position: position)
-            case .gap(let position): return .gap(position)
+            case .gap(let after, let position): return .gap(after: after, position: position)
             case .joined(let member): return .joined(member)
             case .left(let member): return .left(member)
             case .publication(let position, let content):

@@ -19,8 +19,8 @@ export type Update<Event> =
   | { readonly type: "event"; readonly event: Event; readonly position?: string }
   /** The subscription stands, the first time or again. If it is not `recovered`, publications before it are lost. Whoever keeps a list of members asks for it anew. */
   | { readonly type: "subscribed"; readonly recovered: boolean; readonly position?: string }
-  /** Publications before `position` are lost for this client. */
-  | { readonly type: "gap"; readonly position: string }
+  /** Publications behind `after`, up to `position`, are lost for this client. Older servers say no `after`, nor does a gap that all are told of. */
+  | { readonly type: "gap"; readonly position: string; readonly after?: string }
   | { readonly type: "joined"; readonly member: Member }
   | { readonly type: "left"; readonly member: Member }
   /** To `onupdate` alone, as the last update: the server refused the subscription, or the client is closed. Iterations throw the error. */

@@ -267,8 +267,8 @@ export class StarlingClient extends EventTarget {
       } else if (topic?.isLive) {
         // The publications of a subscription that was left are on their way for a while: those are not for this one.
         if (type === "publication") deliver(topic, { type: "event", event: content(message), position });
-        if (type === "gap") deliver(topic, { type, position });
-        if (type === "joined" || type === "left") deliver(topic, { type, member: message.member });
+        if (type === "gap") deliver(topic, { type, position, after: message.after });
+        if (/^(joined|left)$/.test(type)) deliver(topic, { type, member: message.member });
       }
     }
 

@@ -9,7 +9,8 @@ package enum ServerMessage: Sendable, Hashable {
     case members(id: UInt64, topic: Topic, [PresenceMember], next: String?)
     case error(id: UInt64?, TopicRefusal)
     case publication(topic: Topic, position: TopicPosition?, PublicationContent)
-    case gap(topic: Topic, position: TopicPosition)
+    /// What is behind `after`, up to `position`, is lost; nil from a server that does not say where it begins.
+    case gap(topic: Topic, after: TopicPosition?, position: TopicPosition)
     case joined(PresenceMember, topic: Topic)
     case left(PresenceMember, topic: Topic)
     case drain(retry: Duration, ticket: String? = nil)
@@ -63,9 +64,10 @@ package enum ServerMessage: Sendable, Hashable {
             writer.add("position", position?.rawValue)
             content.add(to: &writer)
             return writer.message()
-        case .gap(let topic, let position):
+        case .gap(let topic, let after, let position):
             var writer = JSONWriter("gap")
             writer.add("topic", topic.name)
+            writer.add("after", after?.rawValue)
             writer.add("position", position.rawValue)
             return writer.message()
         case .joined(let member, let topic): return Self.presence("joined", member, topic)
@@ -128,7 +130,8 @@ package enum ServerMessage: Sendable, Hashable {
             self = .publication(topic: topic, position: position, try PublicationContent(object))
         case "gap":
             guard let position else { throw InvalidMessage("'position' is missing") }
-            self = .gap(topic: topic, position: position)
+            let after = try object.optionalString("after").map(TopicPosition.init(rawValue:))
+            self = .gap(topic: topic, after: after, position: position)
         case "joined": self = .joined(try PresenceMember(memberOf: object), topic: topic)
         case "left": self = .left(try PresenceMember(memberOf: object), topic: topic)
         case "drain":

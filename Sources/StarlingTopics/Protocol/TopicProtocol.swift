@@ -21,7 +21,11 @@ public enum TopicProtocol {
         var format = PublicationFormat()
         format.publication = { Self.message(for: $0) }
         format.gap = { gap in
-            ServerMessage.gap(topic: gap.topic, position: TopicPosition(gap.newest)).message
+            ServerMessage.gap(
+                topic: gap.topic,
+                after: gap.after.map(TopicPosition.init),
+                position: TopicPosition(gap.newest)
+            ).message
         }
         format.presence = { event in
             switch event.kind {

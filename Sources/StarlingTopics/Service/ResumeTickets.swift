@@ -163,6 +163,11 @@ final class TicketOffice: Sendable {
         self.guests.withLock { _ = $0[id]?.entries.removeValue(forKey: topic) }
     }
 
+    /// What a connection is subscribed to.
+    func entries(of id: ConnectionID) -> [ResumeTickets.Entry] {
+        self.guests.withLock { $0[id].map { Array($0.entries.values) } ?? [] }
+    }
+
     /// The ticket of a connection that goes.
     func ticket(for id: ConnectionID) -> String? {
         guard let guest = self.guests.withLock({ $0[id] }) else { return nil }

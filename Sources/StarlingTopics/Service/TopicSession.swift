@@ -12,48 +12,94 @@ struct TopicSession<UserData: Sendable>: Sendable {
     private let broadcaster: any Broadcaster
     private let requests: RequestsAtWork
     private let office: TicketOffice?
+    /// Tells this process' sessions from those that another one has handed over; nil where none are.
+    private let process: UInt64?
 
     init(
         _ client: TopicClient<UserData>,
         _ service: TopicService<UserData>,
         _ broadcaster: any Broadcaster,
-        _ office: TicketOffice?
+        _ office: TicketOffice?,
+        process: UInt64? = nil
     ) {
         self.office = office
         self.client = client
         self.service = service
         self.broadcaster = broadcaster
+        self.process = process
         self.requests = RequestsAtWork(countMax: service.configuration.requestsMax)
     }
 
     /// Serves until the connection ends; then its requests are cancelled, and its member leaves.
+    ///
+    /// A connection that goes to another process takes along what the session knows, and is served on there.
     func run() async throws {
-        var members: [Topic: String] = [:]
         self.office?.came(self.client.socket.id, self.holder)
         defer { self.office?.left(self.client.socket.id) }
+        var members = await self.takeUp()
         let result: Result<Void, any Error>
         do {
             try await withThrowingDiscardingTaskGroup { group in
                 try await self.receiveAll(&group, &members)
+                if self.client.socket.mustReturn { await self.requests.wait(atMost: Self.requestsGrace) }
                 group.cancelAll()
             }
             result = .success(())
         } catch {
             result = .failure(error)
         }
+        if let process = self.process, self.client.socket.mustReturn {
+            let entries = self.office?.entries(of: self.client.socket.id) ?? []
+            try self.client.socket.carry(CarriedSession(process: process, members, entries))
+            return
+        }
         let (left, broadcaster) = (members, self.broadcaster as? any PresenceBroadcaster)
         if let broadcaster, !left.isEmpty {
             // A task of its own: this one may be cancelled, and a broker's answer would not be waited for then.
             await Task {
-                for (topic, member) in left { try? await broadcaster.leave(member, from: topic) }
+                for (topic, member) in left { try? await broadcaster.leave(member.id, from: topic) }
             }.value
         }
         try result.get()
     }
 
+    /// How long requests may go on when the connection is about to go to another process; all connections wait for that.
+    private static var requestsGrace: Duration { .milliseconds(100) }
+
+    /// What another session of the connection has left, who is present on account of it in particular.
+    private func takeUp() async -> [Topic: PresenceMember] {
+        let carried: CarriedSession?
+        do {
+            carried = try self.client.socket.carried()
+        } catch {
+            // Of another version; the subscriptions are there all the same.
+            self.service.configuration.logger.warning(
+                "what a session had left cannot be read",
+                metadata: [LoggingKeys.error: "\(error)"]
+            )
+            return [:]
+        }
+        guard let carried else { return [:] }
+        for entry in carried.entries { self.office?.subscribed(self.client.socket.id, entry) }
+        guard carried.process != self.process, let presence = self.broadcaster as? any PresenceBroadcaster
+        else { return carried.members }
+        // The other process' entries end with its lease: nobody is told that anybody left.
+        for (topic, member) in carried.members {
+            do {
+                try await presence.enter(member, topic)
+            } catch {
+                self.service.configuration.logger.warning(
+                    "somebody's presence could not be taken over",
+                    metadata: [LoggingKeys.topic: "\(topic)", LoggingKeys.error: "\(error)"]
+                )
+            }
+        }
+        return carried.members
+    }
+
     private func receiveAll(
         _ group: inout ThrowingDiscardingTaskGroup<any Error>,
-        _ members: inout [Topic: String]
+        _ members: inout [Topic: PresenceMember]
     ) async throws {
         var invalidCount = 0
         for try await message in self.client.socket {
@@ -81,7 +127,7 @@ struct TopicSession<UserData: Sendable>: Sendable {
     private func receive(
         _ message: ClientMessage,
         _ group: inout ThrowingDiscardingTaskGroup<any Error>,
-        _ members: inout [Topic: String]
+        _ members: inout [Topic: PresenceMember]
     ) async throws(InvalidMessage) {
         switch message {
         case .subscribe(let id, let topic, let position):
@@ -125,7 +171,7 @@ struct TopicSession<UserData: Sendable>: Sendable {
         _ id: UInt64,
         _ topic: Topic,
         from position: StreamPosition?,
-        _ members: inout [Topic: String]
+        _ members: inout [Topic: PresenceMember]
     ) async throws {
         let access = try await self.service.subscribe(self.client, topic)
         try await self.subscribe(id, topic, from: position, access, &members)
@@ -138,7 +184,7 @@ struct TopicSession<UserData: Sendable>: Sendable {
         _ id: UInt64,
         _ ticket: String,
         _ places: [TopicPlace],
-        _ members: inout [Topic: String]
+        _ members: inout [Topic: PresenceMember]
     ) async throws {
         guard let office = self.office else {
             throw TopicRefusal(.invalidTicket, "no tickets are believed here")
@@ -173,7 +219,7 @@ struct TopicSession<UserData: Sendable>: Sendable {
         _ topic: Topic,
         from position: StreamPosition?,
         _ access: TopicAccess,
-        _ members: inout [Topic: String]
+        _ members: inout [Topic: PresenceMember]
     ) async throws {
         if access.member != nil, !(self.broadcaster is any PresenceBroadcaster) {
             throw TopicRefusal(.internal, "the broadcaster knows no presence")
@@ -195,10 +241,11 @@ struct TopicSession<UserData: Sendable>: Sendable {
                 member: access.member
             )
         )
-        guard let member = access.member, members[topic] != member.id else { return }
+        guard members[topic]?.id != access.member?.id else { return }
         await self.leave(topic, &members)
+        guard let member = access.member else { return }
         // Before it is asked: whether a broker that does not answer knows of it is not known.
-        members[topic] = member.id
+        members[topic] = member
         do {
             try await (self.broadcaster as? any PresenceBroadcaster)?.enter(member, topic)
         } catch {
@@ -209,10 +256,10 @@ struct TopicSession<UserData: Sendable>: Sendable {
         }
     }
 
-    private func leave(_ topic: Topic, _ members: inout [Topic: String]) async {
+    private func leave(_ topic: Topic, _ members: inout [Topic: PresenceMember]) async {
         guard let member = members.removeValue(forKey: topic) else { return }
         // A broadcaster that cannot tell others now does so later, or the lease ends.
-        try? await (self.broadcaster as? any PresenceBroadcaster)?.leave(member, from: topic)
+        try? await (self.broadcaster as? any PresenceBroadcaster)?.leave(member.id, from: topic)
     }
 
     private func list(_ id: UInt64, _ topic: Topic, _ cursor: String?) async throws {
@@ -292,7 +339,11 @@ struct TopicSession<UserData: Sendable>: Sendable {
                 return .error(id: id, TopicRefusal(.timeout, "there was no answer within \(timeout)"))
             }
             // The first counts. The answer that is late is cancelled, and keeps its place until it has returned.
-            if let message = await group.next() ?? nil { await self.send(message) }
+            if let message = await group.next() ?? nil {
+                await self.send(message)
+            } else if self.client.socket.mustReturn {
+                await self.send(.error(id: id, Self.restarting))
+            }
             group.cancelAll()
         }
         self.requests.end(id)
@@ -333,6 +384,7 @@ struct TopicSession<UserData: Sendable>: Sendable {
             return TopicRefusal(.forbidden, "the topic is reserved")
         case let error as WebSocketError where error.code == .broadcasting:
             return TopicRefusal(.unavailable, "the topic cannot be had now")
+        case is CancellationError where self.client.socket.mustReturn: return Self.restarting
         // An answer that was too late, or whose client is gone: nobody's failure.
         case is CancellationError: return TopicRefusal(.timeout, "it was cancelled")
         case let error as WebSocketError where error.code == .closed:
@@ -346,6 +398,10 @@ struct TopicSession<UserData: Sendable>: Sendable {
             )
             return TopicRefusal(.internal, "the server failed")
         }
+    }
+
+    private static var restarting: TopicRefusal {
+        TopicRefusal(.unavailable, "the server restarts: ask again")
     }
 
     private static func describe(_ error: DecodingError) -> String {
@@ -368,7 +424,13 @@ private final class RequestsAtWork: Sendable {
         case began, isKnown, tooMany
     }
 
-    private let ids = Lock<Set<UInt64>>([])
+    private struct State {
+        var ids: Set<UInt64> = []
+        /// Waits until there are none.
+        var idle: Promise<Void>?
+    }
+
+    private let state = Lock(State())
     private let countMax: Int
 
     init(countMax: Int) {
@@ -376,15 +438,35 @@ private final class RequestsAtWork: Sendable {
     }
 
     func begin(_ id: UInt64) -> Beginning {
-        self.ids.withLock { ids in
-            guard !ids.contains(id) else { return .isKnown }
-            guard ids.count < self.countMax else { return .tooMany }
-            ids.insert(id)
+        self.state.withLock { state in
+            guard !state.ids.contains(id) else { return .isKnown }
+            guard state.ids.count < self.countMax else { return .tooMany }
+            state.ids.insert(id)
             return .began
         }
     }
 
     func end(_ id: UInt64) {
-        self.ids.withLock { _ = $0.remove(id) }
+        let idle = self.state.withLock { state -> Promise<Void>? in
+            state.ids.remove(id)
+            return state.ids.isEmpty ? state.idle : nil
+        }
+        idle?.fulfil(())
+    }
+
+    /// Suspends until all are done, or the time is up.
+    func wait(atMost timeout: Duration) async {
+        let idle = Promise<Void>()
+        let isIdle = self.state.withLock { state in
+            state.idle = idle
+            return state.ids.isEmpty
+        }
+        guard !isIdle else { return }
+        await withTaskGroup(of: Void.self) { group in
+            group.addTask { _ = await idle.value() }
+            group.addTask { try? await Task.sleep(for: timeout) }
+            await group.next()
+            group.cancelAll()
+        }
     }
 }

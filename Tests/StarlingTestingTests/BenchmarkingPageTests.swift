@@ -1,0 +1,81 @@
+import Testing
+
+/// `Documentation/Benchmarking.md` against the run that it cites.
+@Suite struct BenchmarkingPageTests {
+    /// The run's cells behind a scenario and a server.
+    private static func results() throws -> [String: [String: [String]]] {
+        var results: [String: [String: [String]]] = [:]
+        var scenario = ""
+        for row in try TablePage("Benchmarks/Results/2026-11-26-amd-epyc/results.md").rows() {
+            if !row[0].isEmpty { scenario = row[0] }
+            results[scenario, default: [:]][row[1]] = Array(row.dropFirst(2))
+        }
+        return results
+    }
+
+    /// What the page calls servers differently.
+    private static let servers = [
+        "floor": "floor (C, no protocol)", "Starling": "Starling, synchronous",
+        "Boost.Beast": "Boost.Beast (C++)", "µWebSockets (socketify)": "µWebSockets, socketify (Python)",
+        "gorilla/websocket": "gorilla/websocket (Go)", "Node ws": "ws (Node)",
+        "Python websockets": "websockets (Python)",
+    ]
+
+    /// The tables of one row for each server: which of the run's columns they show, of which scenarios.
+    private static let besides: [[String]: (column: Int, scenarios: [String])] = [
+        ["20 B", "depth 16", "1 KiB", "64 KiB", "fan-out", "depth 16", "10 topics", "1,000 topics"]: (
+            1,
+            [
+                "echo, 200 × 20 B", "echo, 200 × 20 B, depth 16", "echo, 200 × 1 KiB", "echo, 200 × 64 KiB",
+                "fan-out, 1,000 × 100 B", "fan-out, 1,000 × 100 B, depth 16", "fan-out, 10 topics × 1,000",
+                "fan-out, 1,000 topics × 10",
+            ]
+        ),
+        ["JSON echo", "JSON fan-out", "TLS 20 B", "TLS 64 KiB"]: (
+            0,
+            [
+                "echo of JSON, 200 × 500 B", "fan-out of JSON, 1,000 × 500 B", "echo over TLS, 200 × 20 B",
+                "echo over TLS, 200 × 64 KiB",
+            ]
+        ),
+        ["plain", "TLS", "TLS resumed"]: (
+            0,
+            [
+                "connect, upgrade, close", "connect, full TLS handshake, upgrade, close",
+                "connect, TLS resumed by a ticket, upgrade, close",
+            ]
+        ),
+        ["plain", "TLS", "permessage-deflate"]: (
+            0, ["15,000 idle", "15,000 idle, TLS", "15,000 idle, permessage-deflate"]
+        ),
+    ]
+
+    @Test("Its tables have the run's figures")
+    func tables() throws {
+        let results = try Self.results()
+        let rows = try TablePage("Documentation/Benchmarking.md").rows(under: "Figures")
+        var (head, scenario, checkedCount) = ([String](), "", 0)
+        for (index, row) in rows.enumerated() where !row[0].hasPrefix("---") {
+            if index + 1 < rows.count, rows[index + 1][0].hasPrefix("---") {
+                head = row
+                continue
+            }
+            if head[0] == "scenario" {
+                if row[0] == "the same, depth 16" {
+                    scenario += ", depth 16"
+                } else if !row[0].isEmpty {
+                    scenario = row[0]
+                }
+                let server = Self.servers[row[1]] ?? row[1]
+                #expect(results[scenario]?[server] == Array(row.dropFirst(2)), "\(scenario), \(server)")
+            } else {
+                let (column, scenarios) = try #require(Self.besides[Array(head.dropFirst())], "\(head)")
+                let server = Self.servers[row[0]] ?? row[0]
+                let expected = scenarios.map { results[$0]?[server]?[column] ?? "–" }
+                #expect(Array(row.dropFirst()) == expected, "\(server)")
+            }
+            checkedCount += 1
+        }
+        #expect(checkedCount == 20 + 8 + 7 + 8 + 8)
+    }
+}
