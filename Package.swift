@@ -420,13 +420,18 @@ let package = Package(
         .executableTarget(
             name: "RestartServer",
             dependencies: [
-                "Starling", "StarlingCore", "StarlingDeflate", "ExampleSupport",
+                "Starling", "StarlingCore", "StarlingDeflate", "StarlingNative", "StarlingRedis",
+                "ExampleSupport",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ],
             path: "Tests/Handoff/Server",
             swiftSettings: settings
         ),
-        .executableTarget(name: "RestartLoad", path: "Tests/Handoff/Load"),
+        .executableTarget(
+            name: "RestartLoad",
+            path: "Tests/Handoff/Load",
+            linkerSettings: [.linkedLibrary("z")]
+        ),
         .testTarget(
             name: "StarlingNativeTests",
             dependencies: [

@@ -47,6 +47,10 @@ case "${1:-}" in
         ./Tests/Deploys/rolling.sh --quick
         ./Tests/Benchmarks/run.sh
         ./Tests/Handoff/run.sh
+        # What takes minutes by itself, in its small form: two minutes together.
+        ./Tests/Pressure/run.sh --quick
+        ./Tests/Overload/storm.sh 2000
+        ./Tests/soak.sh 1
         ;;
     # Without SwiftNIO, which would have to be built for it as well, and without what no test runs: with the sanitizer the compiler
     # refuses handlers that change a connection's state in place, as those of the documentation do. One test after the other: so slow,

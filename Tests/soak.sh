@@ -3,7 +3,7 @@
 # go, that publish and check what they get, that do not read, that attack; a Redis that is killed, cut off and frozen. Then everybody
 # leaves, and nothing may be left: no descriptor, memory, task, timer or subscription, no log that is not explained, and nothing lost.
 #
-#   ./Tests/soak.sh [minutes]     10 if not given, at least 2
+#   ./Tests/soak.sh [minutes]     10 if not given, at least 1
 set -eu
 cd "$(dirname "$0")/.."
 . Examples/Support/setup.sh

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Restarts three nodes behind nginx, one after the other, under thousands of reconnecting clients and constant publishing. Prints for
 # each restart how many clients were away, how often and how long, and in the end what was lost, came twice, or in another order; fails if
-# anything was, or if a client was away more than once for a node, or for longer than it was asked to and 1 s.
+# anything was, or if a client was not resumed by its ticket, was away more than once for a node, or for longer than it was asked to and 1 s.
 #
 #   ./Tests/Deploys/rolling.sh [clients]     3,000 unless told otherwise; takes less than a minute
 #   ./Tests/Deploys/rolling.sh --quick       300, and short drains: twenty seconds

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Tests restarts without a disconnect: starts a server, gives it load, and starts the next one beside it, again and again; then
-# breaks the hand-off in every way.
+# breaks the hand-off in every way; then the same with publications over a Redis.
 #
 #   ./Tests/Handoff/run.sh               1,000 connections, as CI does
 #   ./Tests/Handoff/run.sh 10000         as many as are named, 19,000 at most
@@ -11,6 +11,7 @@ export STARLING_SWIFT_TRAITS="--traits Tracing --scratch-path .build-release"
 . Examples/Support/setup.sh
 install_missing $build_packages
 install_program python3 python3
+install_program redis-server redis-server
 require_swift
 
 ulimit -n 20000 || {

@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
 # Puts a server under pressure, and asserts what it costs and whom.
 #
-#   ./Tests/Pressure/run.sh            5,000 subscribers of which 1,000 stop reading while 200 MB are published;
-#                                      then three times as much memory asked for as there is: two to three minutes
-#   ./Tests/Pressure/run.sh --quick    a tenth of the subscribers and of the bytes
+#   ./Tests/Pressure/run.sh            5,000 subscribers of which 1,000 stop reading while 200 MB are published, and of one topic in
+#                                      bursts; 500 with each of the other policies; then three times as much memory asked for as there
+#                                      is: three minutes
+#   ./Tests/Pressure/run.sh --quick    a tenth of the subscribers and of the bytes: half a minute
+#   ./Tests/Pressure/run.sh --policy conflate     subscribers with that policy alone: skip, disconnect, conflate or recover
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 # shellcheck source=../../Examples/Support/setup.sh

@@ -10,20 +10,33 @@ import signal
 import socket
 import ssl
 import tempfile
-import time
+from collections import Counter
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 START_SECONDS = 20
 TOKEN = "a token of the soak test"
 
-# What a server may log above `info`, and why. Everything else ends the test.
+# What a server may log above `info`: the pattern, which faults of Redis explain it, and how many seconds after the end of one of them
+# it may still come. Everything else ends the test, and so does any of it at another time.
+EVERY_FAULT = ("links", "pubsub links", "restart", "freeze", "long freeze")
 EXPLAINED = [
-    (r"warning starling\.redis: .*a link to Redis has ended", "Redis was killed, frozen or cut off"),
-    (r"warning starling\.redis: .*presence cannot be kept up", "Redis was away while a lease was renewed"),
-    (r"warning starling\.redis: .*a history cannot be read", "Redis was away while a node caught up"),
-    (r"error starling\.redis: .*a link to Redis is up but delivers nothing", "Redis was frozen"),
-    (r"error starling\.redis: .*cannot be published|warning starling\.redis: .*was not published", "Redis was away for longer than a publication waits"),
+    (r"warning starling\.redis: .*a link to Redis has ended", EVERY_FAULT, 3),
+    (r"warning starling\.redis: .*presence cannot be kept up", EVERY_FAULT, 3),
+    (r"warning starling\.redis: .*a history cannot be read", EVERY_FAULT, 3),
+    (r"error starling\.redis: .*a link to Redis is up but delivers nothing", ("freeze", "long freeze"), 3),
+    (r"error starling\.redis: .*cannot be published|warning starling\.redis: .*was not published", EVERY_FAULT, 3),
 ]
+
+
+@dataclass
+class Fault:
+    """What is done to Redis, and from when to when."""
+
+    kind: str
+    began: float
+    ended: float = float("inf")
 
 
 class Failed(Exception):
@@ -43,7 +56,6 @@ class Redis:
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
         self.url = f"redis://127.0.0.1:{self.port}"
-        self.restarts = []
 
     async def start(self):
         self.process = await spawn(
@@ -65,7 +77,6 @@ class Redis:
         await self.process.wait()
         await asyncio.sleep(away)
         await self.start()
-        self.restarts.append(time.time())
 
     async def freeze(self, seconds):
         self.process.send_signal(signal.SIGSTOP)
@@ -167,19 +178,29 @@ class Node:
         lines = Path(f"/proc/{self.process.pid}/smaps_rollup").read_text().splitlines()
         return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(("Private_Clean", "Private_Dirty")))
 
-    def warnings(self):
-        """Pairs of how often a line of each explained kind was logged, and the lines that nothing explains."""
-        counts, strange = {}, []
+    def warnings(self, faults):
+        """How often lines of each kind were logged after which fault, and the lines that no fault explains."""
+        counts, strange = Counter(), []
         for line in self.log.read_text(errors="replace").splitlines():
             if re.match(r"\S+ (trace|debug|info|notice) ", line):
                 continue
-            for pattern, why in EXPLAINED:
-                if re.search(pattern, line):
-                    counts[why] = counts.get(why, 0) + 1
-                    break
+            if why := self.explanation(line, faults):
+                counts[why] += 1
             else:
                 strange.append(line)
         return counts, strange
+
+    @staticmethod
+    def explanation(line, faults):
+        """What was logged, and the newest fault that explains it; None if nothing does."""
+        for pattern, kinds, seconds in EXPLAINED:
+            if words := re.search(pattern, line):
+                # A log's time is cut to seconds.
+                moment = datetime.fromisoformat(line.split(" ", 1)[0]).timestamp()
+                for fault in reversed(faults):
+                    if fault.kind in kinds and fault.began - 1 <= moment <= fault.ended + seconds:
+                        return f"{words[0].rsplit('] ', 1)[-1]}, after {fault.kind}"
+        return None
 
     async def stop(self):
         """Asks it to end, and says how it did."""

@@ -1,7 +1,10 @@
 // Load for tests of restarts: connections that each have one message on its way at a time, some of it cut in the middle of a
-// frame, and subscribers of what a few others publish. Every reply is checked for its number.
+// frame, and subscribers of what a few others publish. Every reply is checked for its number. Some connections compress, each
+// message with what came before it: whoever has lost that cannot read it.
 //
-//   RestartLoad PORT ECHOES SUBSCRIBERS PUBLISHERS PERIOD_MILLISECONDS
+//   RestartLoad PORT ECHOES SUBSCRIBERS PUBLISHERS PERIOD_MILLISECONDS [PUBLISHERS_PORT]
+//
+// With a port of their own, of a server that is not restarted, publishers go on during restarts, and five times as often.
 //
 // Prints "ready" when all are connected. A line "mark" on standard input prints a line of JSON about the time since the last one;
 // "stop", or the input's end, lets what is on its way arrive, prints the last line and ends.
@@ -20,8 +23,11 @@
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
+#include <zlib.h>
 
 enum { header_bytes = 16, payload_max = 400, out_max = 1024, in_max = 1024, publishers_max = 64 };
+// Echoes and subscribers that compress: a server's windows for each take 300 kB.
+enum { deflating_echoes_max = 200, deflating_subscribers_max = 50 };
 
 enum role { ECHO, SUBSCRIBER, PUBLISHER };
 
@@ -42,6 +48,8 @@ struct connection {
     // Subscriber: the last number of each publisher, and when the last publication came.
     uint64_t *numbers;
     uint64_t heard_at;
+    // With permessage-deflate.
+    z_stream *deflater, *inflater;
 };
 
 static struct connection *connections;
@@ -49,6 +57,8 @@ static unsigned connection_count, publisher_count;
 static int epoll;
 static struct {
     uint64_t sent, received, duplicated, reordered, disconnected, published, heard;
+    // Messages that were sent compressed, with references to earlier ones, and those that came compressed.
+    uint64_t referring, inflated;
     uint64_t pause, gap;
 } figures;
 
@@ -69,6 +79,45 @@ static void lost(struct connection *connection, const char *how) {
     figures.disconnected++;
     if (figures.disconnected <= 5) fprintf(stderr, "RestartLoad: a connection is gone: %s\n", how);
     close(connection->descriptor);
+}
+
+// A byte of a message behind its head. Where messages are compressed it is noise, which only an earlier message makes shorter.
+static uint8_t content(uint64_t index, unsigned i) {
+    if (connections[index].deflater == NULL) return (uint8_t)index;
+    uint64_t word = (index << 16 | i) * 0x9E3779B97F4A7C15u;
+    return (uint8_t)(word ^ word >> 29 ^ word >> 47);
+}
+
+static z_stream *make_stream(bool deflates) {
+    z_stream *stream = calloc(1, sizeof *stream);
+    if (stream == NULL) fail("calloc");
+    int status = deflates ? deflateInit2(stream, 1, Z_DEFLATED, -15, 8, Z_DEFAULT_STRATEGY) : inflateInit2(stream, -15);
+    if (status != Z_OK) fail("zlib");
+    return stream;
+}
+
+// RFC 7692 §7.2.1: a message is flushed, and goes without the last four bytes of that.
+static unsigned compress_message(z_stream *stream, const uint8_t *payload, unsigned count, uint8_t *out, unsigned room) {
+    stream->next_in = (uint8_t *)payload;
+    stream->avail_in = count;
+    stream->next_out = out;
+    stream->avail_out = room;
+    if (deflate(stream, Z_SYNC_FLUSH) != Z_OK || stream->avail_in > 0 || stream->avail_out == 0) fail("deflate");
+    return room - stream->avail_out - 4;
+}
+
+// The message's size, or -1 if it does not inflate.
+static int inflate_message(z_stream *stream, const uint8_t *payload, unsigned count, uint8_t *out, unsigned room) {
+    static const uint8_t tail[] = {0, 0, 0xFF, 0xFF};
+    stream->next_out = out;
+    stream->avail_out = room;
+    for (int part = 0; part < 2; part++) {
+        stream->next_in = part == 0 ? (uint8_t *)payload : (uint8_t *)tail;
+        stream->avail_in = part == 0 ? count : sizeof tail;
+        int status = inflate(stream, Z_SYNC_FLUSH);
+        if ((status != Z_OK && status != Z_BUF_ERROR) || stream->avail_in > 0) return -1;
+    }
+    return (int)(room - stream->avail_out);
 }
 
 static void await_writable(struct connection *connection, bool awaits) {
@@ -111,7 +160,8 @@ static void append_frame(struct connection *connection, uint8_t opcode, const ui
     const uint8_t key[4] = {0x12, 0x34, 0x56, 0x78};
     memcpy(out + length, key, 4);
     length += 4;
-    for (unsigned i = 0; i < count; i++) out[length + i] = payload[i] ^ key[i & 3];
+    // Shifts, because clang's vectorizer makes of `key[i & 3]`, where this is inlined, a mask for the first four bytes alone.
+    for (unsigned i = 0; i < count; i++) out[length + i] = payload[i] ^ (uint8_t)(0x78563412u >> 8 * (i & 3));
     connection->out_count += length + count;
 }
 
@@ -120,11 +170,18 @@ static void send_message(struct connection *connection, uint64_t time) {
     uint8_t payload[payload_max];
     connection->number++;
     unsigned count = header_bytes + (unsigned)((index * 7 + connection->number * 13) % 300);
-    memset(payload, (int)(index & 0xFF), sizeof payload);
+    for (unsigned i = header_bytes; i < count; i++) payload[i] = content(index, i);
     memcpy(payload, &index, 8);
     memcpy(payload + 8, &connection->number, 8);
     unsigned before = connection->out_count;
-    append_frame(connection, 2, payload, count);
+    if (connection->deflater != NULL) {
+        uint8_t compressed[payload_max + 64];
+        unsigned size = compress_message(connection->deflater, payload, count, compressed, sizeof compressed);
+        append_frame(connection, 0x42, compressed, size);
+        if (size < count / 2) figures.referring++;
+    } else {
+        append_frame(connection, 2, payload, count);
+    }
     connection->sent_at = time;
     if (connection->role == PUBLISHER) figures.published++;
     else figures.sent++;
@@ -142,8 +199,9 @@ static void received_message(struct connection *connection, const uint8_t *paylo
     if (count < header_bytes) return lost(connection, "a message is too short");
     memcpy(&index, payload, 8);
     memcpy(&number, payload + 8, 8);
+    if (index >= connection_count) return lost(connection, "nobody's message");
     for (unsigned i = header_bytes; i < count; i++) {
-        if (payload[i] != (uint8_t)index) return lost(connection, "a message is not what was sent");
+        if (payload[i] != content(index, i)) return lost(connection, "a message is not what was sent");
     }
     if (connection->role == ECHO) {
         if (index != (uint64_t)(connection - connections)) return lost(connection, "another one's message");
@@ -169,6 +227,15 @@ static void received_message(struct connection *connection, const uint8_t *paylo
     connection->heard_at = time;
 }
 
+static void received_compressed(struct connection *connection, const uint8_t *payload, unsigned count, uint64_t time) {
+    uint8_t message[payload_max];
+    if (connection->inflater == NULL) return lost(connection, "a compressed message, which was not agreed on");
+    int size = inflate_message(connection->inflater, payload, count, message, sizeof message);
+    if (size < 0) return lost(connection, "a message that does not inflate");
+    figures.inflated++;
+    received_message(connection, message, (unsigned)size, time);
+}
+
 static void receive(struct connection *connection, uint64_t time) {
     while (!connection->is_gone) {
         ssize_t count = recv(connection->descriptor, connection->in + connection->in_count, in_max - connection->in_count, 0);
@@ -189,6 +256,7 @@ static void receive(struct connection *connection, uint64_t time) {
             if (available < head + length) break;
             switch (frame[0]) {
             case 0x82: received_message(connection, frame + head, length, time); break;
+            case 0xC2: received_compressed(connection, frame + head, length, time); break;
             case 0x89: append_frame(connection, 10, frame + head, length); break;
             case 0x88: return lost(connection, "the server has closed it");
             default: return lost(connection, "a frame that was not asked for");
@@ -200,7 +268,7 @@ static void receive(struct connection *connection, uint64_t time) {
     }
 }
 
-static void open_connection(struct connection *connection, uint16_t port, const char *path) {
+static void open_connection(struct connection *connection, uint16_t port, const char *path, bool deflates) {
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(port)};
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     connection->descriptor = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -209,8 +277,8 @@ static void open_connection(struct connection *connection, uint16_t port, const 
     char request[512];
     int length = snprintf(request, sizeof request,
                           "GET %s HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-                          "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n",
-                          path);
+                          "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n%s\r\n",
+                          path, deflates ? "Sec-WebSocket-Extensions: permessage-deflate\r\n" : "");
     if (send(connection->descriptor, request, (size_t)length, MSG_NOSIGNAL) != length) fail("send");
     char response[1024] = "";
     size_t count = 0;
@@ -223,6 +291,14 @@ static void open_connection(struct connection *connection, uint16_t port, const 
     if (strncmp(response, "HTTP/1.1 101", 12) != 0) {
         fprintf(stderr, "RestartLoad: refused: %.60s\n", response);
         exit(1);
+    }
+    if (deflates) {
+        if (strstr(response, "permessage-deflate\r\n") == NULL) {
+            fprintf(stderr, "RestartLoad: no permessage-deflate with all its context: %s\n", response);
+            exit(1);
+        }
+        connection->deflater = make_stream(true);
+        connection->inflater = make_stream(false);
     }
     int one = 1;
     setsockopt(connection->descriptor, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
@@ -243,11 +319,13 @@ static void report(void) {
     }
     printf("{\"sent\": %llu, \"received\": %llu, \"unanswered\": %llu, \"published\": %llu, \"heard\": %llu, "
            "\"unheard\": %llu, \"duplicated\": %llu, \"reordered\": %llu, \"disconnected\": %llu, "
+           "\"referring\": %llu, \"inflated\": %llu, "
            "\"pause_ms\": %.1f, \"gap_ms\": %.1f}\n",
            (unsigned long long)figures.sent, (unsigned long long)figures.received, (unsigned long long)unanswered,
            (unsigned long long)figures.published, (unsigned long long)figures.heard, (unsigned long long)unheard,
            (unsigned long long)figures.duplicated, (unsigned long long)figures.reordered,
-           (unsigned long long)figures.disconnected, (double)figures.pause / 1e6, (double)figures.gap / 1e6);
+           (unsigned long long)figures.disconnected, (unsigned long long)figures.referring,
+           (unsigned long long)figures.inflated, (double)figures.pause / 1e6, (double)figures.gap / 1e6);
     fflush(stdout);
     figures.pause = figures.gap = 0;
 }
@@ -281,11 +359,12 @@ static void tick(unsigned *position, unsigned target, bool is_sending, uint64_t 
 }
 
 int main(int count, char **arguments) {
-    if (count != 6) {
-        fprintf(stderr, "usage: RestartLoad PORT ECHOES SUBSCRIBERS PUBLISHERS PERIOD_MILLISECONDS\n");
+    if (count != 6 && count != 7) {
+        fprintf(stderr, "usage: RestartLoad PORT ECHOES SUBSCRIBERS PUBLISHERS PERIOD_MILLISECONDS [PUBLISHERS_PORT]\n");
         return 2;
     }
-    uint16_t port = (uint16_t)atoi(arguments[1]);
+    uint16_t port = (uint16_t)atoi(arguments[1]), publishers_port = count == 7 ? (uint16_t)atoi(arguments[6]) : port;
+    uint64_t publishing_period = count == 7 ? 10000000 : 50000000;
     unsigned echoes = (unsigned)atoi(arguments[2]), subscribers = (unsigned)atoi(arguments[3]);
     uint64_t period = (uint64_t)atoi(arguments[5]) * 1000000;
     publisher_count = (unsigned)atoi(arguments[4]);
@@ -300,7 +379,10 @@ int main(int count, char **arguments) {
         if (connection->role == SUBSCRIBER) connection->numbers = calloc(publishers_max, sizeof(uint64_t));
         const char *path = connection->role == ECHO ? (i % 2 == 0 ? "/async" : "/sync")
                            : connection->role == SUBSCRIBER ? "/subscribe" : "/publish";
-        open_connection(connection, port, path);
+        bool deflates = connection->role == ECHO         ? i % 5 < 2 && i / 5 * 2 < deflating_echoes_max
+                        : connection->role == SUBSCRIBER ? (i - echoes) % 2 == 0 && (i - echoes) / 2 < deflating_subscribers_max
+                                                         : false;
+        open_connection(connection, connection->role == PUBLISHER ? publishers_port : port, path, deflates);
     }
     printf("ready\n");
     fflush(stdout);
@@ -324,7 +406,7 @@ int main(int count, char **arguments) {
         unsigned target = (unsigned)((time - begin) * connection_count / period);
         if (target - position > connection_count) position = target - connection_count;
         tick(&position, target, is_sending, time);
-        if (is_sending && time - published_at >= 50000000) {
+        if (is_sending && time - published_at >= publishing_period) {
             published_at = time;
             for (unsigned i = 0; i < publisher_count; i++) {
                 struct connection *connection = &connections[connection_count - 1 - i];

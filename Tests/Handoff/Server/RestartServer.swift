@@ -3,6 +3,8 @@ import ExampleSupport
 import Starling
 import StarlingCore
 import StarlingDeflate
+import StarlingNative
+import StarlingRedis
 
 /// Connections of every kind that can go to the next process, for `Tests/Handoff/run.sh`.
 @main
@@ -13,6 +15,8 @@ struct RestartServer: AsyncParsableCommand {
     )
 
     @OptionGroup var options: ServerOptions
+    @Option(help: "A Redis that carries the publications and keeps their history; none if not given.")
+    var redis: String?
 
     func run() async throws {
         var configuration = options.endpointConfiguration()
@@ -21,7 +25,12 @@ struct RestartServer: AsyncParsableCommand {
         let echo = WebSocketEndpoint.resumable(configuration: configuration) { socket in
             for try await message in socket { try await socket.send(message) }
         }
-        let broadcaster = InMemoryBroadcaster()
+        let broadcaster: any HistoryBroadcaster =
+            if let redis {
+                try RedisBroadcaster(url: redis, connector: NativeConnector()) { _ in HistoryLimits() }
+            } else {
+                InMemoryBroadcaster()
+            }
         let (sync, news, publishing) = (
             WebSocketEndpoint(configuration: configuration, handler: EchoHandler()),
             WebSocketEndpoint(

@@ -39,6 +39,14 @@ struct TopicServer: AsyncParsableCommand {
         )
         try await options.serve {
             WebSocketRoute("/topics", topics)
+            // How often the application was asked for a subscription; for those that a ticket is good for it is not.
+            HTTPRoute("/asked") { _ in
+                HTTPReply(
+                    .ok,
+                    headerFields: [.contentType: "text/plain"],
+                    body: Array("\(Self.asked.load(ordering: .relaxed))\n".utf8)
+                )
+            }
             TopicScriptRoute()
             HTTPRoute("/") { _ in
                 HTTPReply(
@@ -49,6 +57,8 @@ struct TopicServer: AsyncParsableCommand {
             }
         }
     }
+
+    private static let asked = Atomic<Int>(0)
 
     @Sendable private static func history(_ topic: Topic) -> HistoryLimits? {
         topic.name.hasPrefix("room:") ? HistoryLimits(countMax: 1000) : nil
@@ -62,6 +72,7 @@ struct TopicServer: AsyncParsableCommand {
 
     private func service(_ broadcaster: any Broadcaster) -> TopicService<Visitor> {
         var service = TopicService<Visitor> { client, topic in
+            Self.asked.add(1, ordering: .relaxed)
             guard !topic.name.hasPrefix("secret:") else { throw TopicRefusal(.forbidden, "it is secret") }
             guard topic.name.hasPrefix("room:"), let member = client.userData.member else { return .allowed }
             return .present(as: member)

@@ -29,6 +29,7 @@ final class Tally: Sendable {
         var lostInGaps: UInt64 = 0
         var duplicates = 0
         var gaps = 0
+        var gapsToldTwice = 0
         var subscriptions = 0
         var wrongs = 0
     }
@@ -72,13 +73,19 @@ final class Tally: Sendable {
         if !isRecovered { self.gap(subscriber: subscriber, room: room) }
     }
 
+    /// A subscriber is told of a gap; once more, before anything has come behind the first one, it is the same hole.
     func gap(subscriber: Int, room: Int) {
-        self.contents.withLock { contents in
-            contents.gaps += 1
-            contents.progress[Place(subscriber: subscriber, room: room), default: Progress()].isBehindGap =
-                true
+        let place = Place(subscriber: subscriber, room: room)
+        let isNew = self.contents.withLock { contents in
+            var progress = contents.progress[place] ?? Progress()
+            let isNew = !progress.isBehindGap
+            progress.isBehindGap = true
+            contents.progress[place] = progress
+            contents.gaps += isNew ? 1 : 0
+            contents.gapsToldTwice += isNew ? 0 : 1
+            return isNew
         }
-        Output.line("gap: subscriber \(subscriber) in room \(room)")
+        if isNew { Output.line("gap: subscriber \(subscriber) in room \(room)") }
     }
 
     func received(_ event: Event, subscriber: Int, room: Int) {
@@ -92,8 +99,9 @@ final class Tally: Sendable {
             let what = "subscriber \(subscriber) in room \(room) has \(event.number) after \(newest.number)"
             if progress.isBehindGap, event.number >= newest.number {
                 // A Redis that began anew has forgotten the newest key, too, so that what was not acknowledged may come again.
-                contents.lostInGaps += event.number - min(event.number, newest.number + 1)
-                return nil
+                let lost = event.number - min(event.number, newest.number + 1)
+                contents.lostInGaps += lost
+                return "note: subscriber \(subscriber) in room \(room) has lost \(lost) in a gap"
             }
             if event.number > newest.number {
                 contents.lost += event.number - newest.number - 1
@@ -158,7 +166,8 @@ final class Tally: Sendable {
         self.contents.withLock { contents in
             """
             {"published":\(contents.published),"delivered":\(contents.delivered),"lost":\(contents.lost),\
-            "duplicates":\(contents.duplicates),"gaps":\(contents.gaps),"lostInGaps":\(contents.lostInGaps),\
+            "duplicates":\(contents.duplicates),"gaps":\(contents.gaps),"gapsToldTwice":\(contents.gapsToldTwice),\
+            "lostInGaps":\(contents.lostInGaps),\
             "subscriptions":\(contents.subscriptions),"publishingErrors":\(contents.publishingErrors)}
             """
         }
