@@ -346,8 +346,11 @@ actor RedisSubscriptions {
                     self.entries[topic]?.last = publication.position
                 }
             } else {
-                self.sinks.reportGap(in: topic, newest: newest)
-                self.entries[topic]?.last = newest
+                // Of another epoch nothing need be missing since it began.
+                let isNewEpoch = newest.epoch != last?.epoch
+                let resumed = isNewEpoch ? StreamPosition(epoch: newest.epoch, offset: 0) : newest
+                self.sinks.reportGap(in: topic, newest: resumed)
+                self.entries[topic]?.last = resumed
             }
             guard self.entries[topic]?.last == newest, self.releaseHeld(topic),
                 self.entries[topic]?.mustReadAgain == false

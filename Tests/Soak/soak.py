@@ -19,9 +19,8 @@ WARM_UP_SHARE, WARM_UP_SECONDS_MIN, WARM_UP_SECONDS_MAX = 0.2, 45, 120
 # The time from the last fault to the end of publishing: what is broken must be whole again, and is looked at.
 CALM_SECONDS = 12
 SETTLE_SECONDS = 60
-# A gap may be told so long after a Redis that began anew: links, probes and clients come back within it. Once for each subscription; but
-# one that comes back by itself before its node's link does, and is told then, is told again when the link is there.
-GAP_SECONDS, SECOND_GAP_SECONDS = 30, 5
+# A gap may be told so long after a Redis that began anew, once for each subscription: links, probes and clients come back within it.
+GAP_SECONDS = 30
 # What a process may have grown by between the end of the warm-up and the end of the test. The allocator keeps what was free at
 # the busiest moment, in pieces, and the busiest moment of ten minutes is above that of one; a leak of 20 bytes for each of the
 # connections and publications of ten minutes is above this.
@@ -136,11 +135,10 @@ class Soak:
                     continue
                 told = excused.setdefault((restart, line), [])
                 told.append(moment - restart)
-                if len(told) > 2 or (len(told) == 2 and told[1] > SECOND_GAP_SECONDS):
+                if len(told) > 1:
                     times = ", ".join(f"{seconds:.2f} s" for seconds in told)
                     self.problems.append(f"{name}: {line}, told {times} after Redis began anew")
-        second = sum(len(told) == 2 for told in excused.values())
-        say(f"{name}: {len(excused)} subscriptions were told of a gap after Redis began anew, {second} of them twice")
+        say(f"{name}: {len(excused)} subscriptions were told of a gap after Redis began anew")
         figures = [json.loads(line) for _, line in lines if line.startswith("{")]
         if figures:
             self.clients.append(figures[-1] | {"cuts": cutter.cuts})

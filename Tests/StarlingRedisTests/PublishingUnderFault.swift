@@ -103,7 +103,10 @@ func check(_ node: Node, _ topic: Topic, _ accepted: [Int]) {
             Issue.record("a publication without a position")
             return
         }
-        if let expected, position != expected { jumps += 1 }
+        if let expected, position != expected {
+            jumps += 1
+            #expect(position.epoch == expected.epoch || position.offset == 1, "a new epoch has lost nothing")
+        }
         expected = StreamPosition(epoch: position.epoch, offset: position.offset + 1)
     }
     #expect(jumps <= gaps.count, "\(jumps) jumps, but only \(gaps.count) gaps were reported")
