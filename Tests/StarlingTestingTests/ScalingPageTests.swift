@@ -44,6 +44,11 @@ import Testing
             return try #require(Figure.all(in: String(cells[0][..<end.lowerBound])).last).value
         }
 
+        /// The servers' time for each upgrade of a run.
+        static func upgrade(_ page: TablePage) throws -> Double {
+            try Self.microseconds(page.row("opened"), of: "µs of the servers' time each")
+        }
+
         /// The servers' time for each delivery, of all publications of a run.
         static func deliveries(_ page: TablePage) throws -> ClosedRange<Double> {
             let all = try page.rows().filter { $0[0].hasPrefix("published") }.map {
@@ -83,16 +88,13 @@ import Testing
         let kernel = measured.kernelBytes
         expect(try cell("memory in the kernel"), says: kernel * 2, kernel / 1000, within: 0)
 
-        func upgrade(_ page: TablePage) throws -> Double {
-            try Measured.microseconds(page.row("opened"), of: "µs of the servers' time each")
-        }
         let plain = try 1e6 / Measured.benchmark("connect, upgrade, close", "Starling, synchronous")
         expect(
             try cell("an upgrade"),
             says: plain,
-            try upgrade(fewer),
+            try Measured.upgrade(fewer),
             200_000,
-            try upgrade(crowd),
+            try Measured.upgrade(crowd),
             1_000_000,
             within: 0
         )
@@ -258,7 +260,11 @@ import Testing
         says(
             "That is \(Int(seconds)) seconds of a core for 100,000 clients, and \(Int(seconds / 5)) in the busiest"
         )
-        says("45 to 66 µs an upgrade say that a core can take 15,000 a second", Int(upgrade.rounded()) == 45)
+        let crowded = try Measured.upgrade(TablePage("Benchmarks/Results/million-1000000.md"))
+        says(
+            "\(Int(upgrade.rounded())) to \(Int(crowded)) µs an upgrade say that a core can take 15,000 a second",
+            (14_500...).contains(1e6 / crowded)
+        )
         says(
             "and \(Int(overTLS.rounded())) µs that it can take 2,900 over TLS",
             (2850...2950).contains(1e6 / overTLS)
