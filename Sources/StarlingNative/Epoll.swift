@@ -11,56 +11,33 @@ struct Epoll {
         precondition(self.descriptor >= 0, "no descriptor is left for an event loop")
     }
 
-    /// Watches one more descriptor, which is spoken of as `token`; false if the kernel has no room for it.
-    func add(
-        _ descriptor: Int32,
-        _ token: UInt64,
-        reading: Bool = true,
-        writing: Bool = false,
-        _ trigger: starling_trigger
-    ) -> Bool {
-        let error = starling_epoll_control(
-            self.descriptor,
-            starling_epoll_add,
-            descriptor,
-            token,
-            reading,
-            writing,
-            trigger
-        )
-        return error == 0
+    /// Watches one more descriptor for something to read, and speaks of it as `token`; false if the kernel has no room for it.
+    func add(_ descriptor: Int32, _ token: UInt64, _ trigger: starling_trigger) -> Bool {
+        self.control(starling_epoll_add, descriptor, token, reading: true, writing: false, trigger)
     }
 
-    /// Looks for something else from now on.
-    func change(
+    /// Takes a descriptor out; the kernel does that by itself when the last one of a socket is closed.
+    func remove(_ descriptor: Int32) {
+        _ = self.control(
+            starling_epoll_remove,
+            descriptor,
+            0,
+            reading: false,
+            writing: false,
+            starling_trigger_level
+        )
+    }
+
+    /// Begins, changes or ends what is looked for on a descriptor, which is spoken of as `token`; false if the kernel does not do it.
+    func control(
+        _ operation: starling_epoll_operation,
         _ descriptor: Int32,
         _ token: UInt64,
         reading: Bool,
         writing: Bool,
         _ trigger: starling_trigger
-    ) {
-        _ = starling_epoll_control(
-            self.descriptor,
-            starling_epoll_change,
-            descriptor,
-            token,
-            reading,
-            writing,
-            trigger
-        )
-    }
-
-    /// Takes a descriptor out; the kernel does that by itself when the last one of a socket is closed.
-    func remove(_ descriptor: Int32) {
-        _ = starling_epoll_control(
-            self.descriptor,
-            starling_epoll_remove,
-            descriptor,
-            0,
-            false,
-            false,
-            starling_trigger_level
-        )
+    ) -> Bool {
+        starling_epoll_control(self.descriptor, operation, descriptor, token, reading, writing, trigger) == 0
     }
 
     /// Waits so many milliseconds at most, or for any time if negative; how many events there are, none after an interrupted wait.

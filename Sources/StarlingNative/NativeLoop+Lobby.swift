@@ -27,25 +27,23 @@ extension NativeLoop {
 
     /// Begins to watch a connection, in the lobby if it is a newcomer; false if the kernel has no room for it.
     func watch(_ index: Int) -> Bool {
-        let connection = unsafe self.connections.pointer(index)
-        return unsafe self.epoll(of: index).add(
-            connection.pointee.descriptor,
-            self.connections.token(index),
-            reading: connection.pointee.flags.contains(.reading),
-            writing: connection.pointee.flags.contains(.writing),
-            self.trigger
-        )
+        self.control(starling_epoll_add, index)
     }
 
     /// Looks for what the connection's flags say.
     func updateInterest(_ index: Int) {
+        _ = self.control(starling_epoll_change, index)
+    }
+
+    private func control(_ operation: starling_epoll_operation, _ index: Int) -> Bool {
         let connection = unsafe self.connections.pointer(index)
-        unsafe self.epoll(of: index).change(
+        return unsafe self.epoll(of: index).control(
+            operation,
             connection.pointee.descriptor,
             self.connections.token(index),
             reading: connection.pointee.flags.contains(.reading),
             writing: connection.pointee.flags.contains(.writing),
-            self.trigger
+            self.tls == nil ? starling_trigger_edge : starling_trigger_level
         )
     }
 
@@ -71,10 +69,6 @@ extension NativeLoop {
 
     private func epoll(of index: Int) -> Epoll {
         unsafe self.connections.pointer(index).pointee.flags.contains(.newcomer) ? self.lobby : self.epoll
-    }
-
-    private var trigger: starling_trigger {
-        self.tls == nil ? starling_trigger_edge : starling_trigger_level
     }
 }
 #endif

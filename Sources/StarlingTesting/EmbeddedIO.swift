@@ -1,7 +1,7 @@
 internal import Starling
 
 /// Connections as arrays of bytes.
-@safe final class EmbeddedIO: ConnectionIO {
+final class EmbeddedIO: ConnectionIO {
     private struct Stream {
         var output: [UInt8] = []
         var capacity: Int?
