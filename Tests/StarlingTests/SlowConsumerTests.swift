@@ -3,125 +3,6 @@ import StarlingCore
 import StarlingTesting
 import Testing
 
-/// Subscribes to the topics that the path names, separated by commas, each with a policy if it says one: `/a=skip,b`.
-private struct SubscriberHandler: ConnectionHandler {
-    static let policies: [Substring: SlowConsumerPolicy] = [
-        "disconnect": .disconnect, "recover": .recover, "skip": .skip, "conflate": .conflate,
-    ]
-
-    mutating func opened(_ connection: inout Connection<Self>, userData: Void) {
-        for word in connection.path.dropFirst().split(separator: ",") {
-            let parts = word.split(separator: "=")
-            connection.subscribe(
-                to: Topic(String(parts[0])),
-                slowConsumerPolicy: parts.count == 2 ? Self.policies[parts[1]] : nil
-            )
-        }
-    }
-    mutating func received(_ message: borrowing MessageView, on connection: inout Connection<Self>) {
-        connection.send(message)
-    }
-}
-
-/// A server whose topics beginning with `h` have a history, and what publishes to them.
-private struct Room {
-    let broadcaster: InMemoryBroadcaster
-    let server: EmbeddedTransport
-    let memory: MemoryBudget
-
-    init(
-        historyCountMax: Int = 10_000,
-        memory: MemoryBudget = MemoryBudget(byteCountMax: 1 << 30),
-        _ configure: (inout EndpointConfiguration) -> Void = { _ in }
-    ) {
-        self.broadcaster = InMemoryBroadcaster { topic in
-            topic.name.hasPrefix("h") ? HistoryLimits(countMax: historyCountMax, byteCountMax: 64 << 20) : nil
-        }
-        self.memory = memory
-        var configuration = EndpointConfiguration()
-        configuration.deflate = nil
-        configuration.outbound.backlogByteCountMax = 20_000
-        configuration.timeouts.writeTimeout = .seconds(3600)
-        configuration.timeouts.pingInterval = nil
-        configuration.publicationFormat.gap = { gap in
-            .text("gap \(gap.after?.offset ?? 0)..\(gap.newest.offset)")
-        }
-        configuration.conflationKey = { publication in
-            String(publication.message.text?.split(separator: ":").first ?? "")
-        }
-        configure(&configuration)
-        let endpoint = WebSocketEndpoint(
-            broadcaster: self.broadcaster,
-            configuration: configuration,
-            handler: SubscriberHandler()
-        )
-        var server = ServerConfiguration()
-        server.memory = memory
-        self.server = EmbeddedTransport(configuration: server) { WebSocketRoute("*", endpoint) }
-    }
-
-    func subscriber(_ path: String) throws -> Client {
-        let client = try Client(self.server, path: path)
-        #expect(client.takeStatus() == 101)
-        return client
-    }
-
-    func publish(_ text: String, to topic: String) async throws {
-        try await self.broadcaster.publish(.text(text), to: Topic(topic))
-        self.settle()
-    }
-
-    /// Lets the loop do all that it can without time passing.
-    func settle() {
-        self.server.advance(by: .milliseconds(1))
-    }
-
-    func figure(_ name: String) async -> Int {
-        let registry = self.server.registry
-        let snapshot = await self.server.waiting {
-            await registry.context.snapshot(ServerSnapshot.Options())
-        }
-        return snapshot.totals[name].map { Int($0) } ?? -1
-    }
-}
-
-/// The messages that have come as a whole, since the last call; `rest` is what has come of the next one.
-private func texts(_ client: Client, rest: inout [UInt8]) -> [String] {
-    var bytes = (rest + client.server.takeOutput(of: client.connection))[...]
-    var texts: [String] = []
-    while bytes.count >= 2, let first = bytes.first {
-        // None of these tests' frames is longer than 125 bytes.
-        let payload = bytes.dropFirst(2).prefix(Int(bytes[bytes.startIndex + 1]))
-        guard payload.count == Int(bytes[bytes.startIndex + 1]) else { break }
-        texts.append(
-            first == 0x81
-                ? String(decoding: payload, as: UTF8.self)
-                : "close " + payload.prefix(2).map { "\($0)" }.joined(separator: " ")
-        )
-        bytes = bytes.dropFirst(2 + payload.count)
-    }
-    rest = Array(bytes)
-    return texts
-}
-
-private func texts(_ client: Client) -> [String] {
-    var rest: [UInt8] = []
-    defer { #expect(rest.isEmpty, "a message has come in part") }
-    return texts(client, rest: &rest)
-}
-
-private let closedWith1013 = "close 3 245"
-
-/// A text of 100 bytes that begins with a number.
-private func numbered(_ number: Int) -> String {
-    let digits = "\(number):"
-    return digits + String(repeating: "x", count: 100 - digits.count)
-}
-
-private func numbers(_ texts: [String]) -> [Int] {
-    texts.compactMap { $0.split(separator: ":").first.flatMap { Int($0) } }
-}
-
 @Suite struct SlowConsumerTests {
     @Test(
         "Who is behind gets what the ring has, in order, with every policy",
@@ -133,13 +14,13 @@ private func numbers(_ texts: [String]) -> [Int] {
         let fast = try room.subscriber("/h")
         room.server.limitOutput(of: slow.connection, to: 30)
         for number in 1...50 { try await room.publish(numbered(number), to: "h") }
-        #expect(numbers(texts(fast)) == Array(1...50))
+        #expect(numbers(fast.takeTexts()) == Array(1...50))
         room.server.limitOutput(of: slow.connection, to: nil)
         room.settle()
-        #expect(numbers(texts(slow)) == Array(1...50))
+        #expect(numbers(slow.takeTexts()) == Array(1...50))
         // From now on it is served like any other.
         try await room.publish(numbered(51), to: "h")
-        #expect(numbers(texts(slow)) == [51])
+        #expect(numbers(slow.takeTexts()) == [51])
         #expect(room.memory.byteCount == 0)
     }
 
@@ -154,7 +35,7 @@ private func numbers(_ texts: [String]) -> [Int] {
             try await room.broadcaster.publish(.text(numbered(number)), to: "t")
             if number % 20 == 0 {
                 room.settle()
-                received += numbers(texts(fast))
+                received += numbers(fast.takeTexts())
             }
         }
         #expect(received == Array(1...1000))
@@ -178,7 +59,7 @@ private func numbers(_ texts: [String]) -> [Int] {
         #expect(await room.figure("slow_consumer_disconnects_total") == 1)
         room.server.limitOutput(of: slow.connection, to: nil)
         // What was begun is finished: the first, at which it stopped.
-        #expect(texts(slow).last == closedWith1013)
+        #expect(slow.takeTexts().last == closedWith1013)
         #expect(room.memory.byteCount == 0)
     }
 
@@ -195,7 +76,7 @@ private func numbers(_ texts: [String]) -> [Int] {
         }
         room.server.limitOutput(of: slow.connection, to: nil)
         room.settle()
-        let all = texts(slow)
+        let all = slow.takeTexts()
         let gaps = all.filter { $0.hasPrefix("gap") }
         let ofH = numbers(all).filter { $0 <= 1000 }
         let ofT = numbers(all).filter { $0 > 1000 }
@@ -218,7 +99,7 @@ private func numbers(_ texts: [String]) -> [Int] {
         for number in 1...100 { try await room.publish(numbered(number), to: "h") }
         room.server.limitOutput(of: slow.connection, to: nil)
         room.settle()
-        #expect(texts(slow).last == closedWith1013)
+        #expect(slow.takeTexts().last == closedWith1013)
         #expect(await room.figure("slow_consumer_disconnects_total") == 1)
         #expect(await room.figure("slow_consumer_gaps_total") == 0)
     }
@@ -235,12 +116,12 @@ private func numbers(_ texts: [String]) -> [Int] {
         for number in 1001...1100 {
             room.server.limitOutput(of: slow.connection, to: 500)
             try await room.publish(numbered(number), to: "h")
-            received += numbers(texts(slow, rest: &rest))
+            received += numbers(slow.takeTexts(rest: &rest))
         }
         #expect(!received.isEmpty && received.count < 1000)
         room.server.limitOutput(of: slow.connection, to: nil)
         room.settle()
-        received += numbers(texts(slow, rest: &rest))
+        received += numbers(slow.takeTexts(rest: &rest))
         #expect(received == Array(1...1100))
         #expect(await room.figure("slow_consumer_recoveries_total") == 1)
         #expect(await room.figure("slow_consumer_gaps_total") == 0)
@@ -254,7 +135,7 @@ private func numbers(_ texts: [String]) -> [Int] {
         for number in 1...200 { try await room.publish(numbered(number), to: "h") }
         room.server.limitOutput(of: slow.connection, to: nil)
         room.settle()
-        let all = texts(slow)
+        let all = slow.takeTexts()
         let first = try #require(numbers(all).dropFirst().first)
         #expect(all.dropFirst().first == "gap 1..\(first - 1)")
         #expect(numbers(all) == [1] + Array(first...200))
@@ -274,13 +155,13 @@ private func numbers(_ texts: [String]) -> [Int] {
         for _ in 0..<10 {
             room.server.limitOutput(of: slow.connection, to: 1000)
             room.settle()
-            all += texts(slow, rest: &rest)
+            all += slow.takeTexts(rest: &rest)
         }
         room.server.limitOutput(of: slow.connection, to: 0)
         for number in 301...900 { try await room.publish(numbered(number), to: "h") }
         room.server.limitOutput(of: slow.connection, to: nil)
         for _ in 0..<10 { room.settle() }
-        all += texts(slow, rest: &rest)
+        all += slow.takeTexts(rest: &rest)
         let received = numbers(all)
         let last = try #require(zip(received, received.dropFirst()).first { $0 + 1 != $1 })
         #expect(last.0 > 64, "more than a page has come")
@@ -300,7 +181,7 @@ private func numbers(_ texts: [String]) -> [Int] {
         try await room.publish("last:1", to: "t")
         room.server.limitOutput(of: slow.connection, to: nil)
         room.settle()
-        #expect(texts(slow) == ["begun:0", "rare:1", "1:298", "2:299", "0:300", "last:1"])
+        #expect(slow.takeTexts() == ["begun:0", "rare:1", "1:298", "2:299", "0:300", "last:1"])
         #expect(await room.figure("slow_consumer_conflations_total") == 297)
         #expect(room.memory.byteCount == 0)
     }
@@ -314,7 +195,7 @@ private func numbers(_ texts: [String]) -> [Int] {
         #expect(room.memory.byteCount < 21_000)
         room.server.limitOutput(of: slow.connection, to: nil)
         room.settle()
-        let all = texts(slow)
+        let all = slow.takeTexts()
         let received = all.compactMap { $0.hasPrefix("key ") ? Int($0.dropFirst(4).dropLast(2)) : nil }
         let first = try #require(received.dropFirst().first)
         #expect(all.dropFirst().first == "gap 1..\(first - 1)", "what comes behind a gap is newer")
@@ -337,7 +218,7 @@ private func numbers(_ texts: [String]) -> [Int] {
         var published = 0
         func collect() {
             for (index, client) in clients.enumerated() {
-                received[index] += texts(client, rest: &rests[index])
+                received[index] += client.takeTexts(rest: &rests[index])
             }
         }
         for _ in 0..<200 {
@@ -391,7 +272,7 @@ private func numbers(_ texts: [String]) -> [Int] {
         room.settle()
         room.server.limitOutput(of: slow.connection, to: nil)
         room.settle()
-        let all = texts(slow)
+        let all = slow.takeTexts()
         #expect(all.filter { $0.hasPrefix("close") }.count <= 1)
         #expect(all.firstIndex(of: closedWith1013).map { $0 == all.count - 1 } ?? true, "\(all.prefix(5))")
         #expect(memory.byteCount < 30_000)
@@ -408,7 +289,7 @@ private func numbers(_ texts: [String]) -> [Int] {
         }
         room.server.limitOutput(of: slow.connection, to: nil)
         room.settle()
-        #expect(numbers(texts(slow)) == [1, 6, 7, 8, 9, 10])
+        #expect(numbers(slow.takeTexts()) == [1, 6, 7, 8, 9, 10])
     }
 
     @Test("A presence event that is lost cannot be replaced: the client is to come back")
@@ -424,7 +305,7 @@ private func numbers(_ texts: [String]) -> [Int] {
         for number in 2...200 { try await room.publish(numbered(number), to: "h") }
         room.server.limitOutput(of: slow.connection, to: nil)
         room.settle()
-        #expect(texts(slow).last == closedWith1013)
+        #expect(slow.takeTexts().last == closedWith1013)
     }
 
     @Test(
@@ -511,7 +392,7 @@ private func numbers(_ texts: [String]) -> [Int] {
         #expect(room.memory.byteCount == (9 + 20 + 9) * 260 + outbound)
         room.server.limitOutput(of: slow.connection, to: nil)
         room.settle()
-        let all = numbers(texts(slow))
+        let all = numbers(slow.takeTexts())
         #expect(all.filter { $0 < 1000 } == [0] + Array(92...120))
         #expect(all.filter { $0 > 1000 } == Array(1068...1076))
         #expect(room.memory.byteCount == 0)
@@ -531,7 +412,7 @@ private func numbers(_ texts: [String]) -> [Int] {
         }
         room.server.limitOutput(of: slow.connection, to: nil)
         room.settle()
-        let all = texts(slow)
+        let all = slow.takeTexts()
         func numbersOf(_ thousand: Int) -> [Int] {
             numbers(all).filter { $0 / 1000 == thousand }.map { $0 % 1000 }
         }
@@ -546,7 +427,7 @@ private func numbers(_ texts: [String]) -> [Int] {
         try await room.publish("begun:1", to: "h1")
         for number in 1...100 { try await room.publish(numbered(number), to: "few") }
         room.server.limitOutput(of: slow.connection, to: nil)
-        #expect(texts(slow).last == closedWith1013)
+        #expect(slow.takeTexts().last == closedWith1013)
     }
 
     @Test("Subscribers of one topic are each served by their own policy, from one ring")
@@ -557,7 +438,7 @@ private func numbers(_ texts: [String]) -> [Int] {
         for number in 1...100 { try await room.publish(numbered(number), to: "h") }
         for client in slow { room.server.limitOutput(of: client.connection, to: nil) }
         room.settle()
-        let all = slow.map { texts($0) }
+        let all = slow.map { $0.takeTexts() }
         #expect(all[0] == [closedWith1013])
         #expect(numbers(all[1]) == Array(1...100) && all[1].count == 100)
         let first = try #require(numbers(all[2]).dropFirst().first)
@@ -579,7 +460,7 @@ private func numbers(_ texts: [String]) -> [Int] {
         }
         room.server.limitOutput(of: slow.connection, to: nil)
         room.settle()
-        let all = texts(slow)
+        let all = slow.takeTexts()
         #expect(numbers(all) == Array(1...20))
         #expect(all.filter { $0.hasPrefix("answer") } == (1...20).map { "answer \($0)" })
     }
@@ -597,7 +478,7 @@ private func numbers(_ texts: [String]) -> [Int] {
         var rests = [[UInt8]](repeating: [], count: 4)
         func collect() {
             for (index, client) in clients.enumerated() {
-                for number in numbers(texts(client, rest: &rests[index])) {
+                for number in numbers(client.takeTexts(rest: &rests[index])) {
                     received[index * 2 + (number >= 100_000 ? 1 : 0)].append(number % 100_000)
                 }
             }

@@ -172,23 +172,31 @@ extension ConnectionDriver {
                 if case .asked = cursor.reading { return .waiting }
                 guard unsafe slot.pointee.closing.isOpen else { return .waiting }
             }
-            guard let missed = backlog.next(for: cursor) else { break }
-            if cursor.policy == .conflate {
-                self.counts.slowConsumerConflations &+= missed.number - cursor.next
-            }
-            cursor.next = missed.number + 1
-            // The history has brought it further than this.
-            if let position = missed.publication.position, let had = cursor.position,
-                missed.publication.notice == nil
-            {
-                if position.epoch == had.epoch, position.offset <= had.offset { continue }
-                cursor.position = position
-            }
-            if !self.deliverMissed(missed.publication, to: index, entry, endpoint) { return .waiting }
+            guard let missed = self.takeNext(backlog, &cursor) else { break }
+            if !self.deliverMissed(missed, to: index, entry, endpoint) { return .waiting }
         }
         entry.endBacklog(of: subscriber)
         if let position = cursor.position { entry.broughtUp(subscriber, to: position) }
         return .upToDate
+    }
+
+    /// The next publication that a subscriber gets out of the ring; its cursor goes behind it, and what that passes over is counted.
+    private func takeNext(_ backlog: TopicBacklog, _ cursor: inout TopicBacklog.Cursor) -> Publication? {
+        while let missed = backlog.next(for: cursor) {
+            if cursor.policy == .conflate {
+                self.counts.slowConsumerConflations &+= missed.number - cursor.next
+            }
+            cursor.next = missed.number + 1
+            if let position = missed.publication.position, let had = cursor.position,
+                missed.publication.notice == nil
+            {
+                // The history has brought it further than this.
+                if position.epoch == had.epoch, position.offset <= had.offset { continue }
+                cursor.position = position
+            }
+            return missed.publication
+        }
+        return nil
     }
 
     /// Sends a subscriber something out of the ring; false if it was closed instead.
@@ -244,10 +252,8 @@ extension ConnectionDriver {
                     guard let next else { return }
                     cursor = next
                 }
-                guard let missed = backlog.next(for: cursor) else { break }
-                cursor.next = missed.number + 1
-                cursor.position = missed.publication.position ?? cursor.position
-                guard self.deliverMissed(missed.publication, to: index, entry, endpoint) else { return }
+                guard let missed = self.takeNext(backlog, &cursor) else { break }
+                guard self.deliverMissed(missed, to: index, entry, endpoint) else { return }
             }
             backlog.update(UInt32(index), cursor)
         }
@@ -333,6 +339,8 @@ extension ConnectionDriver {
     ) -> TopicBacklog.Cursor? {
         var next = next
         if let newest {
+            // The history has brought it further than what the ring has given up.
+            if let had = cursor.position, had.epoch == newest.epoch, had.offset >= newest.offset { return next }
             let gap = TopicGap(topic: entry.topic, after: cursor.position, newest: newest)
             guard self.tellGap(gap, to: index, endpoint) else {
                 self.counts.slowConsumerDisconnects &+= 1

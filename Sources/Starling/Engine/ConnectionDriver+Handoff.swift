@@ -195,6 +195,8 @@ extension ConnectionDriver {
                 unsafe slot.pointee.subscriptions.allSatisfy({ $0.entry.recovering[UInt32(index)] == nil })
             else { return nil }
             self.gatherMissed(index, endpoint)
+            // It was closed if it could not be told of what is lost to it.
+            guard unsafe slot.pointee.closing.isOpen else { return nil }
             do {
                 let state = try handoff.export(context)
                 writer.write(ConnectionRecord.Kind.open.rawValue)

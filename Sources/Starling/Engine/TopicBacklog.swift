@@ -97,7 +97,9 @@ final class TopicBacklog {
         }
     }
 
+    /// Sets the cursor of a subscriber that is still behind; one that is gone stays gone.
     func update(_ subscriber: UInt32, _ cursor: Cursor) {
+        guard self.cursors[subscriber] != nil else { return }
         self.cursors[subscriber] = cursor
     }
 
