@@ -239,7 +239,7 @@ extension ServerConfiguration {
     }
 }
 
-/// Runs a server at `chat` while `body` runs.
+/// Runs a server at `chat`, and `body` once it listens.
 func withServer(
     on network: InMemoryNetwork,
     loops: Int = 1,
@@ -250,16 +250,24 @@ func withServer(
     let echo = WebSocketEndpoint { socket in
         for try await message in socket { try await socket.send(message) }
     }
+    let (names, listening) = AsyncStream.makeStream(of: String.self)
     let server = WebSocketServer(
-        transport: network.transport(at: "chat", eventLoops: loops),
+        transport: network.transport(at: "chat", eventLoops: loops) {
+            listening.yield($0)
+            listening.finish()
+        },
         configuration: configuration
     ) {
         WebSocketRoute("/echo", echo)
         if let route { route }
     }
     try await withThrowingTaskGroup(of: Void.self) { group in
-        group.addTask { try await server.run() }
-        try await body()
+        group.addTask {
+            // Also where it cannot listen, so that nobody waits for it.
+            defer { listening.finish() }
+            try await server.run()
+        }
+        for await _ in names { try await body() }
         server.beginShutdown()
         try await group.waitForAll()
     }
