@@ -446,6 +446,7 @@ let package = Package(
             name: "StarlingTopicsTests",
             dependencies: [
                 "Starling", "StarlingCore", "StarlingNative", "StarlingTesting", "StarlingTopics",
+                "TestSupport",
                 .product(name: "HTTPTypes", package: "swift-http-types"),
                 .product(name: "Logging", package: "swift-log"),
             ],
@@ -467,7 +468,7 @@ let package = Package(
 
         .testTarget(
             name: "StarlingRedisTests",
-            dependencies: ["Starling", "StarlingNative", "StarlingRedis", "StarlingTesting"]
+            dependencies: ["Starling", "StarlingNative", "StarlingRedis", "StarlingTesting", "TestSupport"]
                 + tracingForTests,
             swiftSettings: settings
         ),

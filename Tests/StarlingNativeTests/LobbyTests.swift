@@ -24,8 +24,8 @@ import Testing
             var newcomers: [ConformancePeer] = []
             for _ in 0..<newcomerCount { newcomers.append(try await connect()) }
             // With all of them in the epoll, and none in the kernel's queue.
-            while await server.snapshot().totals["connections"] != UInt64(newcomerCount + 2) {
-                await Task.yield()
+            try await eventually("all are accepted") {
+                await server.snapshot().totals["connections"] == UInt64(newcomerCount + 2)
             }
 
             try await holder.send("hold")
@@ -63,8 +63,8 @@ import Testing
     func handshakes() async throws {
         let memory = MemoryBudget(byteCountMax: 1 << 30)
         try await self.withServer(isEncrypted: true, memory) { _, _, connect, port in
-            func wait(for byteCount: Int) async {
-                while memory.byteCount != byteCount { await Task.yield() }
+            func wait(for byteCount: Int) async throws {
+                try await eventually("\(byteCount) bytes are charged") { memory.byteCount == byteCount }
             }
             var silent: [any ByteStream] = []
             for _ in 0..<3 {
@@ -75,16 +75,16 @@ import Testing
                     )
                 )
             }
-            await wait(for: 3 * 32_768)
+            try await wait(for: 3 * 32_768)
             silent.removeLast().close()
-            await wait(for: 2 * 32_768)
+            try await wait(for: 2 * 32_768)
             let peer = try await connect()
             try await peer.upgrade("/")
-            await wait(for: 2 * 32_768)
+            try await wait(for: 2 * 32_768)
             try await silent[0].write(Array("no TLS record".utf8))
-            await wait(for: 32_768)
+            try await wait(for: 32_768)
             silent.forEach { $0.close() }
-            await wait(for: 0)
+            try await wait(for: 0)
         }
     }
 
@@ -117,7 +117,7 @@ import Testing
         }
 
         func begun() async {
-            try? await blocking { self.beginning.wait() }
+            try? await blocking { _ = self.beginning.wait(timeout: .now() + 30) }
         }
 
         func end() { self.ending.signal() }
@@ -140,6 +140,8 @@ import Testing
         ) { listening.yield($0) }
         var configuration = ServerConfiguration()
         configuration.memory = memory
+        // Hundreds of newcomers are silent until the last one is there.
+        configuration.handshakeTimeout = .seconds(60)
         let server = WebSocketServer(transport: transport, configuration: configuration) {
             WebSocketRoute("/", WebSocketEndpoint(handler: Handler(hold: hold)))
         }

@@ -1,6 +1,7 @@
 import Starling
 import StarlingNative
 import StarlingRedis
+import TestSupport
 import Testing
 
 /// A server on a port of its own, joined with others by a Redis.
@@ -50,7 +51,7 @@ private final class ClusterNode: Sendable {
             break
         }
         self.port = try #require(port)
-        try await until("the node to join") { try await self.cluster.nodes().contains(name) }
+        try await eventually("the node to join") { try await self.cluster.nodes().contains(name) }
     }
 
     func stop() async throws {
@@ -85,11 +86,11 @@ private final class RawClient: Sendable {
     }
 
     func wait(for text: String) async throws {
-        try await until("'\(text)' to arrive") { self.received.withLock { $0.contains(text) } }
+        try await eventually("'\(text)' to arrive") { self.received.withLock { $0.contains(text) } }
     }
 
     func waitForEnd() async throws {
-        try await until("the end of a connection") { self.hasEnded.withLock { $0 } }
+        try await eventually("the end of a connection") { self.hasEnded.withLock { $0 } }
     }
 
     func cut() {
@@ -109,7 +110,7 @@ private final class RawClient: Sendable {
         let adaElsewhere = try await RawClient(one, user: "ada")
         let bob = try await RawClient(two, user: "bob")
         #expect(try await events.next() == .userJoined("bob"))
-        try await until("ada on both") { try await one.cluster.nodes(ofUser: "ada") == ["one", "two"] }
+        try await eventually("ada on both") { try await one.cluster.nodes(ofUser: "ada") == ["one", "two"] }
         #expect(try await one.cluster.nodes(ofUser: "bob") == ["two"])
         #expect(try await one.cluster.nodes(ofUser: "nobody").isEmpty)
         #expect(try await one.cluster.userCount() == 2)
@@ -122,13 +123,13 @@ private final class RawClient: Sendable {
         #expect(try await one.cluster.send("lost", toUser: "nobody") == 0)
 
         #expect(try await one.cluster.subscribe(user: "bob", to: "news") == 1)
-        try await until("bob to be subscribed") {
+        try await eventually("bob to be subscribed") {
             try await one.cluster.survey(about: "news").reports.map(\.subscriberCount).reduce(0, +) == 1
         }
         try await one.broadcaster.publish("the news", to: "news")
         try await bob.wait(for: "the news")
         try await one.cluster.unsubscribe(user: "bob", from: "news")
-        try await until("bob to be unsubscribed") {
+        try await eventually("bob to be unsubscribed") {
             try await one.cluster.survey(about: "news").reports.allSatisfy { $0.subscriberCount == 0 }
         }
 
@@ -136,7 +137,7 @@ private final class RawClient: Sendable {
         try await bob.waitForEnd()
         #expect(try await events.next() == .userLeft("bob"))
         ada.cut()
-        try await until("ada to be on one node") { try await two.cluster.nodes(ofUser: "ada") == ["one"] }
+        try await eventually("ada to be on one node") { try await two.cluster.nodes(ofUser: "ada") == ["one"] }
         adaElsewhere.cut()
         #expect(try await events.next() == .userLeft("ada"))
         #expect(try await one.cluster.userCount() == 0)
@@ -155,11 +156,11 @@ private final class RawClient: Sendable {
         let ada = try await RawClient(node, user: "ada")
         let bob = try await RawClient(node, path: "/other", user: "bob")
         for user in ["ada", "bob"] {
-            try await until("\(user) to be known") {
+            try await eventually("\(user) to be known") {
                 try await node.cluster.subscribe(user: user, to: "news") == 1
             }
         }
-        try await until("both to be subscribed") {
+        try await eventually("both to be subscribed") {
             try await node.cluster.survey(about: "news").reports.first?.subscriberCount == 2
         }
         try await node.cluster.unsubscribe(user: "ada", from: "news")
@@ -179,7 +180,7 @@ private final class RawClient: Sendable {
         let redis = try await RedisProcess()
         let (one, two) = (try await ClusterNode(redis, "one"), try await ClusterNode(redis, "two"))
         let client = try await RawClient(two, user: "ada")
-        try await until("the connection to be counted") {
+        try await eventually("the connection to be counted") {
             let survey = try await one.cluster.survey("you")
             #expect(survey.missing.isEmpty)
             #expect(Set(survey.reports.map(\.answer)) == ["one heard you", "two heard you"])
@@ -208,7 +209,7 @@ private final class RawClient: Sendable {
             for number in 0..<100 { group.addTask { try await RawClient(two, user: "user\(number)") } }
             return try await group.reduce(into: []) { $0.append($1) }
         }
-        try await until("a hundred users") { try await one.cluster.userCount() == 100 }
+        try await eventually("a hundred users") { try await one.cluster.userCount() == 100 }
         var names: Set<String> = []
         var cursor: PresenceCursor?
         repeat {
@@ -218,7 +219,7 @@ private final class RawClient: Sendable {
         } while cursor != nil
         #expect(names.count == 100)
         try await two.stop()
-        try await until("nobody to be left") { try await one.cluster.userCount() == 0 }
+        try await eventually("nobody to be left") { try await one.cluster.userCount() == 0 }
         #expect(try await one.cluster.nodes() == ["one"])
         withExtendedLifetime(clients) {}
         try await one.stop()

@@ -1,6 +1,8 @@
 import Starling
 import StarlingRedis
 import StarlingTesting
+import TestSupport
+import Testing
 
 /// A broadcaster at work, and what has arrived from it.
 final class Node: Sendable {
@@ -43,11 +45,11 @@ final class Node: Sendable {
 
     /// Waits for something that the node comes to, for a bounded time.
     func wait(
-        _ what: String,
+        _ what: Comment,
         upTo timeout: Duration = .seconds(20),
         until condition: @Sendable (Node) -> Bool
     ) async throws {
-        try await until(what, upTo: timeout) { condition(self) }
+        try await eventually(what, within: timeout) { condition(self) }
     }
 }
 

@@ -2,6 +2,7 @@ import Starling
 import StarlingNative
 import StarlingRedis
 import StarlingTesting
+import TestSupport
 import Testing
 
 /// A real Redis Cluster of three masters, and replicas if wanted.
@@ -28,15 +29,15 @@ private final class RedisClusterProcesses: Sendable {
             let busPort = try await other.ask("CONFIG GET cluster-port", line: 4)
             try await masters[0].expectOK("CLUSTER MEET 127.0.0.1 \(other.port) \(busPort)")
         }
-        try await until("the cluster's agreement") { try await self.state() == "ok" }
+        try await eventually("the cluster's agreement") { try await self.state() == "ok" }
         for (replica, master) in zip(self.replicas, masters) {
             let id = try await master.ask("CLUSTER MYID", line: 1)
-            try await until("the replica to know its master") {
+            try await eventually("the replica to know its master") {
                 try await replica.ask("CLUSTER REPLICATE \(id)") == "+OK"
             }
         }
         for replica in self.replicas {
-            try await until("a replica in step") {
+            try await eventually("a replica in step") {
                 try await replica.askAll("INFO replication").contains("master_link_status:up")
             }
         }
@@ -159,7 +160,7 @@ extension RedisProcess {
         var sentinels: [RedisProcess] = []
         for _ in 0..<3 { sentinels.append(try await RedisProcess(sentinelOf: master)) }
         for sentinel in sentinels {
-            try await until("the Sentinels to know each other and the replica", upTo: .seconds(30)) {
+            try await eventually("the Sentinels to know each other and the replica", within: .seconds(30)) {
                 let reply = try await sentinel.askAll("SENTINEL MASTER mymaster")
                 return reply.contains("num-other-sentinels\r\n$1\r\n2")
                     && reply.contains("num-slaves\r\n$1\r\n1")

@@ -3,6 +3,7 @@ import Starling
 import StarlingNative
 import StarlingRedis
 import StarlingTesting
+import TestSupport
 import Testing
 
 @Suite struct RedisErrorTests {
@@ -110,7 +111,7 @@ import Testing
         let busPort = try await other.ask("CONFIG GET cluster-port", line: 4)
         try await redis.expectOK("CLUSTER MEET 127.0.0.1 \(other.port) \(busPort)")
         for node in [redis, other] {
-            try await until("a cluster that serves") {
+            try await eventually("a cluster that serves") {
                 try await node.askAll("CLUSTER INFO").contains("cluster_state:ok")
             }
         }
@@ -161,7 +162,7 @@ import Testing
                 for number in 0..<100 {
                     group.addTask { try await broadcaster.publish(.text("\(number)"), to: "history:x") }
                 }
-                try await until("a refusal") {
+                try await eventually("a refusal") {
                     try await redis.askAll("INFO errorstats").contains("READONLY")
                 }
                 try await redis.ask("REPLICAOF NO ONE")

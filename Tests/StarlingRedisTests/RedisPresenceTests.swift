@@ -1,6 +1,7 @@
 import Starling
 import StarlingNative
 import StarlingRedis
+import TestSupport
 import Testing
 
 @Suite struct RedisPresenceTests {
@@ -55,7 +56,7 @@ import Testing
                     if number % 2 == 0 { try await entering.leave("\(round) \(number)", from: self.room) }
                 }
             }
-            try await until("all changes to be made good", upTo: .seconds(15)) {
+            try await eventually("all changes to be made good", within: .seconds(15)) {
                 try await watching.memberCount(of: self.room) == 100
             }
             #expect(try await watching.memberCount(of: self.room) == 100)
@@ -73,7 +74,7 @@ import Testing
             for number in 0..<300 { try await broadcaster.enter(PresenceMember(id: "\(number)"), self.room) }
             redis.kill()
             try await redis.start()
-            try await until("all to be told again", upTo: .seconds(15)) {
+            try await eventually("all to be told again", within: .seconds(15)) {
                 (try? await broadcaster.memberCount(of: self.room)) == 300
             }
             #expect(try await broadcaster.memberCount(of: self.room) == 300)

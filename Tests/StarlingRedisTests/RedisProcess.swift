@@ -141,16 +141,3 @@ struct RedisProcessError: Error, CustomStringConvertible {
         self.description = description
     }
 }
-
-/// Waits for something that comes about elsewhere, for a bounded time.
-func until(
-    _ what: String,
-    upTo timeout: Duration = .seconds(20),
-    _ condition: () async throws -> Bool
-) async throws {
-    let end = ContinuousClock.now + timeout
-    while try await !condition() {
-        guard .now < end else { throw RedisProcessError("in vain: \(what)") }
-        try await Task.sleep(for: .milliseconds(5))
-    }
-}

@@ -2,6 +2,7 @@ import Starling
 import StarlingNative
 import StarlingRedis
 import StarlingTesting
+import TestSupport
 import Testing
 
 /// How a trace travels through Redis.
@@ -130,11 +131,11 @@ import Tracing
         try await withThrowingTaskGroup(of: Void.self) { group in
             group.addTask { try await receiving.run() }
             group.addTask { try await publishing.run() }
-            try await until("the server listens") { arrivals.port != nil }
+            try await eventually("the server listens") { arrivals.port != nil }
             let port = try #require(arrivals.port)
             let client = WebSocketClient(connector: NativeConnector())
             try await client.connect(to: "ws://127.0.0.1:\(port)/") { socket in
-                try await until("the subscription") { arrivals.isSubscribed }
+                try await eventually("the subscription") { arrivals.isSubscribed }
                 try await withSpan("work on \(name)") { _ in
                     try await publishing.publish("hello", to: topic)
                     #expect(publishing.tryPublish("again", to: topic))
@@ -145,7 +146,7 @@ import Tracing
                     if messages == 2 { break }
                 }
             }
-            try await until("the spans") {
+            try await eventually("the spans") {
                 tracer.finishedSpans.count { $0.operationName == "deliver \(name)" } == 2
                     && tracer.finishedSpans.count { $0.operationName == "publish \(name)" } == 2
             }

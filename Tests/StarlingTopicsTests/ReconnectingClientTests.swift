@@ -6,6 +6,7 @@ import StarlingCore
 import StarlingNative
 import StarlingTopics
 import Synchronization
+import TestSupport
 import Testing
 
 /// The client that comes back, against real servers that go away.

@@ -6,6 +6,7 @@ import Starling
 import StarlingCore
 import StarlingNative
 import StarlingTopics
+import TestSupport
 import Testing
 
 /// Clients of a topic service go from one server to the next, in the same process.

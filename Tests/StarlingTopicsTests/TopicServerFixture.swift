@@ -136,17 +136,4 @@ func thrown<Failure: Error>(_ type: Failure.Type, _ body: () async throws -> Voi
         return error as? Failure
     }
 }
-
-/// Waits for a condition that something else is about to bring about.
-func eventually(
-    _ what: Comment,
-    within limit: Duration = .seconds(20),
-    _ condition: () async throws -> Bool
-) async throws {
-    let end = ContinuousClock.now + limit
-    while try await !condition() {
-        try #require(ContinuousClock.now < end, what)
-        try await Task.sleep(for: .milliseconds(5))
-    }
-}
 #endif

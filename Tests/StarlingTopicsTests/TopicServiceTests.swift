@@ -4,6 +4,7 @@ import Starling
 import StarlingCore
 import StarlingNative
 import StarlingTopics
+import TestSupport
 import Testing
 
 /// The server's end, with its messages as they stand on the wire.
