@@ -137,7 +137,9 @@ private final class RawClient: Sendable {
         try await bob.waitForEnd()
         #expect(try await events.next() == .userLeft("bob"))
         ada.cut()
-        try await eventually("ada to be on one node") { try await two.cluster.nodes(ofUser: "ada") == ["one"] }
+        try await eventually("ada to be on one node") {
+            try await two.cluster.nodes(ofUser: "ada") == ["one"]
+        }
         adaElsewhere.cut()
         #expect(try await events.next() == .userLeft("ada"))
         #expect(try await one.cluster.userCount() == 0)

@@ -85,7 +85,10 @@ import Testing
             #expect(rest.isEmpty)
             // A gap stands for its last number: what follows is newer, and what came before is older.
             let course = all.map { text in
-                Int((text.hasPrefix("gap") ? text.split(separator: ".").last : text.split(separator: ":").first) ?? "") ?? .max
+                Int(
+                    (text.hasPrefix("gap")
+                        ? text.split(separator: ".").last : text.split(separator: ":").first) ?? ""
+                ) ?? .max
             }
             #expect(zip(course, course.dropFirst()).allSatisfy { $0 < $1 }, "\(policies[index]): \(course)")
             let isClosed = all.last == closedWith1013
@@ -98,7 +101,9 @@ import Testing
             }
         }
         if closedCount == 0 {
-            #expect(await old.figure("slow_consumer_drops_total") + deliveredCount == clients.count * published)
+            #expect(
+                await old.figure("slow_consumer_drops_total") + deliveredCount == clients.count * published
+            )
         }
         #expect(await old.figure("slow_consumer_disconnects_total") == closedCount)
         #expect(old.memory.byteCount == 0)

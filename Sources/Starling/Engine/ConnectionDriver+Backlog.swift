@@ -340,7 +340,9 @@ extension ConnectionDriver {
         var next = next
         if let newest {
             // The history has brought it further than what the ring has given up.
-            if let had = cursor.position, had.epoch == newest.epoch, had.offset >= newest.offset { return next }
+            if let had = cursor.position, had.epoch == newest.epoch, had.offset >= newest.offset {
+                return next
+            }
             let gap = TopicGap(topic: entry.topic, after: cursor.position, newest: newest)
             guard self.tellGap(gap, to: index, endpoint) else {
                 self.counts.slowConsumerDisconnects &+= 1
