@@ -25,6 +25,12 @@ import Testing
         return all
     }
 
+    /// The number of a publication, of a gap its last one: what follows is newer, and what came before is older.
+    private static func number(_ text: String) -> Int {
+        let word = text.hasPrefix("gap") ? text.split(separator: ".").last : text.split(separator: ":").first
+        return word.flatMap { Int($0) } ?? .max
+    }
+
     @Test("What the ring has goes along, and word of what it has not", arguments: ["skip", "recover"])
     func gap(_ policy: String) async throws {
         let old = Room()
@@ -83,13 +89,7 @@ import Testing
             if let number = moved[client.connection] { rest += new.server.takeOutput(of: number) }
             let all = client.takeTexts(rest: &rest)
             #expect(rest.isEmpty)
-            // A gap stands for its last number: what follows is newer, and what came before is older.
-            let course = all.map { text in
-                Int(
-                    (text.hasPrefix("gap")
-                        ? text.split(separator: ".").last : text.split(separator: ":").first) ?? ""
-                ) ?? .max
-            }
+            let course = all.map(Self.number)
             #expect(zip(course, course.dropFirst()).allSatisfy { $0 < $1 }, "\(policies[index]): \(course)")
             let isClosed = all.last == closedWith1013
             #expect(isClosed == (moved[client.connection] == nil))
