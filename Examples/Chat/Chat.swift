@@ -35,11 +35,11 @@ struct Chat: AsyncParsableCommand {
         var configuration = options.endpointConfiguration(messageBytesMax: 32 << 10)
         configuration.rates.messagesPerSecondMax = configuration.rates.messagesPerSecondMax ?? 500
 
-        let endpoint = WebSocketEndpoint(
+        let endpoint = WebSocketEndpoint.resumable(
             broadcaster: broadcaster,
             configuration: configuration,
             authenticate: { request in try await Self.admit(request, to: rooms) },
-            service: Self.service
+            service: Self.service(of: rooms)
         )
         try await options.serve {
             WebSocketRoute("/chat", endpoint)
@@ -53,23 +53,24 @@ struct Chat: AsyncParsableCommand {
         _ request: UpgradeRequest,
         to rooms: Rooms
     ) async throws -> UpgradeDecision<Visitor> {
-        let visitor = Visitor(rooms)
+        let visitor = Visitor(id: rooms.makeID())
         guard let room = request[query: "room"] else { return .accept(visitor) }
         do {
-            _ = try await visitor.join(JoinWish(room: room, nickname: request[query: "nickname"] ?? ""))
+            let wish = JoinWish(room: room, nickname: request[query: "nickname"] ?? "")
+            _ = try await visitor.join(wish, in: rooms)
         } catch let refusal as TopicRefusal {
             return .refuse(.forbidden, body: refusal.description)
         }
         return .accept(visitor)
     }
 
-    private static var service: TopicService<Visitor> {
+    private static func service(of rooms: Rooms) -> TopicService<Visitor> {
         var service = TopicService<Visitor> { client, topic in
             try await client.userData.access(to: topic)
         } publish: { client, publication in
-            try await client.userData.check(publication)
+            try await client.userData.check(publication, in: rooms)
         }
-        service.answer(ChatTopics.join) { client, wish in try await client.userData.join(wish) }
+        service.answer(ChatTopics.join) { client, wish in try await client.userData.join(wish, in: rooms) }
         return service
     }
 

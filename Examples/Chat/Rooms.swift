@@ -52,7 +52,7 @@ final class Rooms: Sendable {
 
     /// Finds a free nickname, and says what was said in the room.
     ///
-    /// The nickname is the visitor's until it is welcomed elsewhere, or until ``release(_:)``.
+    /// The nickname is the visitor's until it is welcomed elsewhere, or its ``Reservation`` ends.
     func welcome(_ id: String, nickname: String, to room: String) async throws -> (Place, Welcome) {
         let present = try await nicknames(in: room, except: id)
         let history = try await broadcaster.history(
@@ -75,12 +75,22 @@ final class Rooms: Sendable {
             },
             position: history.newest.map { TopicPosition($0) }
         )
-        return (Place(room: room, member: member, presence: PresenceMember(id: id, info: free)), welcome)
+        return (Place(room: room, member: member), welcome)
     }
 
-    /// Gives up a nickname.
-    func release(_ id: String) {
-        state.withLock { $0.reserved[id] = nil }
+    /// Keeps a visitor's nickname for as long as somebody has this, before the visitor is present and after.
+    final class Reservation: Sendable {
+        private let id: String
+        private let rooms: Rooms
+
+        init(of id: String, in rooms: Rooms) {
+            self.id = id
+            self.rooms = rooms
+        }
+
+        deinit {
+            rooms.state.withLock { $0.reserved[id] = nil }
+        }
     }
 
     /// What becomes of what a member says.

@@ -3,48 +3,51 @@ import Starling
 import StarlingTopics
 import Synchronization
 
-/// Whom a connection belongs to: nobody, until it has asked to join a room; then one member.
-final class Visitor: Sendable {
+/// Whom a connection belongs to: nobody, until it has asked to join a room; then one member, in the next process of a restart too.
+final class Visitor: Codable, Sendable {
     private struct State {
+        /// Where it is, in a process that has taken it over.
+        var place: Place?
         /// The last join that was not refused; it may be on its way.
         var joining: Task<(Place, Welcome), any Error>?
+        var reservation: Rooms.Reservation?
         var typedAt: ContinuousClock.Instant?
     }
 
-    private let rooms: Rooms
     private let id: String
-    private let state = Mutex(State())
+    private let state: Mutex<State>
 
-    init(_ rooms: Rooms) {
-        self.rooms = rooms
-        self.id = rooms.makeID()
-    }
-
-    deinit {
-        rooms.release(id)
+    init(id: String) {
+        self.id = id
+        self.state = Mutex(State())
     }
 
     /// Finds a place in a room.
     ///
     /// A join that is refused changes nothing.
-    func join(_ wish: JoinWish) async throws -> Welcome {
+    func join(_ wish: JoinWish, in rooms: Rooms) async throws -> Welcome {
         let room = try Rules.name(wish.room, orRefuse: "invalid-room", "a room’s name")
         let nickname = try Rules.name(wish.nickname, orRefuse: "invalid-nickname", "a nickname")
-        let (rooms, id) = (rooms, id)
+        let id = id
         // Known before it is done: a client that comes back takes up its topics right behind its request.
         let (before, joining) = state.withLock { state in
-            let before = state.joining
+            let (before, place) = (state.joining, state.place)
             let joining = Task {
-                let old = try? await before?.value.0
+                let old = (try? await before?.value.0) ?? place
                 if old?.room != room { try await rooms.checkSpace(in: room) }
                 return try await rooms.welcome(id, nickname: nickname, to: room)
             }
             state.joining = joining
+            state.reservation = state.reservation ?? Rooms.Reservation(of: id, in: rooms)
             state.typedAt = nil
             return (before, joining)
         }
         do {
-            return try await joining.value.1
+            let (place, welcome) = try await joining.value
+            state.withLock { state in
+                if state.joining == joining { state.place = place }
+            }
+            return welcome
         } catch {
             state.withLock { state in
                 if state.joining == joining { state.joining = before }
@@ -64,7 +67,7 @@ final class Visitor: Sendable {
     }
 
     /// What is said gets an author and a time.
-    func check(_ publication: ClientPublication) async throws -> JSONText {
+    func check(_ publication: ClientPublication, in rooms: Rooms) async throws -> JSONText {
         let place = try await place()
         switch publication.topic {
         case ChatTopics.room(place.room).topic:
@@ -91,16 +94,36 @@ final class Visitor: Sendable {
     }
 
     private func place() async throws -> Place {
-        guard let joining = state.withLock({ $0.joining }) else { throw Self.notJoined }
-        return try await joining.value.0
+        let (joining, place) = state.withLock { ($0.joining, $0.place) }
+        guard let place = try await joining?.value.0 ?? place else { throw Self.notJoined }
+        return place
     }
 
     private static let notJoined = TopicRefusal("not-joined", "join this room first")
+
+    // MARK: - To the next process
+
+    private enum CodingKeys: CodingKey {
+        case id, place
+    }
+
+    init(from decoder: any Decoder) throws {
+        let values = try decoder.container(keyedBy: CodingKeys.self)
+        self.id = try values.decode(String.self, forKey: .id)
+        self.state = Mutex(State(place: try values.decodeIfPresent(Place.self, forKey: .place)))
+    }
+
+    func encode(to encoder: any Encoder) throws {
+        var values = encoder.container(keyedBy: CodingKeys.self)
+        try values.encode(id, forKey: .id)
+        try values.encodeIfPresent(state.withLock(\.place), forKey: .place)
+    }
 }
 
 /// Where a visitor is.
-struct Place {
+struct Place: Codable {
     let room: String
     let member: Member
-    let presence: PresenceMember
+
+    var presence: PresenceMember { PresenceMember(id: member.id, info: member.nickname) }
 }

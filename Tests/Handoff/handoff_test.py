@@ -68,7 +68,8 @@ class Lines:
 class Servers:
     """The processes of one service, one after the other."""
 
-    def __init__(self, folder, loops, name="handoff", redis=None):
+    def __init__(self, folder, loops, name="handoff", redis=None, program="RestartServer"):
+        self.program = program
         self.path = os.path.join(folder, f"{name}.sock")
         self.loops = loops
         self.redis = redis
@@ -79,7 +80,7 @@ class Servers:
 
     def start(self, path=None, loops=None):
         arguments = [
-            os.path.join(BINARIES, "RestartServer"), "--port", str(self.port),
+            os.path.join(BINARIES, self.program), "--port", str(self.port),
             "--handoff", path or self.path, "--loops", str(loops or self.loops),
             "--drain-timeout", "2",
             # The clients answer no pings before all of them are connected.
@@ -244,6 +245,67 @@ class Impostor:
         self.socket.close()
         for descriptor in self.descriptors:
             os.close(descriptor)
+
+
+class Visitor:
+    """Somebody in a room of the example chat."""
+
+    def __init__(self, port, nickname):
+        self.socket = socket.create_connection(("127.0.0.1", port), 10)
+        self.socket.settimeout(20)
+        self.bytes = b""
+        self.waiting = []
+        self.socket.sendall(
+            b"GET /chat HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Protocol: starling.v1.json\r\n"
+            b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+        )
+        while b"\r\n\r\n" not in self.bytes:
+            self.receive()
+        head, self.bytes = self.bytes.split(b"\r\n\r\n", 1)
+        check(b" 101 " in head, f"the chat answers {head[:40]}")
+        self.send({"type": "request", "id": 1, "name": "join", "data": {"room": "lobby", "nickname": nickname}})
+        self.member = self.next("reply")["data"]["member"]
+        self.send({"type": "subscribe", "id": 2, "topic": "room:lobby"})
+        self.next("subscribed")
+
+    def receive(self):
+        piece = self.socket.recv(65536)
+        check(piece, "a visitor was cut")
+        self.bytes += piece
+
+    def send(self, message):
+        payload = json.dumps(message).encode()
+        check(len(payload) < 65536, "a short message")
+        head = bytes([0x81, 0x80 | 126]) + struct.pack(">H", len(payload)) if len(payload) > 125 else bytes([0x81, 0x80 | len(payload)])
+        self.socket.sendall(head + b"\0\0\0\0" + payload)
+
+    def next(self, kind):
+        """The next message of a kind; those of others wait."""
+        while not any(message["type"] == kind for message in self.waiting):
+            while len(self.bytes) < 2 or len(self.bytes) < sum(self.lengths()):
+                self.receive()
+            start, length = self.lengths()
+            opcode, payload = self.bytes[0] & 15, self.bytes[start:start + length]
+            self.bytes = self.bytes[start + length:]
+            check(opcode != 8, f"a visitor was closed: {payload}")
+            if opcode == 1:
+                self.waiting.append(json.loads(payload))
+                check(self.waiting[-1]["type"] != "error", f"{self.waiting[-1]}")
+        found = next(message for message in self.waiting if message["type"] == kind)
+        self.waiting.remove(found)
+        return found
+
+    def lengths(self):
+        short = self.bytes[1]
+        if short < 126:
+            return 2, short
+        if len(self.bytes) < 4:
+            return 4, 0
+        return 4, struct.unpack(">H", self.bytes[2:4])[0]
+
+    def close(self):
+        self.socket.close()
 
 
 def number(value):
@@ -452,6 +514,39 @@ def with_redis(folder, started):
     ends_well(load, servers, others)
 
 
+def chat(folder, started):
+    """The example chat: after a restart its visitors are whom they were, where they were, and notice nothing."""
+    servers = Servers(folder, loops=2, name="chat", program="Chat")
+    started.append(servers)
+    servers.begin()
+    ada, bob = Visitor(servers.port, "Ada"), Visitor(servers.port, "Bob")
+    try:
+        for restart in range(1, 4):
+            servers.restart()
+            text = f"after restart {restart}"
+            ada.send({
+                "type": "publish", "id": 3, "topic": "room:lobby", "data": {"key": f"key-{restart:08}", "text": text},
+            })
+            ada.next("published")
+            for visitor in (ada, bob):
+                said = visitor.next("publication")["data"]
+                check(said["text"] == text and said["member"] == ada.member, f"{said}")
+            # Who comes now finds both of them.
+            bob.send({"type": "members", "id": 4, "topic": "room:lobby"})
+            present = {member["id"]: member["info"] for member in bob.next("members")["members"]}
+            expected = {visitor.member["id"]: visitor.member["nickname"] for visitor in (ada, bob)}
+            check(present == expected, f"present are {present}")
+            late = Visitor(servers.port, "ada")
+            late.close()
+            check(late.member["nickname"] == "ada 2" and late.member["id"] not in present, f"{late.member}")
+        print("  the chat: after 3 restarts its visitors are whom they were, where they were", flush=True)
+    finally:
+        ada.close()
+        bob.close()
+    servers.serving.process.send_signal(signal.SIGTERM)
+    check(servers.serving.process.wait(20) == 0, "the chat did not end well")
+
+
 def ends_well(load, *all_servers):
     figures = load.check(load.stop())
     for name in ("unanswered", "unheard"):
@@ -470,6 +565,7 @@ def main():
         try:
             without_redis(folder, started)
             with_redis(folder, started)
+            chat(folder, started)
         except (Failure, OSError, subprocess.TimeoutExpired) as failure:
             print(f"failed: {failure}", file=sys.stderr)
             for servers in started:
