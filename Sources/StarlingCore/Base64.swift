@@ -6,13 +6,14 @@ enum Base64 {
 
     static func encode(_ bytes: [UInt8]) -> String {
         var output: [UInt8] = []
+        output.reserveCapacity((bytes.count + 2) / 3 * 4)
         for start in stride(from: 0, to: bytes.count, by: 3) {
-            let group = bytes[start..<min(start + 3, bytes.count)]
-            let bits = group.reduce(0) { $0 << 8 | Int($1) } << (8 * (3 - group.count))
+            let count = min(3, bytes.count - start)
+            var bits = 0
+            for index in 0..<3 { bits = bits << 8 | (index < count ? Int(bytes[start + index]) : 0) }
             for position in 0..<4 {
                 output.append(
-                    position <= group.count
-                        ? self.alphabet[bits >> (18 - 6 * position) & 63] : UInt8(ascii: "=")
+                    position <= count ? self.alphabet[bits >> (18 - 6 * position) & 63] : UInt8(ascii: "=")
                 )
             }
         }
@@ -21,10 +22,19 @@ enum Base64 {
 
     /// Whether the text is what 16 bytes look like: 22 digits, of which the last carries two bits, and padding.
     static func isEncodingOf16Bytes(_ text: String) -> Bool {
-        let digits = Array(text.utf8)
-        return digits.count == 24
-            && digits[..<22].allSatisfy(self.alphabet.contains)
-            && digits[22...].elementsEqual("==".utf8)
-            && "AQgw".utf8.contains(digits[21])
+        let text = text.utf8
+        return text.count == 24
+            && text.prefix(22).allSatisfy(self.isDigit)
+            && text.suffix(2).elementsEqual("==".utf8)
+            && text.dropFirst(21).first.map("AQgw".utf8.contains) == true
+    }
+
+    private static func isDigit(_ byte: UInt8) -> Bool {
+        switch byte {
+        case UInt8(ascii: "0")...UInt8(ascii: "9"), UInt8(ascii: "A")...UInt8(ascii: "Z"),
+            UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "+"), UInt8(ascii: "/"):
+            true
+        default: false
+        }
     }
 }

@@ -208,17 +208,28 @@ struct HTTPLines {
 
 /// A field's value as a list of tokens, separated by commas; case does not count (RFC 9110 §5.6.1).
 struct HTTPList {
-    let members: [String]
+    private let value: String
 
     init(_ value: String) {
-        self.members = value.utf8.split(separator: UInt8(ascii: ",")).compactMap { member in
-            let token = Array(member)[...].trimmingHTTPSpace()
-            return token.isEmpty ? nil : String(utf8: token)
+        self.value = value
+    }
+
+    var members: [String] {
+        self.value.utf8.split(separator: UInt8(ascii: ",")).compactMap { member in
+            let token = member.trimmingHTTPSpace()
+            return token.isEmpty ? nil : String(Substring(token))
         }
     }
 
+    /// Whether a token, given in lower case, is among the members, in any case.
     func contains(_ token: String) -> Bool {
-        self.members.contains { $0.lowercased() == token }
+        var rest = self.value.utf8[...]
+        while !rest.isEmpty {
+            let member = rest.prefix { $0 != UInt8(ascii: ",") }
+            if member.trimmingHTTPSpace().lazy.map(\.inLowerCase).elementsEqual(token.utf8) { return true }
+            rest = rest[member.endIndex...].dropFirst()
+        }
+        return false
     }
 }
 
@@ -232,15 +243,19 @@ extension UInt8 {
         default: "!#$%&'*+-.^_`|~".utf8.contains(self)
         }
     }
+
+    fileprivate var inLowerCase: UInt8 {
+        (UInt8(ascii: "A")...UInt8(ascii: "Z")).contains(self) ? self | 0x20 : self
+    }
 }
 
-extension ArraySlice<UInt8> {
+extension BidirectionalCollection<UInt8> {
     /// Without the spaces and tabs at both ends.
-    func trimmingHTTPSpace() -> ArraySlice<UInt8> {
+    func trimmingHTTPSpace() -> SubSequence {
         let isSpace = { (byte: UInt8) in byte == 0x20 || byte == 0x09 }
         guard let first = self.firstIndex(where: { !isSpace($0) }),
             let last = self.lastIndex(where: { !isSpace($0) })
-        else { return [] }
+        else { return self[self.endIndex...] }
         return self[first...last]
     }
 }

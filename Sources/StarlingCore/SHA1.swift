@@ -4,33 +4,39 @@ struct SHA1 {
     private var state: (UInt32, UInt32, UInt32, UInt32, UInt32) = (
         0x6745_2301, 0xEFCD_AB89, 0x98BA_DCFE, 0x1032_5476, 0xC3D2_E1F0
     )
-    private var block: [UInt8] = []
+    /// A block that is not full yet, four bytes in each of the first 16, zeros behind its end; the others are room to compute in.
+    private var words = [UInt32](repeating: 0, count: 80)
     private var byteCount: UInt64 = 0
 
     mutating func update(_ bytes: some Sequence<UInt8>) {
-        for byte in bytes {
-            self.block.append(byte)
-            self.byteCount += 1
-            if self.block.count == 64 { self.compress() }
-        }
+        for byte in bytes { self.append(byte) }
+    }
+
+    private mutating func append(_ byte: UInt8) {
+        let place = Int(self.byteCount & 63)
+        self.words[place / 4] |= UInt32(byte) << UInt32(24 - place % 4 * 8)
+        self.byteCount += 1
+        if place == 63 { self.compress() }
     }
 
     mutating func finish() -> [UInt8] {
         let bitCount = self.byteCount * 8
-        self.update(CollectionOfOne(0x80))
-        while self.block.count != 56 { self.update(CollectionOfOne(0)) }
-        self.update((0..<8).reversed().map { UInt8(truncatingIfNeeded: bitCount >> ($0 * 8)) })
+        self.append(0x80)
+        // The last eight bytes of a block are the count.
+        if self.byteCount & 63 > 56 { self.compress() }
+        self.words[14] = UInt32(bitCount >> 32)
+        self.words[15] = UInt32(truncatingIfNeeded: bitCount)
+        self.compress()
         let words = [self.state.0, self.state.1, self.state.2, self.state.3, self.state.4]
         return words.flatMap { word in [24, 16, 8, 0].map { UInt8(truncatingIfNeeded: word >> $0) } }
     }
 
     private mutating func compress() {
-        var words = (0..<16).map { index in
-            self.block[index * 4..<index * 4 + 4].reduce(0 as UInt32) { $0 << 8 | UInt32($1) }
-        }
         for index in 16..<80 {
-            words.append(
-                Self.rotate(words[index - 3] ^ words[index - 8] ^ words[index - 14] ^ words[index - 16], 1)
+            self.words[index] = Self.rotate(
+                self.words[index - 3] ^ self.words[index - 8] ^ self.words[index - 14]
+                    ^ self.words[index - 16],
+                1
             )
         }
         var (a, b, c, d, e) = self.state
@@ -42,13 +48,13 @@ struct SHA1 {
                 case 40..<60: (b & c | b & d | c & d, 0x8F1B_BCDC)
                 default: (b ^ c ^ d, 0xCA62_C1D6)
                 }
-            let next = Self.rotate(a, 5) &+ mixed &+ e &+ constant &+ words[index]
+            let next = Self.rotate(a, 5) &+ mixed &+ e &+ constant &+ self.words[index]
             (a, b, c, d, e) = (next, a, Self.rotate(b, 30), c, d)
         }
         self.state = (
             self.state.0 &+ a, self.state.1 &+ b, self.state.2 &+ c, self.state.3 &+ d, self.state.4 &+ e
         )
-        self.block.removeAll(keepingCapacity: true)
+        for index in 0..<16 { self.words[index] = 0 }
     }
 
     private static func rotate(_ word: UInt32, _ count: UInt32) -> UInt32 {
