@@ -6,9 +6,9 @@ import Synchronization
 /// Whom a connection belongs to: nobody, until it has asked to join a room; then one member, in the next process of a restart too.
 final class Visitor: Codable, Sendable {
     private struct State {
-        /// Where it is, in a process that has taken it over.
+        /// Where the last join that is done has brought it, in this process or the one before.
         var place: Place?
-        /// The last join that was not refused; it may be on its way.
+        /// The last join of this process that was not refused; it may be on its way.
         var joining: Task<(Place, Welcome), any Error>?
         var reservation: Rooms.Reservation?
         var typedAt: ContinuousClock.Instant?
@@ -28,26 +28,23 @@ final class Visitor: Codable, Sendable {
     func join(_ wish: JoinWish, in rooms: Rooms) async throws -> Welcome {
         let room = try Rules.name(wish.room, orRefuse: "invalid-room", "a room’s name")
         let nickname = try Rules.name(wish.nickname, orRefuse: "invalid-nickname", "a nickname")
-        let id = id
         // Known before it is done: a client that comes back takes up its topics right behind its request.
         let (before, joining) = state.withLock { state in
             let (before, place) = (state.joining, state.place)
             let joining = Task {
                 let old = (try? await before?.value.0) ?? place
                 if old?.room != room { try await rooms.checkSpace(in: room) }
-                return try await rooms.welcome(id, nickname: nickname, to: room)
+                let (place, welcome) = try await rooms.welcome(self.id, nickname: nickname, to: room)
+                self.state.withLock { $0.place = place }
+                return (place, welcome)
             }
             state.joining = joining
-            state.reservation = state.reservation ?? Rooms.Reservation(of: id, in: rooms)
+            state.reservation = state.reservation ?? Rooms.Reservation(of: self.id, in: rooms)
             state.typedAt = nil
             return (before, joining)
         }
         do {
-            let (place, welcome) = try await joining.value
-            state.withLock { state in
-                if state.joining == joining { state.place = place }
-            }
-            return welcome
+            return try await joining.value.1
         } catch {
             state.withLock { state in
                 if state.joining == joining { state.joining = before }

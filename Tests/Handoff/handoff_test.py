@@ -247,6 +247,15 @@ class Impostor:
             os.close(descriptor)
 
 
+def upgrade(path, *fields):
+    """The request that asks for a WebSocket."""
+    lines = (
+        f"GET {path} HTTP/1.1", "Host: localhost", "Upgrade: websocket", "Connection: Upgrade",
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Version: 13", *fields, "", "",
+    )
+    return "\r\n".join(lines).encode()
+
+
 class Visitor:
     """Somebody in a room of the example chat."""
 
@@ -255,11 +264,7 @@ class Visitor:
         self.socket.settimeout(20)
         self.bytes = b""
         self.waiting = []
-        self.socket.sendall(
-            b"GET /chat HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            b"Sec-WebSocket-Protocol: starling.v1.json\r\n"
-            b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-        )
+        self.socket.sendall(upgrade("/chat", "Sec-WebSocket-Protocol: starling.v1.json"))
         while b"\r\n\r\n" not in self.bytes:
             self.receive()
         head, self.bytes = self.bytes.split(b"\r\n\r\n", 1)
@@ -276,9 +281,9 @@ class Visitor:
 
     def send(self, message):
         payload = json.dumps(message).encode()
-        check(len(payload) < 65536, "a short message")
-        head = bytes([0x81, 0x80 | 126]) + struct.pack(">H", len(payload)) if len(payload) > 125 else bytes([0x81, 0x80 | len(payload)])
-        self.socket.sendall(head + b"\0\0\0\0" + payload)
+        length = bytes([0x80 | len(payload)]) if len(payload) < 126 else struct.pack(">BH", 0x80 | 126, len(payload))
+        # Masked with zeros.
+        self.socket.sendall(b"\x81" + length + bytes(4) + payload)
 
     def next(self, kind):
         """The next message of a kind; those of others wait."""
@@ -458,10 +463,7 @@ def new_connections(servers):
 def stays(servers):
     """A connection that cannot go is closed with 1001, and told to come back."""
     with socket.create_connection(("127.0.0.1", servers.port), 10) as client:
-        client.sendall(
-            b"GET /stays HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-        )
+        client.sendall(upgrade("/stays"))
         data = b""
         while b"\r\n\r\n" not in data:
             data += client.recv(4096)
