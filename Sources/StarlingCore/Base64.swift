@@ -24,17 +24,8 @@ enum Base64 {
     static func isEncodingOf16Bytes(_ text: String) -> Bool {
         let text = text.utf8
         return text.count == 24
-            && text.prefix(22).allSatisfy(self.isDigit)
+            && text.prefix(22).allSatisfy { $0.isLetterOrDigit || "+/".utf8.contains($0) }
             && text.suffix(2).elementsEqual("==".utf8)
             && text.dropFirst(21).first.map("AQgw".utf8.contains) == true
-    }
-
-    private static func isDigit(_ byte: UInt8) -> Bool {
-        switch byte {
-        case UInt8(ascii: "0")...UInt8(ascii: "9"), UInt8(ascii: "A")...UInt8(ascii: "Z"),
-            UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "+"), UInt8(ascii: "/"):
-            true
-        default: false
-        }
     }
 }

@@ -236,11 +236,16 @@ struct HTTPList {
 extension UInt8 {
     /// Whether the byte may stand in a token (RFC 9110 §5.6.2).
     var isHTTPToken: Bool {
+        self.isLetterOrDigit || "!#$%&'*+-.^_`|~".utf8.contains(self)
+    }
+
+    /// Whether the byte is one of ASCII's.
+    var isLetterOrDigit: Bool {
         switch self {
         case UInt8(ascii: "0")...UInt8(ascii: "9"), UInt8(ascii: "A")...UInt8(ascii: "Z"),
             UInt8(ascii: "a")...UInt8(ascii: "z"):
             true
-        default: "!#$%&'*+-.^_`|~".utf8.contains(self)
+        default: false
         }
     }
 

@@ -29,7 +29,7 @@ import Testing
             }
 
             try await holder.send("hold")
-            await hold.begun()
+            try await hold.begun()
             let request = ConformancePeer.request("/", upgrades: true)
             for newcomer in newcomers { try await newcomer.stream.write(request) }
             try await peer.send("how many are open?")
@@ -116,8 +116,9 @@ import Testing
             _ = self.ending.wait(timeout: .now() + 30)
         }
 
-        func begun() async {
-            try? await blocking { _ = self.beginning.wait(timeout: .now() + 30) }
+        func begun() async throws {
+            let outcome = try await blocking { self.beginning.wait(timeout: .now() + 30) }
+            try #require(outcome == .success, "the loop has not come to the message")
         }
 
         func end() { self.ending.signal() }
