@@ -31,7 +31,7 @@ internal import Starling
     let tls: TLSContext?
     let server: ServerContext
     var listeners: [Listener]
-    var connections = NativeConnections()
+    private let hot: UnsafeMutablePointer<HotState>
     let events = UnsafeMutableBufferPointer<starling_event>.allocate(capacity: NativeLoop.eventCount)
     let receiveBuffer = UnsafeMutableRawBufferPointer.allocate(
         byteCount: NativeLoop.receiveByteCount,
@@ -42,14 +42,9 @@ internal import Starling
     var arrivals = Deque<(descriptor: Int32, address: RemoteAddress)>()
     /// The connection that is accepted and read before epoll knows it.
     var unwatched: Int?
-    /// Connections to be read again, of which epoll will not speak: OpenSSL holds decrypted bytes, the receive buffer was
-    /// full, or the end stands behind the bytes.
-    var pending: [Int] = []
     /// Sends for many connections at once; nil where every write is a system call of its own.
     let ring: OpaquePointer?
     let sends = UnsafeMutableBufferPointer<starling_batched_send>.allocate(capacity: NativeLoop.batchMax)
-    /// What connections have said of the PROXY protocol that have not said all of it.
-    var proxyHeaders: [Int: ProxyHeaderReader] = [:]
 
     /// Whether nothing is accepted, read or written, because connections go to another process or come from one.
     ///
@@ -105,6 +100,8 @@ internal import Starling
         self.server = server
         self.listeners = listeners
         self.isPaused = isPaused
+        unsafe self.hot = .allocate(capacity: 1)
+        unsafe self.hot.initialize(to: HotState())
         // OpenSSL writes to its sockets itself.
         unsafe self.ring = tls == nil && batchesWrites ? Self.makeRing(server) : nil
         let canWatch =
@@ -121,6 +118,8 @@ internal import Starling
         // The wake-up descriptor stays open: a task that outlives the loop may still signal it, and must not hit a
         // descriptor that means something else by then. It is one per loop of a server's life.
         if let ring = unsafe self.ring { unsafe starling_send_ring_close(ring) }
+        unsafe self.hot.deinitialize(count: 1)
+        unsafe self.hot.deallocate()
         unsafe self.sends.deallocate()
         unsafe self.events.deallocate()
         unsafe self.receiveBuffer.deallocate()
@@ -257,6 +256,35 @@ internal import Starling
         guard let descriptor = self.connections.close(index) else { return }
         if !self.proxyHeaders.isEmpty { self.proxyHeaders[index] = nil }
         _ = Glibc.close(descriptor)
+    }
+
+    // MARK: - The hot path's state
+
+    /// What is touched for every event, in memory of its own, as in the driver: a class's stored properties are checked for
+    /// exclusive access each time.
+    private struct HotState: ~Copyable {
+        var connections = NativeConnections()
+        /// Connections to be read again, of which epoll will not speak: OpenSSL holds decrypted bytes, the receive buffer was
+        /// full, or the end stands behind the bytes.
+        var pending: [Int] = []
+        /// What connections have said of the PROXY protocol that have not said all of it.
+        var proxyHeaders: [Int: ProxyHeaderReader] = [:]
+    }
+
+    // The memory lives as long as the loop, and only its thread touches it. None of these is held across a call that could
+    // touch the same one again.
+
+    var connections: NativeConnections {
+        _read { yield unsafe self.hot.pointee.connections }
+        _modify { yield unsafe &self.hot.pointee.connections }
+    }
+    var pending: [Int] {
+        _read { yield unsafe self.hot.pointee.pending }
+        _modify { yield unsafe &self.hot.pointee.pending }
+    }
+    var proxyHeaders: [Int: ProxyHeaderReader] {
+        _read { yield unsafe self.hot.pointee.proxyHeaders }
+        _modify { yield unsafe &self.hot.pointee.proxyHeaders }
     }
 }
 #endif

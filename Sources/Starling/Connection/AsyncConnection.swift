@@ -285,27 +285,25 @@ internal import Synchronization
             case nil: break
             }
             if self.mustReturn { return nil }
-            // Asked once: who the current task is costs a look at it and two counts.
-            let (isCancelled, isBody) = unsafe withUnsafeCurrentTask { task in
-                unsafe (task?.isCancelled ?? false, self.isBody(task))
-            }
-            if isCancelled { return nil }
-            // Only `cancel()` cancels the body's own task, and it resumes the reader: no handler is needed there.
-            if isBody {
+            // Only `cancel()` cancels the body's own task while it waits, and resumes the reader: no handler is needed there.
+            if let body = self.bodyThatRuns {
+                if body.isCancelled { return nil }
                 await self.waitForMessage()
             } else {
+                if Task.isCancelled { return nil }
                 await self.waitForMessageCancellably()
             }
         }
     }
 
-    /// Whether a task is the body's.
+    /// The body's task, if that is who asks.
     ///
-    /// Compares addresses, which a copy of the reference would count up and down for.
-    private func isBody(_ task: UnsafeCurrentTask?) -> Bool {
+    /// Compares addresses, which a copy of the current task's reference would count up and down for.
+    private var bodyThatRuns: Task<Void, Never>? {
         // Both are an optional reference to the same kind of object: an address, and 0 for nil.
-        let current = unsafe unsafeBitCast(task, to: UInt.self)
-        return unsafe current != 0 && current == unsafeBitCast(self.state.pointee.task, to: UInt.self)
+        let current = unsafe withUnsafeCurrentTask { unsafe unsafeBitCast($0, to: UInt.self) }
+        let body = unsafe self.state.pointee.task
+        return unsafe current == unsafeBitCast(body, to: UInt.self) ? body : nil
     }
 
     private func waitForMessage(mayBeCancelledMeanwhile: Bool = false) async {

@@ -89,9 +89,17 @@ extension ConnectionDriver {
         after elapsed: LoopInterval = LoopInterval(hundredths: 0)
     ) {
         let slot = unsafe self.slots.pointer(index)
-        guard let endpoint = unsafe slot.pointee.endpoint else { return }
-        unsafe slot.pointee.controlFrames.leak(after: elapsed, endpoint.rates)
-        guard endpoint.limitsRates else { return self.decodeFrames(&bytes, on: index, endpoint) }
+        guard let reference = unsafe slot.pointee.endpointReference else { return }
+        unsafe reference._withUnsafeGuaranteedRef { endpoint in
+            unsafe slot.pointee.controlFrames.leak(after: elapsed, endpoint.rates)
+            guard endpoint.limitsRates else { return self.decodeFrames(&bytes, on: index, endpoint) }
+            self.receiveLimitedFrames(&bytes, on: index, endpoint)
+        }
+    }
+
+    /// The same for an endpoint that limits what its peers send in a second.
+    private func receiveLimitedFrames(_ bytes: inout MutableRawSpan, on index: Int, _ endpoint: LoopEndpoint)
+    {
         let traffic = self.traffic(of: index)
         if traffic.countBytes(bytes.byteCount, at: self.now, endpoint.rates), !endpoint.rates.delays {
             return self.failForRate(index, "too many bytes per second")

@@ -30,9 +30,9 @@ extension ConnectionDriver {
         else {
             return self.sendLate(kind, bytes, to: index)
         }
-        let outbound = unsafe endpoint._withUnsafeGuaranteedRef { $0.outbound }
-        guard unsafe slot.pointee.outbound.byteCount + bytes.byteCount <= outbound.byteCountMax else {
-            return self.refuseSend(of: bytes.byteCount, to: index, outbound)
+        let byteCountMax = unsafe endpoint._withUnsafeGuaranteedRef { $0.outbound.byteCountMax }
+        guard unsafe slot.pointee.outbound.byteCount + bytes.byteCount <= byteCountMax else {
+            return self.refuseSend(of: bytes.byteCount, to: index)
         }
         self.counts.messagesSent &+= 1
         if !self.appendCompressed(kind, bytes, to: index),
@@ -44,8 +44,9 @@ extension ConnectionDriver {
         if unsafe slot.pointee.flags.contains(.writeBlocked), unsafe !slot.pointee.closing.isOpen {
             return .dropped
         }
-        if unsafe slot.pointee.outbound.byteCount > outbound.highWatermark {
-            return self.passedHighWatermark(index, outbound)
+        let highWatermark = unsafe endpoint._withUnsafeGuaranteedRef { $0.outbound.highWatermark }
+        if unsafe slot.pointee.outbound.byteCount > highWatermark {
+            return self.passedHighWatermark(index, highWatermark)
         }
         return unsafe slot.pointee.flags.contains(.aboveHighWatermark) ? .buffered : .sent
     }
@@ -123,16 +124,18 @@ extension ConnectionDriver {
 
     /// Much waits for this connection: gathering more gains nothing, so it is written at once, and only what the peer
     /// does not take counts as buffered.
-    private func passedHighWatermark(_ index: Int, _ outbound: OutboundConfiguration) -> SendResult {
+    private func passedHighWatermark(_ index: Int, _ highWatermark: Int) -> SendResult {
         let slot = unsafe self.slots.pointer(index)
         if unsafe !slot.pointee.flags.contains(.writeBlocked) { self.flush(index) }
-        guard unsafe slot.pointee.outbound.byteCount > outbound.highWatermark else { return .sent }
+        guard unsafe slot.pointee.outbound.byteCount > highWatermark else { return .sent }
         unsafe slot.pointee.flags.insert(.aboveHighWatermark)
         return .buffered
     }
 
-    private func refuseSend(of byteCount: Int, to index: Int, _ outbound: OutboundConfiguration) -> SendResult
-    {
+    private func refuseSend(of byteCount: Int, to index: Int) -> SendResult {
+        guard let outbound = unsafe self.slots.pointer(index).pointee.endpoint?.outbound else {
+            return .dropped
+        }
         // A message that can never fit is its sender's mistake, not the peer's.
         guard byteCount <= outbound.byteCountMax else { return .dropped }
         if outbound.slowConsumerPolicy == .disconnect { self.disconnectSlowConsumer(index) }

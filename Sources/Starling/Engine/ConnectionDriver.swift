@@ -32,8 +32,6 @@ internal import StarlingDeflate
     /// How many messages were taken out of the mailbox the last time that there were some.
     private(set) var mailCount = 0
     private var dirtyBatch: [UInt32] = []
-    /// Connections whose writes are made together.
-    var batch: [BatchedWrite] = []
     /// Connections whose end must be told to their handlers.
     var ending: [UInt32] = []
     /// Connections whose handlers must be told that the outbound buffer is low again.
@@ -49,10 +47,6 @@ internal import StarlingDeflate
     var waitingForMemory: [ConnectionID] = []
     var memoryTurn: (connection: ConnectionID, until: LoopInstant)?
     var isMemoryScarce = false
-    /// The connection whose frames are being decoded, whose codec holds the message that its handler is looking at.
-    var decoding: Int?
-    /// Whether that connection's codec is to let go of what it holds as soon as nobody looks at it.
-    var mustResetDecoding = false
     var nextMemorySweep = LoopInstant(hundredths: 0)
     private var expired: [Int] = []
     /// Peers that closed or broke the protocol in this tick, until the tasks have seen the messages before it.
@@ -306,8 +300,14 @@ internal import StarlingDeflate
         var jobs: [UnownedJob] = []
         /// Where messages for tasks are.
         var messages = MessagePool()
+        /// The connection whose frames are being decoded, whose codec holds the message that its handler is looking at.
+        var decoding: Int?
+        /// Whether that connection's codec is to let go of what it holds as soon as nobody looks at it.
+        var mustResetDecoding = false
         /// Connections with something to write.
         var dirty: [UInt32] = []
+        /// Connections whose writes are made together.
+        var batch: [BatchedWrite] = []
         /// Where this tick's frames are encoded: those for one connection, and those for a topic's subscribers.
         var direct: OutboundWriter
         var published: OutboundWriter
@@ -358,9 +358,21 @@ internal import StarlingDeflate
         _read { yield unsafe self.hot.pointee.jobs }
         _modify { yield unsafe &self.hot.pointee.jobs }
     }
+    var decoding: Int? {
+        get { unsafe self.hot.pointee.decoding }
+        set { unsafe self.hot.pointee.decoding = newValue }
+    }
+    var mustResetDecoding: Bool {
+        get { unsafe self.hot.pointee.mustResetDecoding }
+        set { unsafe self.hot.pointee.mustResetDecoding = newValue }
+    }
     var dirty: [UInt32] {
         _read { yield unsafe self.hot.pointee.dirty }
         _modify { yield unsafe &self.hot.pointee.dirty }
+    }
+    var batch: [BatchedWrite] {
+        _read { yield unsafe self.hot.pointee.batch }
+        _modify { yield unsafe &self.hot.pointee.batch }
     }
     var direct: OutboundWriter {
         _read { yield unsafe self.hot.pointee.direct }

@@ -107,8 +107,8 @@ public final class EventLoop: TaskExecutor, Sendable {
     /// Runs one part of a task: at once in order on this loop's thread, or through the mailbox.
     public func enqueue(_ job: consuming ExecutorJob) {
         let job = UnownedJob(job)
-        if let driver = self.currentDriver {
-            driver.jobs.append(job)
+        if let driver = unsafe self.currentDriverReference {
+            unsafe driver._withUnsafeGuaranteedRef { $0.jobs.append(job) }
         } else {
             self.post(.job(job))
         }

@@ -50,7 +50,7 @@ struct OutboundQueue: ~Copyable {
     }
 
     /// Adds a segment at the end; joined with its neighbour if the two stand together.
-    mutating func append(_ segment: OutboundSegment) {
+    mutating func append(_ segment: consuming OutboundSegment) {
         if let rest = self.rest {
             rest.append(segment)
         } else if self.first == nil {
