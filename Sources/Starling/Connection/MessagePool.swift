@@ -11,6 +11,11 @@ internal import StarlingCore
     /// How many storages a loop keeps: 256 KiB.
     static let countMax = 2048
 
+    /// Messages that are copied before tasks have their turn: 32 KiB, which a core's first cache holds.
+    static let copiesMax = 256
+
+    /// Messages copied since tasks last ran.
+    var copyCount = 0
     private let ring = UnsafeMutablePointer<Message.Storage>.allocate(capacity: MessagePool.countMax)
     private var count = 0
     private var next = 0
@@ -24,6 +29,7 @@ internal import StarlingCore
     /// A copy of a received message.
     mutating func copy(_ message: borrowing MessageView) -> Message {
         guard message.bytes.byteCount <= Self.byteCountMax else { return Message(copying: message) }
+        self.copyCount += 1
         if self.next == self.count { self.next = 0 }
         // `next` is below `count`, and as many are initialized.
         if self.count > 0, unsafe isKnownUniquelyReferenced(&self.ring[self.next]) {

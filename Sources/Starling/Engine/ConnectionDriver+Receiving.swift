@@ -37,7 +37,11 @@ extension ConnectionDriver {
             self.chargeMemory(of: index)
         case .leaving, .lingering, .free: break
         }
-        if self.unansweredByteCount >= Self.unansweredByteCountMax { self.answerEarly() }
+        if self.unansweredByteCount >= Self.unansweredByteCountMax {
+            self.answerEarly()
+        } else if self.messages.copyCount >= MessagePool.copiesMax {
+            self.runTasksEarly()
+        }
     }
 
     /// The peer ended its direction of the stream.
