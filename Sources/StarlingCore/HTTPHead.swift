@@ -24,7 +24,7 @@ public struct HTTPRequestHead: Sendable, Hashable {
             separator: UInt8(ascii: " "),
             omittingEmptySubsequences: false
         )
-        guard requestLine.count == 3, let method = HTTPRequest.Method(String(utf8: requestLine[0])) else {
+        guard requestLine.count == 3, let method = Self.method(requestLine[0]) else {
             throw HandshakeError(.malformedHead)
         }
         switch String(utf8: requestLine[2]) {
@@ -45,6 +45,10 @@ public struct HTTPRequestHead: Sendable, Hashable {
             path: try Self.path(ofTarget: requestLine[1]),
             headerFields: fields
         )
+    }
+
+    private static func method(_ name: ArraySlice<UInt8>) -> HTTPRequest.Method? {
+        name.elementsEqual("GET".utf8) ? .get : HTTPRequest.Method(String(utf8: name))
     }
 
     private static func checkThatThereIsNoBody(_ fields: HTTPFields) throws(HandshakeError) {
@@ -133,34 +137,50 @@ public struct HTTPHeadReader: Sendable {
     ///   first byte that no request starts with, so that TLS on a plain port is refused at once, and at a bare line
     ///   feed, so that a client that ends its lines by it is told, and does not wait for a deadline.
     public mutating func read(from input: inout MutableRawSpan) throws(HandshakeError) -> [UInt8]? {
+        if self.bytes.isEmpty { try self.skipEmptyLines(&input) }
+        let count = min(input.byteCount, self.byteCountMax - self.bytes.count)
+        let (taken, isWhole) = try self.findEnd(in: input.bytes.extracting(first: count))
+        unsafe input.bytes.withUnsafeBytes { unsafe self.bytes.append(contentsOf: $0[..<taken]) }
+        input.removeFirst(taken)
+        guard isWhole else {
+            guard input.isEmpty else { throw HandshakeError(.headTooLarge) }
+            return nil
+        }
+        defer {
+            self.bytes = []
+            self.terminatorCount = 0
+        }
+        return self.bytes
+    }
+
+    /// Drops empty lines before a request line, as RFC 9112 §2.2 wants, and checks that something follows that may be one.
+    private func skipEmptyLines(_ input: inout MutableRawSpan) throws(HandshakeError) {
+        while !input.isEmpty {
+            // There is a byte, as just checked.
+            let byte = unsafe input.unsafeLoad(as: UInt8.self)
+            guard byte == UInt8(ascii: "\r") || byte == UInt8(ascii: "\n") else {
+                guard byte.isHTTPToken else { throw HandshakeError(.malformedHead) }
+                return
+            }
+            input.removeFirst(1)
+        }
+    }
+
+    /// How many of the next bytes belong to the head, and whether it ends with them.
+    private mutating func findEnd(in input: RawSpan) throws(HandshakeError) -> (Int, isWhole: Bool) {
         let cr = UInt8(ascii: "\r")
         let lf = UInt8(ascii: "\n")
-        var index = 0
-        while index < input.byteCount {
-            // The index is below the count, as just checked.
+        var seen = self.terminatorCount
+        for index in 0..<input.byteCount {
+            // The index is below the count.
             let byte = unsafe input.unsafeLoad(fromUncheckedByteOffset: index, as: UInt8.self)
-            index += 1
-            if self.bytes.isEmpty {
-                // RFC 9112 §2.2: empty lines before the request line are to be ignored.
-                if byte == cr || byte == lf { continue }
-                guard byte.isHTTPToken else { throw HandshakeError(.malformedHead) }
-            }
-            guard self.bytes.count < self.byteCountMax else { throw HandshakeError(.headTooLarge) }
-            self.bytes.append(byte)
-            let expected = self.terminatorCount & 1 == 0 ? cr : lf
+            let expected = seen & 1 == 0 ? cr : lf
             guard byte != lf || expected == lf else { throw HandshakeError(.malformedHead) }
-            self.terminatorCount = byte == expected ? self.terminatorCount + 1 : byte == cr ? 1 : 0
-            if self.terminatorCount == 4 {
-                input.removeFirst(index)
-                defer {
-                    self.bytes = []
-                    self.terminatorCount = 0
-                }
-                return self.bytes
-            }
+            seen = byte == expected ? seen + 1 : byte == cr ? 1 : 0
+            if seen == 4 { return (index + 1, true) }
         }
-        input.removeFirst(index)
-        return nil
+        self.terminatorCount = seen
+        return (input.byteCount, false)
     }
 }
 
@@ -186,23 +206,26 @@ struct HTTPLines {
 
     /// Takes field lines until the empty line.
     mutating func parseFields(countMax: Int) throws(HandshakeError) -> HTTPFields {
-        var fields = HTTPFields()
-        var count = 0
+        // Put together once: `HTTPFields` takes many at a time with less work than one after the other.
+        var list: [HTTPField] = []
+        list.reserveCapacity(min(16, countMax))
         while true {
             let line = try self.nextLine()
-            if line.isEmpty { return fields }
-            count += 1
-            guard count <= countMax else { throw HandshakeError(.tooManyFields) }
+            if line.isEmpty { break }
+            guard list.count < countMax else { throw HandshakeError(.tooManyFields) }
             // A name is a token, so that folded lines and a space before the colon fail here.
             guard let colon = line.firstIndex(of: UInt8(ascii: ":")),
-                let name = HTTPField.Name(String(utf8: line[..<colon]))
+                let name = HTTPField.Name(bytes: line[..<colon])
             else { throw HandshakeError(.malformedHead) }
             let value = line[(colon + 1)...].trimmingHTTPSpace()
             guard value.allSatisfy({ $0 >= 0x20 && $0 != 0x7F || $0 == 0x09 }) else {
                 throw HandshakeError(.malformedHead)
             }
-            fields.append(HTTPField(name: name, value: value))
+            list.append(HTTPField(name: name, bytes: value))
         }
+        var fields = HTTPFields()
+        fields.replaceSubrange(0..<0, with: list)
+        return fields
     }
 }
 
@@ -272,7 +295,43 @@ extension String {
     }
 }
 
+extension HTTPField {
+    /// A field whose value is known to be one.
+    fileprivate init(name: Name, bytes: ArraySlice<UInt8>) {
+        // Nearly all are ASCII, and make a string at once. What is not may be no UTF-8 either, and is kept as bytes then.
+        if bytes.allSatisfy({ $0 < 0x80 }) {
+            self.init(name: name, value: String(utf8: bytes))
+        } else {
+            self.init(name: name, value: bytes)
+        }
+    }
+}
+
 extension HTTPField.Name {
+    /// A name as it came; nil if it is no token.
+    ///
+    /// The names of usual handshakes, in their usual spelling, are not made anew for each.
+    fileprivate init?(bytes: ArraySlice<UInt8>) {
+        if bytes.count < Self.usual.count,
+            let name = Self.usual[bytes.count].first(where: { $0.rawName.utf8.elementsEqual(bytes) })
+        {
+            self = name
+        } else {
+            self.init(String(utf8: bytes))
+        }
+    }
+
+    /// What browsers and proxies send with a handshake, by the length of the name.
+    private static let usual: [[HTTPField.Name]] = {
+        let names: [HTTPField.Name] = [
+            .hostField, .upgrade, .connection, .secWebSocketKey, .secWebSocketVersion, .secWebSocketProtocol,
+            .secWebSocketExtensions, .origin, .userAgent, .cookie, .authorization, .cacheControl,
+            .acceptEncoding, .acceptLanguage, .accept,
+        ]
+        let longest = names.map(\.rawName.utf8.count).max() ?? 0
+        return (0...longest).map { count in names.filter { $0.rawName.utf8.count == count } }
+    }()
+
     /// `Host`, which HTTPTypes wants to be an authority; in HTTP/1 it is a field like others.
     static let hostField = HTTPField.Name("Host")!
 }
@@ -280,22 +339,55 @@ extension HTTPField.Name {
 extension HTTPResponse {
     /// The head as it stands on the wire in HTTP/1.1.
     public func serialized() -> [UInt8] {
-        var text = "HTTP/1.1 \(self.status.code) \(self.status.reasonPhrase)\r\n"
-        for field in self.headerFields { text += "\(field.name.rawName): \(field.value)\r\n" }
-        text += "\r\n"
-        return Array(text.utf8)
+        var head = HTTPHeadWriter()
+        head.write("HTTP/1.1 ")
+        head.write(String(self.status.code))
+        head.write(" ")
+        head.write(self.status.reasonPhrase)
+        head.write("\r\n")
+        return head.finish(self.headerFields)
     }
 }
 
 extension HTTPRequest {
     /// The head as it stands on the wire in HTTP/1.1; the authority becomes `Host`.
     public func serialized() -> [UInt8] {
-        var text = "\(self.method.rawValue) \(self.path ?? "/") HTTP/1.1\r\n"
+        var head = HTTPHeadWriter()
+        head.write(self.method.rawValue)
+        head.write(" ")
+        head.write(self.path ?? "/")
+        head.write(" HTTP/1.1\r\n")
         if let authority = self.authority, !self.headerFields.contains(.hostField) {
-            text += "Host: \(authority)\r\n"
+            head.write("Host", authority)
         }
-        for field in self.headerFields { text += "\(field.name.rawName): \(field.value)\r\n" }
-        text += "\r\n"
-        return Array(text.utf8)
+        return head.finish(self.headerFields)
+    }
+}
+
+/// Puts a head together as bytes: a string would be copied for them.
+private struct HTTPHeadWriter {
+    private var bytes: [UInt8] = []
+
+    init() {
+        // The head of an accepted handshake, and a little more.
+        self.bytes.reserveCapacity(256)
+    }
+
+    mutating func write(_ text: String) {
+        self.bytes.append(contentsOf: text.utf8)
+    }
+
+    mutating func write(_ name: String, _ value: String) {
+        self.write(name)
+        self.write(": ")
+        self.write(value)
+        self.write("\r\n")
+    }
+
+    /// Adds the fields and the empty line.
+    consuming func finish(_ fields: HTTPFields) -> [UInt8] {
+        for field in fields { self.write(field.name.rawName, field.value) }
+        self.write("\r\n")
+        return self.bytes
     }
 }

@@ -19,24 +19,18 @@ public struct Handshake: Sendable {
     ///
     /// - Throws: What is missing or wrong; ``HandshakeError/statusCode`` is the answer, and ``refusal(for:)`` builds it.
     public init(_ head: HTTPRequestHead) throws(HandshakeError) {
-        let fields = head.request.headerFields
         guard head.request.method == .get else { throw HandshakeError(.methodNotAllowed) }
         guard head.isHTTP11 else { throw HandshakeError(.unsupportedVersion) }
-        guard HTTPList(fields[.upgrade] ?? "").contains("websocket") else {
-            throw HandshakeError(.notAnUpgrade)
-        }
-        guard HTTPList(fields[.connection] ?? "").contains("upgrade") else {
-            throw HandshakeError(.missingConnectionUpgrade)
-        }
-        let versions = fields[values: .secWebSocketVersion]
-        guard versions.count <= 1 else { throw HandshakeError(.duplicateField) }
-        guard versions.first == "13" else { throw HandshakeError(.unsupportedProtocolVersion) }
-        let keys = fields[values: .secWebSocketKey]
-        guard keys.count <= 1 else { throw HandshakeError(.duplicateField) }
-        guard let key = keys.first else { throw HandshakeError(.missingKey) }
+        let fields = OpeningFields(head.request.headerFields)
+        guard fields.upgradesToWebSocket else { throw HandshakeError(.notAnUpgrade) }
+        guard fields.connectionNamesUpgrade else { throw HandshakeError(.missingConnectionUpgrade) }
+        guard fields.versionCount <= 1 else { throw HandshakeError(.duplicateField) }
+        guard fields.version == "13" else { throw HandshakeError(.unsupportedProtocolVersion) }
+        guard fields.keyCount <= 1 else { throw HandshakeError(.duplicateField) }
+        guard let key = fields.key else { throw HandshakeError(.missingKey) }
         guard Base64.isEncodingOf16Bytes(key) else { throw HandshakeError(.invalidKey) }
 
-        let subprotocols = HTTPList(fields[.secWebSocketProtocol] ?? "").members
+        let subprotocols = fields.subprotocols
         guard subprotocols.allSatisfy({ $0.utf8.allSatisfy(\.isHTTPToken) }),
             Set(subprotocols).count == subprotocols.count
         else { throw HandshakeError(.invalidSubprotocol) }
@@ -120,6 +114,38 @@ public struct Handshake: Sendable {
         .upgrade, .connection, .secWebSocketAccept, .secWebSocketProtocol, .secWebSocketExtensions,
         .contentLength, .transferEncoding,
     ]
+}
+
+/// What the fields of a client's handshake say, in one pass over them: to look each up by its name would take as many.
+///
+/// A list may be spread over several fields (RFC 9110 §5.3).
+private struct OpeningFields {
+    var upgradesToWebSocket = false
+    var connectionNamesUpgrade = false
+    var version: String?
+    var versionCount = 0
+    var key: String?
+    var keyCount = 0
+    var subprotocols: [String] = []
+
+    init(_ fields: HTTPFields) {
+        for field in fields {
+            switch field.name {
+            case .upgrade:
+                if HTTPList(field.value).contains("websocket") { self.upgradesToWebSocket = true }
+            case .connection:
+                if HTTPList(field.value).contains("upgrade") { self.connectionNamesUpgrade = true }
+            case .secWebSocketVersion:
+                self.version = field.value
+                self.versionCount += 1
+            case .secWebSocketKey:
+                self.key = field.value
+                self.keyCount += 1
+            case .secWebSocketProtocol: self.subprotocols += HTTPList(field.value).members
+            default: break
+            }
+        }
+    }
 }
 
 /// The client's side of the opening handshake (RFC 6455 §4.1): a request, and the check of the response.

@@ -49,9 +49,12 @@ public struct UpgradeRequest: Sendable {
     }
 
     static func split(_ target: String) -> (path: Substring, query: Substring) {
-        let withoutFragment = target.prefix { $0 != "#" }
-        guard let mark = withoutFragment.firstIndex(of: "?") else { return (withoutFragment, "") }
-        return (withoutFragment[..<mark], withoutFragment[withoutFragment.index(after: mark)...])
+        // Both marks are ASCII: the bytes are looked at, and not characters, which would have to be put together first.
+        let withoutFragment = target[..<(target.utf8.firstIndex(of: UInt8(ascii: "#")) ?? target.endIndex)]
+        guard let mark = withoutFragment.utf8.firstIndex(of: UInt8(ascii: "?")) else {
+            return (withoutFragment, "")
+        }
+        return (withoutFragment[..<mark], withoutFragment[withoutFragment.utf8.index(after: mark)...])
     }
 }
 
