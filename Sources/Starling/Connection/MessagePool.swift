@@ -14,12 +14,12 @@ internal import StarlingCore
     /// Messages that are copied before tasks have their turn: 32 KiB, which a core's first cache holds.
     static let copiesMax = 256
 
-    /// Messages copied since tasks last ran.
-    var copyCount = 0
     private let ring = UnsafeMutablePointer<Message.Storage>.allocate(capacity: MessagePool.countMax)
     private var count = 0
     private var next = 0
     private var wasNextInUse = false
+    /// Messages copied since tasks last ran.
+    private(set) var copyCount = 0
 
     deinit {
         unsafe self.ring.deinitialize(count: self.count)
@@ -29,7 +29,7 @@ internal import StarlingCore
     /// A copy of a received message.
     mutating func copy(_ message: borrowing MessageView) -> Message {
         guard message.bytes.byteCount <= Self.byteCountMax else { return Message(copying: message) }
-        self.copyCount += 1
+        self.copyCount &+= 1
         if self.next == self.count { self.next = 0 }
         // `next` is below `count`, and as many are initialized.
         if self.count > 0, unsafe isKnownUniquelyReferenced(&self.ring[self.next]) {
@@ -46,6 +46,11 @@ internal import StarlingCore
         )
         self.add(storage)
         return Message(storage: storage)
+    }
+
+    /// Tasks have their turn.
+    mutating func startCountingCopies() {
+        self.copyCount = 0
     }
 
     private mutating func add(_ storage: Message.Storage) {

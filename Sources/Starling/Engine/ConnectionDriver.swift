@@ -231,7 +231,7 @@ internal import StarlingDeflate
 
     /// Runs tasks until none is ready: what one of them wakes runs too, up to the bound of a tick.
     private func runJobs(_ left: inout Int) {
-        self.messages.copyCount = 0
+        self.messages.startCountingCopies()
         while !self.jobs.isEmpty, left > 0 {
             swap(&self.jobs, &self.jobBatch)
             left -= self.jobBatch.count
