@@ -15,6 +15,8 @@ actor RedisPresence {
     /// Incarnations of this node that are to be given up.
     private var abandoned: [String] = []
     private var isUncertain = false
+    /// Whether Redis has heard of this incarnation.
+    private var hasLease = false
 
     /// Entries that one call takes away from a dead incarnation.
     private static let reapCountMax = 100
@@ -32,19 +34,20 @@ actor RedisPresence {
 
     func enter(_ member: PresenceMember, _ topic: Topic) async throws(RedisError) {
         guard self.counts.enter(member, topic) else { return }
-        try await self.tell(self.topics.enter(member, topic, self.incarnation))
+        try await self.tell { () throws(RedisError) in try await self.sendEntry(of: member, topic) }
     }
 
     func leave(_ id: String, from topic: Topic) async throws(RedisError) {
         guard self.counts.leave(id, from: topic) != nil else { return }
-        try await self.tell(self.topics.leave(id, topic, self.incarnation))
+        try await self.tell { () throws(RedisError) in
+            try await self.send(self.topics.leave(id, topic, self.incarnation))
+        }
     }
 
-    /// Sends a change; what may have been lost on the way is put right by ``keepLease()``.
-    private func tell(_ make: @escaping @Sendable (RedisLink) -> RedisCommand) async throws(RedisError) {
+    /// Tells Redis of a change; what may have been lost on the way is put right by ``keepLease()``.
+    private func tell(_ change: () async throws(RedisError) -> Void) async throws(RedisError) {
         do throws(RedisError) {
-            // Not repeated: a later change of the same member could overtake it.
-            _ = try await self.commands.callOnce("presence", make: make)
+            try await change()
         } catch {
             self.isUncertain = true
             switch error.broadcastError.code {
@@ -52,6 +55,18 @@ actor RedisPresence {
             default: throw error
             }
         }
+    }
+
+    private func sendEntry(of member: PresenceMember, _ topic: Topic) async throws(RedisError) {
+        if !self.hasLease { try await self.beginLease() }
+        // It may have left meanwhile; between this look and the sending nothing else runs here.
+        guard self.counts.topics[topic]?[member.id] != nil else { return }
+        try await self.send(self.topics.enter(member, topic, self.incarnation))
+    }
+
+    private func send(_ make: @escaping @Sendable (RedisLink) -> RedisCommand) async throws(RedisError) {
+        // Not repeated: a later change of the same member could overtake it.
+        _ = try await self.commands.callOnce("presence", make: make)
     }
 
     /// Keeps the lease, takes dead incarnations away, and puts right what is uncertain, until the task is cancelled.
@@ -67,6 +82,8 @@ actor RedisPresence {
     /// Returns whether a dead incarnation may have more entries.
     private func refresh() async -> Bool {
         let (incarnation, abandoned) = (self.incarnation, self.isUncertain ? [] : self.abandoned)
+        // Nobody knows of a first lease.
+        let mustBeKnown = self.hasLease
         do throws(RedisError) {
             let reply = try await self.commands.call(
                 "a presence lease",
@@ -74,8 +91,9 @@ actor RedisPresence {
                 make: self.topics.refresh(incarnation, giveUp: abandoned, countMax: Self.reapCountMax)
             )
             let isKnown = reply.elements?.first?.number == 1
-            if !isKnown, incarnation == self.incarnation, !self.counts.topics.isEmpty {
-                self.isUncertain = true
+            if incarnation == self.incarnation {
+                self.hasLease = true
+                if mustBeKnown, !isKnown, !self.counts.topics.isEmpty { self.isUncertain = true }
             }
             self.abandoned.removeAll { abandoned.contains($0) }
             return reply.elements?.last?.number == Self.reapCountMax
@@ -92,9 +110,9 @@ actor RedisPresence {
     private func enterAnew() async {
         self.abandoned.append(self.incarnation)
         self.incarnation = Self.makeIncarnation()
+        self.hasLease = false
         self.isUncertain = false
-        // The lease comes first: without one the entries would belong to nobody and stay for ever.
-        guard await self.beginLease() else {
+        guard (try? await self.beginLease()) != nil else {
             self.isUncertain = true
             return
         }
@@ -113,16 +131,20 @@ actor RedisPresence {
         }
     }
 
-    private func beginLease() async -> Bool {
-        let make = self.topics.refresh(self.incarnation, giveUp: [], countMax: 0)
-        return (try? await self.commands.call("a presence lease", isRepeatable: true, make: make)) != nil
+    /// The lease comes before what is entered: without one the entries would belong to nobody, and stay for ever.
+    private func beginLease() async throws(RedisError) {
+        let incarnation = self.incarnation
+        _ = try await self.commands.call(
+            "a presence lease",
+            isRepeatable: true,
+            make: self.topics.refresh(incarnation, giveUp: [], countMax: 0)
+        )
+        if incarnation == self.incarnation { self.hasLease = true }
     }
 
     private func enterAgain(_ member: PresenceMember, _ topic: Topic) async {
-        // It may have left meanwhile; between this look and the sending nothing else runs here.
-        guard self.counts.topics[topic]?[member.id] != nil else { return }
         do throws(RedisError) {
-            try await self.tell(self.topics.enter(member, topic, self.incarnation))
+            try await self.tell { () throws(RedisError) in try await self.sendEntry(of: member, topic) }
         } catch {
             self.topics.configuration.logger.error(
                 "Redis refused somebody's presence",

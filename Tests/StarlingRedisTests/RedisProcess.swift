@@ -105,6 +105,15 @@ final class RedisProcess: @unchecked Sendable {
         String(try await self.askAll(command).prefix { $0 != "\r\n" })
     }
 
+    /// How often a command was called since the statistics were reset.
+    func calls(of command: String) async throws -> Int {
+        let head = "cmdstat_\(command):calls="
+        let line = try await self.askAll("INFO commandstats").split(separator: "\r\n").first {
+            $0.hasPrefix(head)
+        }
+        return line.flatMap { Int($0.dropFirst(head.count).prefix { $0 != "," }) } ?? 0
+    }
+
     /// Sends a command of plain words, and returns the reply, up to 64 KiB.
     func askAll(_ command: String) async throws -> String {
         let stream = try await NativeConnector().connect(
