@@ -34,8 +34,18 @@ internal import StarlingCore
 /// A run of whole frames in a chunk, or the rest of one that was written in part.
 struct OutboundSegment {
     var chunk: OutboundChunk
-    var start: UInt32
-    var end: UInt32
+    /// Both ends in one word, which is written and read as a whole: a processor cannot pass on half a word that was just
+    /// written to a load of all of it, and waits until it is in the cache, at every message.
+    private var bounds: UInt64
+
+    var start: UInt32 {
+        get { UInt32(truncatingIfNeeded: self.bounds) }
+        set { self.bounds = Self.bounds(newValue, self.end) }
+    }
+    var end: UInt32 {
+        get { UInt32(truncatingIfNeeded: self.bounds >> 32) }
+        set { self.bounds = Self.bounds(self.start, newValue) }
+    }
 
     /// A segment in a chunk of its own.
     init(copying bytes: RawSpan) {
@@ -44,8 +54,11 @@ struct OutboundSegment {
 
     init(chunk: OutboundChunk, start: UInt32, end: UInt32) {
         self.chunk = chunk
-        self.start = start
-        self.end = end
+        self.bounds = Self.bounds(start, end)
+    }
+
+    private static func bounds(_ start: UInt32, _ end: UInt32) -> UInt64 {
+        UInt64(end) << 32 | UInt64(start)
     }
 
     /// Whether the other one begins where this one ends.
