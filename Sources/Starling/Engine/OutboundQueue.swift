@@ -37,6 +37,7 @@ struct OutboundQueue: ~Copyable {
     /// Lengthens the only segment if it ends at `end` in the chunk at `base`; false otherwise.
     ///
     /// Compares addresses, so that the chunk is not retained for the comparison.
+    @inline(__always)
     mutating func extendOnly(
         _ base: UnsafeMutableRawPointer,
         endingAt end: Int,
