@@ -53,8 +53,9 @@ import Testing
     @Test(
         "Its tables have their runs' figures",
         arguments: [
-            (heading: "Figures", run: "2026-11-27-amd-epyc", count: 20 + 8 + 7 + 8 + 8),
-            (heading: "On another machine", run: "2026-11-26-amd-epyc", count: 3),
+            (heading: "Figures", run: "2026-11-27-amd-epyc-family-26", count: 20 + 8 + 7 + 8 + 8),
+            (heading: "Where system calls are cheap", run: "2026-11-27-amd-epyc", count: 3),
+            (heading: "Where system calls are dear", run: "2026-11-26-amd-epyc", count: 3),
         ]
     )
     func tables(heading: String, run: String, count: Int) throws {
@@ -91,7 +92,7 @@ import Testing
             "echo of 20 bytes": "echo, 200 × 20 B", "the same, 16 in flight": "echo, 200 × 20 B, depth 16",
             "fan-out to 1,000": "fan-out, 1,000 × 100 B", "an idle connection": "15,000 idle",
         ]
-        let results = try Self.results("2026-11-27-amd-epyc")
+        let results = try Self.results("2026-11-27-amd-epyc-family-26")
         let rows = try TablePage("README.md").rows(under: "What it costs")
         #expect(rows.count == 2 + scenarios.count)
         for row in rows.dropFirst(2) {
