@@ -24,7 +24,7 @@ public struct HTTPRequestHead: Sendable, Hashable {
             separator: UInt8(ascii: " "),
             omittingEmptySubsequences: false
         )
-        guard requestLine.count == 3, let method = Self.method(requestLine[0]) else {
+        guard requestLine.count == 3, let method = HTTPRequest.Method(String(utf8: requestLine[0])) else {
             throw HandshakeError(.malformedHead)
         }
         switch String(utf8: requestLine[2]) {
@@ -45,10 +45,6 @@ public struct HTTPRequestHead: Sendable, Hashable {
             path: try Self.path(ofTarget: requestLine[1]),
             headerFields: fields
         )
-    }
-
-    private static func method(_ name: ArraySlice<UInt8>) -> HTTPRequest.Method? {
-        name.elementsEqual("GET".utf8) ? .get : HTTPRequest.Method(String(utf8: name))
     }
 
     private static func checkThatThereIsNoBody(_ fields: HTTPFields) throws(HandshakeError) {

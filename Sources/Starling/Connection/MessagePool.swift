@@ -18,7 +18,7 @@ internal import StarlingCore
     private var count = 0
     private var next = 0
     private var wasNextInUse = false
-    /// Messages copied since tasks last ran.
+    /// Messages copied since tasks last ran. (As the first property it makes Swift 6.3 crash with `--sanitize=thread`.)
     private(set) var copyCount = 0
 
     deinit {

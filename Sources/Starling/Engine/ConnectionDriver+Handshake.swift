@@ -135,8 +135,7 @@ extension ConnectionDriver {
 
     func route(_ head: HTTPRequestHead, on index: Int) throws(HandshakeError) {
         let path = UpgradeRequest.split(head.request.path ?? "/").path
-        let routes = self.server.routes
-        guard let number = routes.indices.first(where: { routes[$0].matches(path) }) else {
+        guard let number = self.server.routes.firstIndex(where: { $0.matches(path) }) else {
             self.respond(index, .text("There is nothing at this path.\n", status: .notFound), to: head)
             return
         }

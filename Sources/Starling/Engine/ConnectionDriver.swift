@@ -120,11 +120,8 @@ internal import StarlingDeflate
     /// that are new to the cache, and on their way back to the kernel, at every tick.
     func answerEarly() {
         self.unansweredByteCount = 0
-        EventLoop.withCurrent(self) {
-            var jobsLeft = Self.jobsPerTickMax
-            self.runJobs(&jobsLeft)
-            self.flushDirty()
-        }
+        self.runTasksEarly()
+        EventLoop.withCurrent(self) { self.flushDirty() }
     }
 
     /// Lets tasks run within a tick that has handed them many messages, so that the next ones go into the memory of these.
