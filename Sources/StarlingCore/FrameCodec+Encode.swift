@@ -74,28 +74,14 @@ extension FrameCodec {
         }
     }
 
-    /// Writes a whole unmasked message to memory that the caller has made sure of.
-    @inline(__always)
-    package static func write(
-        _ opcode: Opcode,
-        _ payload: RawSpan,
-        isCompressed: Bool,
-        to base: UnsafeMutableRawPointer
-    ) {
+    /// Writes a whole plain message, unmasked, to memory that the caller has made sure of.
+    package static func write(_ opcode: Opcode, _ payload: RawSpan, to base: UnsafeMutableRawPointer) {
         guard payload.byteCount < 126 else {
-            let header = FrameHeader(
-                opcode: opcode,
-                isCompressed: isCompressed,
-                payloadByteCount: payload.byteCount
-            )
+            let header = FrameHeader(opcode: opcode, payloadByteCount: payload.byteCount)
             return unsafe self.write(header, payload, to: base)
         }
-        unsafe base.storeBytes(of: (isCompressed ? 0xC0 : 0x80) | opcode.rawValue, as: UInt8.self)
-        unsafe base.storeBytes(
-            of: UInt8(truncatingIfNeeded: payload.byteCount),
-            toByteOffset: 1,
-            as: UInt8.self
-        )
+        let header = UInt16(payload.byteCount) << 8 | 0x80 | UInt16(opcode.rawValue)
+        unsafe base.storeBytes(of: header.littleEndian, as: UInt16.self)
         unsafe payload.withUnsafeBytes { source in
             guard let from = source.baseAddress else { return }
             // The caller's space is disjoint from the payload, and two bytes longer.

@@ -57,6 +57,9 @@ internal import StarlingCore
         static let behind = Flags(rawValue: 1 << 14)
         /// In the list of connections that are sent what they have missed.
         static let catchingUp = Flags(rawValue: 1 << 15)
+
+        /// Those that say how a message goes out.
+        static let ofSending: Flags = [.dirty, .writeBlocked, .aboveHighWatermark, .compressing]
     }
 
     var codec: FrameCodec

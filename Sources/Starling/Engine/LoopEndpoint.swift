@@ -8,6 +8,8 @@ final class LoopEndpoint {
     let path: String
     let configuration: EndpointConfiguration
     let outbound: OutboundConfiguration
+    /// So many bytes may wait for a connection without a word to anybody.
+    let burstByteCountMax: Int
     let codecSettings: FrameCodec.Settings
     let callbacks: HandlerCallbacks
     let hub: BroadcastHub
@@ -75,6 +77,10 @@ final class LoopEndpoint {
         self.formats =
             [configuration.publicationFormat] + configuration.subprotocols.map(\.publicationFormat)
         self.outbound = configuration.outbound
+        self.burstByteCountMax = min(
+            configuration.outbound.highWatermark,
+            configuration.outbound.byteCountMax
+        )
         self.codecSettings = FrameCodec.Settings(role: role, limits: configuration.limits)
         self.callbacks = endpoint.makeCallbacks()
         self.hub = hub

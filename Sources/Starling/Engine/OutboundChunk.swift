@@ -134,29 +134,24 @@ struct OutboundSegment {
         )
     }
 
-    /// Encodes a frame for one connection: behind the last one of its outbound buffer, if that stands at the end of the
-    /// chunk, as it does within a burst.
-    mutating func append(
-        _ opcode: Opcode,
+    /// Encodes a message's frame behind all that waits for a connection, if that stands at the end of the chunk, as it does
+    /// within a burst, and comes to no more than `byteCountMax` bytes; false if nothing was done.
+    @inline(__always)
+    mutating func extend(
+        _ queue: inout OutboundQueue,
+        by opcode: Opcode,
         _ payload: RawSpan,
-        isCompressed: Bool,
-        to queue: inout OutboundQueue
-    ) {
+        upTo byteCountMax: Int
+    ) -> Bool {
         let byteCount = FrameCodec.encodedByteCount(payloadByteCount: payload.byteCount)
-        guard self.maskingKeys == nil, byteCount <= self.chunk.capacity - self.used,
-            unsafe queue.extendOnly(self.chunk.base, endingAt: self.used, by: byteCount)
-        else {
-            let segment = self.encode(opcode, payload, isCompressed: isCompressed)
-            return queue.append(segment)
-        }
+        let (base, used) = unsafe (self.chunk.base, self.used)
+        guard self.maskingKeys == nil, byteCount <= self.chunk.capacity - used,
+            unsafe queue.extendOnly(base, endingAt: used, by: byteCount, upTo: byteCountMax)
+        else { return false }
         // The space was just checked; the queue's segment has been lengthened by it.
-        unsafe FrameCodec.write(
-            opcode,
-            payload,
-            isCompressed: isCompressed,
-            to: self.chunk.base + self.used
-        )
-        self.used += byteCount
+        unsafe FrameCodec.write(opcode, payload, to: base + used)
+        self.used = used + byteCount
+        return true
     }
 
     /// Starts the chunk over if nothing refers to it any more: the usual case, and what keeps it in the cache.

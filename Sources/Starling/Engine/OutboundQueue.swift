@@ -34,17 +34,19 @@ struct OutboundQueue: ~Copyable {
         return unsafe self.first!.bytes
     }
 
-    /// Lengthens the only segment if it ends at `end` in the chunk at `base`; false otherwise.
+    /// Lengthens the only segment if it ends at `end` in the chunk at `base`, to no more than `byteCountMax` bytes; false
+    /// otherwise.
     ///
     /// Compares addresses, so that the chunk is not retained for the comparison.
     @inline(__always)
     mutating func extendOnly(
         _ base: UnsafeMutableRawPointer,
         endingAt end: Int,
-        by byteCount: Int
+        by byteCount: Int,
+        upTo byteCountMax: Int
     ) -> Bool {
         guard self.isContiguous, self.first != nil, unsafe self.first!.chunk.base == base,
-            Int(self.first!.end) == end
+            Int(self.first!.end) == end, self.first!.byteCount + byteCount <= byteCountMax
         else { return false }
         self.first!.end += UInt32(byteCount)
         return true
