@@ -1,5 +1,5 @@
 #if os(Linux)
-/// What this transport keeps of a connection, in 16 bytes.
+/// What this transport keeps of a connection, in 8 bytes; a TLS session beside it has 8 more.
 struct NativeConnection: ~Copyable {
     struct Flags: OptionSet {
         let rawValue: UInt8
@@ -26,7 +26,6 @@ struct NativeConnection: ~Copyable {
     private var generationLow: UInt16
     private var generationHigh: UInt8
     var flags: Flags = .reading
-    var tls: TLSSession?
 
     init(descriptor: Int32 = -1, generation: UInt32 = 0) {
         self.descriptor = descriptor
@@ -44,19 +43,39 @@ struct NativeConnection: ~Copyable {
 /// The loop's connections by the driver's numbers, in blocks that never move.
 @safe struct NativeConnections: ~Copyable {
     private static let blockCount = 256
+    private let speakTLS: Bool
     private var blocks: [UnsafeMutablePointer<NativeConnection>] = unsafe []
+    /// As many, if the connections speak TLS; none otherwise.
+    private var sessionBlocks: [UnsafeMutablePointer<TLSSession?>] = unsafe []
+
+    init(speakTLS: Bool) {
+        self.speakTLS = speakTLS
+    }
 
     deinit {
         for index in unsafe self.blocks.indices {
-            let block = unsafe self.blocks[index]
-            unsafe block.deinitialize(count: Self.blockCount)
-            unsafe block.deallocate()
+            unsafe self.blocks[index].deinitialize(count: Self.blockCount)
+            unsafe self.blocks[index].deallocate()
+        }
+        for index in unsafe self.sessionBlocks.indices {
+            unsafe self.sessionBlocks[index].deinitialize(count: Self.blockCount)
+            unsafe self.sessionBlocks[index].deallocate()
         }
     }
 
     /// The connection of a number that was opened: blocks up to it exist and stay where they are.
     func pointer(_ index: Int) -> UnsafeMutablePointer<NativeConnection> {
         unsafe self.blocks[index >> 8] + (index & 0xFF)
+    }
+
+    /// Where the same connection's TLS session is, while it has one; nil if the connections speak plaintext.
+    func session(_ index: Int) -> UnsafeMutablePointer<TLSSession?>? {
+        unsafe self.sessionBlocks.isEmpty ? nil : self.sessionBlocks[index >> 8] + (index & 0xFF)
+    }
+
+    func isEncrypted(_ index: Int) -> Bool {
+        guard let session = unsafe self.session(index) else { return false }
+        return unsafe session.pointee != nil
     }
 
     /// The connection that a token means; nil if it has ended, whoever has its number now.
@@ -75,9 +94,16 @@ struct NativeConnection: ~Copyable {
             let block = UnsafeMutablePointer<NativeConnection>.allocate(capacity: Self.blockCount)
             for offset in 0..<Self.blockCount { unsafe (block + offset).initialize(to: NativeConnection()) }
             unsafe self.blocks.append(block)
+            if self.speakTLS { unsafe self.sessionBlocks.append(Self.makeSessionBlock()) }
         }
         let generation = unsafe self.pointer(index).pointee.generation &+ 1
         unsafe self.pointer(index).pointee = NativeConnection(descriptor: descriptor, generation: generation)
+    }
+
+    private static func makeSessionBlock() -> UnsafeMutablePointer<TLSSession?> {
+        let block = UnsafeMutablePointer<TLSSession?>.allocate(capacity: self.blockCount)
+        for offset in 0..<self.blockCount { unsafe (block + offset).initialize(to: nil) }
+        return unsafe block
     }
 
     /// What epoll calls the connection.
@@ -92,6 +118,7 @@ struct NativeConnection: ~Copyable {
         let descriptor = unsafe connection.pointee.descriptor
         let generation = unsafe connection.pointee.generation
         unsafe connection.pointee = NativeConnection(descriptor: -1, generation: generation)
+        if let session = unsafe self.session(index) { unsafe session.pointee = nil }
         return descriptor
     }
 }

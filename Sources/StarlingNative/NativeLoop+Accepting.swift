@@ -59,10 +59,7 @@ extension NativeLoop {
         if driver.expectsProxyProtocol { self.proxyHeaders[index] = ProxyHeaderReader() }
         if let tls = self.tls {
             do {
-                unsafe self.connections.pointer(index).pointee.tls = try TLSSession(
-                    tls,
-                    descriptor: descriptor
-                )
+                unsafe self.connections.session(index)?.pointee = try TLSSession(tls, descriptor: descriptor)
                 self.setHandshaking(true, index)
             } catch {
                 driver.failed(index)

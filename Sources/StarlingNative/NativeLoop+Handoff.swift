@@ -33,7 +33,7 @@ extension NativeLoop {
     func export(_ driver: ConnectionDriver) -> [(record: ConnectionRecord, descriptor: Int32)] {
         let records = driver.exportConnections { index in
             // A session's keys, and a PROXY header of which a part has come, are nobody else's.
-            unsafe self.connections.isOpen(index) && self.connections.pointer(index).pointee.tls == nil
+            self.connections.isOpen(index) && !self.connections.isEncrypted(index)
                 && self.proxyHeaders[index] == nil
         }
         return records.map { unsafe ($0, self.connections.pointer($0.index).pointee.descriptor) }

@@ -9,7 +9,7 @@ extension NativeLoop {
     func read(_ index: Int, _ driver: ConnectionDriver, again: Bool = false) {
         let connection = unsafe self.connections.pointer(index)
         guard unsafe !connection.pointee.flags.isDisjoint(with: [.reading, .hungUp]) else { return }
-        if unsafe connection.pointee.tls != nil { return self.readEncrypted(index, driver) }
+        if self.connections.isEncrypted(index) { return self.readEncrypted(index, driver) }
         let count = unsafe starling_receive(
             connection.pointee.descriptor,
             self.receiveBuffer.baseAddress,

@@ -16,14 +16,13 @@ extension NativeLoop {
 
     /// Goes on with a handshake; whether it is done.
     func continueHandshake(_ index: Int, _ driver: ConnectionDriver) -> Bool {
-        let connection = unsafe self.connections.pointer(index)
-        guard let result = unsafe connection.pointee.tls?.handshake() else { return true }
+        guard let result = unsafe self.connections.session(index)?.pointee?.handshake() else { return true }
         switch result {
         case .done:
             self.setHandshaking(false, index)
             self.setWriting(false, index)
             // Data may have come with the handshake's last flight; epoll will not speak of it.
-            if unsafe connection.pointee.tls?.hasBufferedInput == true { self.pending.append(index) }
+            if self.holdsInput(index) { self.pending.append(index) }
             return true
         case .wantsRead: self.setWriting(false, index)
         case .wantsWrite: self.setWriting(true, index)
@@ -34,9 +33,8 @@ extension NativeLoop {
 
     /// Ends a connection whose TLS has sent its alert: gracefully, because a reset could destroy the alert on its way.
     private func handshakeFailed(_ failure: TLSFailure, _ index: Int, _ driver: ConnectionDriver) {
-        let connection = unsafe self.connections.pointer(index)
         // What still comes is for nobody, and is thrown away as plain bytes.
-        unsafe connection.pointee.tls = nil
+        unsafe self.connections.session(index)?.pointee = nil
         self.setHandshaking(false, index)
         self.setWriting(false, index)
         switch failure.kind {
@@ -50,16 +48,14 @@ extension NativeLoop {
     func readEncrypted(_ index: Int, _ driver: ConnectionDriver) {
         let connection = unsafe self.connections.pointer(index)
         guard unsafe !connection.pointee.flags.contains(.handshaking),
-            let result = unsafe connection.pointee.tls?.read(into: self.receiveBuffer)
+            let result = unsafe self.connections.session(index)?.pointee?.read(into: self.receiveBuffer)
         else { return }
         switch result {
         case .bytes(let count):
             let token = self.connections.token(index)
             self.deliver(count, to: index, driver)
             // OpenSSL may hold more that is already decrypted, of which epoll will not speak.
-            if self.connections.index(ofToken: token) != nil,
-                unsafe connection.pointee.tls?.hasBufferedInput == true
-            {
+            if self.connections.index(ofToken: token) != nil, self.holdsInput(index) {
                 self.pending.append(index)
             }
         case .wantsRead: break
@@ -72,13 +68,18 @@ extension NativeLoop {
         }
     }
 
+    /// Whether OpenSSL has bytes of a connection that are not delivered yet.
+    private func holdsInput(_ index: Int) -> Bool {
+        unsafe self.connections.session(index)?.pointee?.hasBufferedInput == true
+    }
+
     func writeEncrypted(_ bytes: RawSpan, to index: Int) -> WriteResult {
-        let connection = unsafe self.connections.pointer(index)
+        let (connection, session) = unsafe (self.connections.pointer(index), self.connections.session(index))
         var written = 0
         // A record holds 16 KiB: several are written, until the socket takes no more.
         while written < bytes.byteCount {
             let rest = bytes.extracting(droppingFirst: written)
-            let result = unsafe rest.withUnsafeBytes { unsafe connection.pointee.tls?.write($0) }
+            let result = unsafe rest.withUnsafeBytes { unsafe session?.pointee?.write($0) }
             switch result {
             case .bytes(let count): written += count
             case .wantsWrite:

@@ -101,7 +101,7 @@ internal import Starling
         self.listeners = listeners
         self.isPaused = isPaused
         unsafe self.hot = .allocate(capacity: 1)
-        unsafe self.hot.initialize(to: HotState())
+        unsafe self.hot.initialize(to: HotState(speaksTLS: tls != nil))
         // OpenSSL writes to its sockets itself.
         unsafe self.ring = tls == nil && batchesWrites ? Self.makeRing(server) : nil
         let canWatch =
@@ -192,7 +192,7 @@ internal import Starling
 
     func write(_ bytes: RawSpan, to index: Int) -> WriteResult {
         let connection = unsafe self.connections.pointer(index)
-        if unsafe connection.pointee.tls != nil { return self.writeEncrypted(bytes, to: index) }
+        if self.connections.isEncrypted(index) { return self.writeEncrypted(bytes, to: index) }
         let count = unsafe bytes.withUnsafeBytes { buffer in
             unsafe starling_send(connection.pointee.descriptor, buffer.baseAddress, buffer.count)
         }
@@ -202,7 +202,7 @@ internal import Starling
     func writeTogether(_ head: RawSpan, _ body: RawSpan, to index: Int) -> WriteResult? {
         let connection = unsafe self.connections.pointer(index)
         // A TLS record is made of one buffer.
-        if unsafe connection.pointee.tls != nil { return nil }
+        if self.connections.isEncrypted(index) { return nil }
         let count = unsafe head.withUnsafeBytes { head in
             unsafe body.withUnsafeBytes { body in
                 unsafe starling_send_together(
@@ -246,7 +246,7 @@ internal import Starling
     func shutdownWriting(_ index: Int) {
         let connection = unsafe self.connections.pointer(index)
         // Best effort: a peer that misses the notify sees the stream's end.
-        _ = unsafe connection.pointee.tls?.shutdown()
+        _ = unsafe self.connections.session(index)?.pointee?.shutdown()
         _ = unsafe shutdown(connection.pointee.descriptor, Int32(SHUT_WR))
     }
 
@@ -263,12 +263,16 @@ internal import Starling
     /// What is touched for every event, in memory of its own, as in the driver: a class's stored properties are checked for
     /// exclusive access each time.
     private struct HotState: ~Copyable {
-        var connections = NativeConnections()
+        var connections: NativeConnections
         /// Connections to be read again, of which epoll will not speak: OpenSSL holds decrypted bytes, the receive buffer was
         /// full, or the end stands behind the bytes.
         var pending: [Int] = []
         /// What connections have said of the PROXY protocol that have not said all of it.
         var proxyHeaders: [Int: ProxyHeaderReader] = [:]
+
+        init(speaksTLS: Bool) {
+            self.connections = NativeConnections(speakTLS: speaksTLS)
+        }
     }
 
     // The memory lives as long as the loop, and only its thread touches it. None of these is held across a call that could
