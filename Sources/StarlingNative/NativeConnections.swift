@@ -1,5 +1,5 @@
 #if os(Linux)
-/// What this transport keeps of a connection, in 8 bytes; a TLS session beside it has 8 more.
+/// What this transport keeps of a connection, in 8 bytes; with TLS, an ``Encryption`` is beside it.
 struct NativeConnection: ~Copyable {
     struct Flags: OptionSet {
         let rawValue: UInt8
@@ -10,8 +10,8 @@ struct NativeConnection: ~Copyable {
         static let hungUp = Flags(rawValue: 1 << 3)
         /// A TLS write waits for something to read.
         static let retriesWriteOnRead = Flags(rawValue: 1 << 4)
-        /// A TLS read waits for the socket to take bytes.
-        static let retriesReadOnWrite = Flags(rawValue: 1 << 5)
+        /// The stream is to be ended when the records are out that wait.
+        static let shutdownOwed = Flags(rawValue: 1 << 5)
         /// Decrypted bytes wait for reading to go on.
         static let hasPending = Flags(rawValue: 1 << 6)
         /// It is no WebSocket yet, and watched in the lobby.
@@ -40,13 +40,24 @@ struct NativeConnection: ~Copyable {
     }
 }
 
+/// The TLS of a connection, in 16 bytes and what OpenSSL takes.
+struct Encryption: ~Copyable {
+    /// Nil before and after.
+    var session: TLSSession?
+    /// Records that the socket has not taken yet; what the session makes meanwhile goes behind them.
+    var rest: [UInt8] = []
+    /// Whether those hold a byte that the driver was not told of, the last one: so it knows that not all is out, and begins
+    /// its next write with that byte.
+    var holdsByteBack = false
+}
+
 /// The loop's connections by the driver's numbers, in blocks that never move.
 @safe struct NativeConnections: ~Copyable {
     private static let blockCount = 256
     private let speakTLS: Bool
     private var blocks: [UnsafeMutablePointer<NativeConnection>] = unsafe []
     /// As many, if the connections speak TLS; none otherwise.
-    private var sessionBlocks: [UnsafeMutablePointer<TLSSession?>] = unsafe []
+    private var encryptionBlocks: [UnsafeMutablePointer<Encryption>] = unsafe []
 
     init(speakTLS: Bool) {
         self.speakTLS = speakTLS
@@ -57,9 +68,9 @@ struct NativeConnection: ~Copyable {
             unsafe self.blocks[index].deinitialize(count: Self.blockCount)
             unsafe self.blocks[index].deallocate()
         }
-        for index in unsafe self.sessionBlocks.indices {
-            unsafe self.sessionBlocks[index].deinitialize(count: Self.blockCount)
-            unsafe self.sessionBlocks[index].deallocate()
+        for index in unsafe self.encryptionBlocks.indices {
+            unsafe self.encryptionBlocks[index].deinitialize(count: Self.blockCount)
+            unsafe self.encryptionBlocks[index].deallocate()
         }
     }
 
@@ -68,14 +79,14 @@ struct NativeConnection: ~Copyable {
         unsafe self.blocks[index >> 8] + (index & 0xFF)
     }
 
-    /// Where the same connection's TLS session is, while it has one; nil if the connections speak plaintext.
-    func session(_ index: Int) -> UnsafeMutablePointer<TLSSession?>? {
-        unsafe self.sessionBlocks.isEmpty ? nil : self.sessionBlocks[index >> 8] + (index & 0xFF)
+    /// The same connection's TLS; nil if all connections speak plaintext.
+    func encryption(_ index: Int) -> UnsafeMutablePointer<Encryption>? {
+        unsafe self.encryptionBlocks.isEmpty ? nil : self.encryptionBlocks[index >> 8] + (index & 0xFF)
     }
 
     func isEncrypted(_ index: Int) -> Bool {
-        guard let session = unsafe self.session(index) else { return false }
-        return unsafe session.pointee != nil
+        guard let encryption = unsafe self.encryption(index) else { return false }
+        return unsafe encryption.pointee.session != nil
     }
 
     /// The connection that a token means; nil if it has ended, whoever has its number now.
@@ -94,15 +105,15 @@ struct NativeConnection: ~Copyable {
             let block = UnsafeMutablePointer<NativeConnection>.allocate(capacity: Self.blockCount)
             for offset in 0..<Self.blockCount { unsafe (block + offset).initialize(to: NativeConnection()) }
             unsafe self.blocks.append(block)
-            if self.speakTLS { unsafe self.sessionBlocks.append(Self.makeSessionBlock()) }
+            if self.speakTLS { unsafe self.encryptionBlocks.append(Self.makeEncryptionBlock()) }
         }
         let generation = unsafe self.pointer(index).pointee.generation &+ 1
         unsafe self.pointer(index).pointee = NativeConnection(descriptor: descriptor, generation: generation)
     }
 
-    private static func makeSessionBlock() -> UnsafeMutablePointer<TLSSession?> {
-        let block = UnsafeMutablePointer<TLSSession?>.allocate(capacity: self.blockCount)
-        for offset in 0..<self.blockCount { unsafe (block + offset).initialize(to: nil) }
+    private static func makeEncryptionBlock() -> UnsafeMutablePointer<Encryption> {
+        let block = UnsafeMutablePointer<Encryption>.allocate(capacity: self.blockCount)
+        for offset in 0..<self.blockCount { unsafe (block + offset).initialize(to: Encryption()) }
         return unsafe block
     }
 
@@ -118,7 +129,7 @@ struct NativeConnection: ~Copyable {
         let descriptor = unsafe connection.pointee.descriptor
         let generation = unsafe connection.pointee.generation
         unsafe connection.pointee = NativeConnection(descriptor: -1, generation: generation)
-        if let session = unsafe self.session(index) { unsafe session.pointee = nil }
+        if let encryption = unsafe self.encryption(index) { unsafe encryption.pointee = Encryption() }
         return descriptor
     }
 }

@@ -59,7 +59,10 @@ extension NativeLoop {
         if driver.expectsProxyProtocol { self.proxyHeaders[index] = ProxyHeaderReader() }
         if let tls = self.tls {
             do {
-                unsafe self.connections.session(index)?.pointee = try TLSSession(tls, descriptor: descriptor)
+                unsafe self.connections.encryption(index)?.pointee.session = try TLSSession(
+                    tls,
+                    descriptor: descriptor
+                )
                 self.setHandshaking(true, index)
             } catch {
                 driver.failed(index)

@@ -18,6 +18,7 @@ extension NativeLoop: BatchingIO {
 
     func write(_ batch: inout [BatchedWrite]) {
         guard let ring = unsafe self.ring else { return }
+        if let sink { return unsafe self.writeEncrypted(&batch, sink, ring) }
         for (position, write) in batch.enumerated() {
             unsafe self.sends[position] = unsafe starling_batched_send(
                 bytes: write.bytes.baseAddress,
@@ -32,7 +33,7 @@ extension NativeLoop: BatchingIO {
         }
     }
 
-    private func result(of send: starling_batched_send, _ connection: Int) -> WriteResult {
+    func result(of send: starling_batched_send, _ connection: Int) -> WriteResult {
         let result = unsafe Int(send.result)
         if unsafe result == send.count { return .wrote(result) }
         guard result >= 0 || result == -Int(EAGAIN) || result == -Int(EINTR) else { return .failed }

@@ -1,11 +1,19 @@
 #if os(Linux)
+internal import CStarlingLinux
 internal import Glibc
 internal import Starling
 
 /// OpenSSL stands between the sockets and the driver.
+///
+/// The sessions write their records to the loop's sink, and what one connection has there goes out with one system call. What the
+/// socket does not take then waits here.
 extension NativeLoop {
     /// What a handshake under way is taken to hold: OpenSSL's session, a record in each direction, and what is read of a flight.
     static let handshakeByteCount = 32 << 10
+    /// What waits for one socket at most: what was made before it was known to be full, and answers to key updates.
+    ///
+    /// A peer that asks for more of those, and does not read them, is cut off.
+    static let restByteCountMax = TLSSink.connectionByteCountMax + 16 << 10
 
     func setHandshaking(_ isOn: Bool, _ index: Int) {
         let connection = unsafe self.connections.pointer(index)
@@ -16,27 +24,32 @@ extension NativeLoop {
 
     /// Goes on with a handshake; whether it is done.
     func continueHandshake(_ index: Int, _ driver: ConnectionDriver) -> Bool {
-        guard let result = unsafe self.connections.session(index)?.pointee?.handshake() else { return true }
+        guard let sink, let encryption = unsafe self.connections.encryption(index) else { return true }
+        var result: TLSHandshakeResult?
+        var sending = Sending.done
+        repeat {
+            result = sink.collecting { unsafe encryption.pointee.session?.handshake() }
+            sending = self.sendRecords(of: index)
+            // The flight is longer than the sink.
+        } while result == .wantsWrite && sending == .done
         switch result {
         case .done:
             self.setHandshaking(false, index)
-            self.setWriting(false, index)
             // Data may have come with the handshake's last flight; epoll will not speak of it.
             if self.holdsInput(index) { self.pending.append(index) }
-            return true
-        case .wantsRead: self.setWriting(false, index)
-        case .wantsWrite: self.setWriting(true, index)
+        case .wantsRead, .wantsWrite: break
         case .failed(let failure): self.handshakeFailed(failure, index, driver)
+        case nil: return true
         }
-        return false
+        if sending == .failed { driver.failed(index) }
+        return result == .done && sending != .failed
     }
 
     /// Ends a connection whose TLS has sent its alert: gracefully, because a reset could destroy the alert on its way.
     private func handshakeFailed(_ failure: TLSFailure, _ index: Int, _ driver: ConnectionDriver) {
         // What still comes is for nobody, and is thrown away as plain bytes.
-        unsafe self.connections.session(index)?.pointee = nil
+        unsafe self.connections.encryption(index)?.pointee.session = nil
         self.setHandshaking(false, index)
-        self.setWriting(false, index)
         switch failure.kind {
         case .connectionLost: driver.failed(index, reason: "TLS: \(failure)")
         // Nothing was sent, and somebody who typed `http:` for `https:` can read this.
@@ -45,53 +58,312 @@ extension NativeLoop {
         }
     }
 
+    // MARK: - Reading
+
+    /// Reads records until the socket has no more of them, or the buffer is full: a message of several is then decoded where it is.
     func readEncrypted(_ index: Int, _ driver: ConnectionDriver) {
-        let connection = unsafe self.connections.pointer(index)
-        guard unsafe !connection.pointee.flags.contains(.handshaking),
-            let result = unsafe self.connections.session(index)?.pointee?.read(into: self.receiveBuffer)
+        guard let sink, let encryption = unsafe self.connections.encryption(index),
+            unsafe !self.connections.pointer(index).pointee.flags.contains(.handshaking)
         else { return }
-        switch result {
-        case .bytes(let count):
-            let token = self.connections.token(index)
-            self.deliver(count, to: index, driver)
-            // OpenSSL may hold more that is already decrypted, of which epoll will not speak.
-            if self.connections.index(ofToken: token) != nil, self.holdsInput(index) {
-                self.pending.append(index)
+        var byteCount = 0
+        var end: TLSReadResult?
+        reading: while Self.receiveByteCount - byteCount >= TLSSink.payloadByteCountMax {
+            let space = unsafe UnsafeMutableRawBufferPointer(rebasing: self.receiveBuffer[byteCount...])
+            let result = sink.collecting { unsafe encryption.pointee.session?.read(into: space) }
+            guard case .bytes(let count) = result else {
+                end = result
+                break
             }
-        case .wantsRead: break
-        case .wantsWrite:
-            // The answer to a key update must go out first. Then nothing need arrive for the read to go on.
-            unsafe connection.pointee.flags.insert(.retriesReadOnWrite)
-            self.setWriting(true, index)
+            byteCount += count
+            // Behind a record that is not full there is hardly another one; if there is, epoll says so.
+            if count < TLSSink.payloadByteCountMax, !self.holdsInput(index) { break reading }
+        }
+        // Answers to key updates.
+        let sending = self.sendRecords(of: index)
+        let token = self.connections.token(index)
+        if byteCount > 0 { self.deliver(byteCount, to: index, driver) }
+        guard self.connections.index(ofToken: token) != nil else { return }
+        if sending == .failed { return driver.failed(index) }
+        switch end {
+        // OpenSSL may hold more, of which epoll will not speak.
+        case nil: if self.holdsInput(index) { self.pending.append(index) }
+        case .wantsRead, .bytes: break
         case .closed, .eof: self.ended(index, driver)
-        case .failed: driver.failed(index)
+        case .wantsWrite, .failed: driver.failed(index)
         }
     }
 
     /// Whether OpenSSL has bytes of a connection that are not delivered yet.
     private func holdsInput(_ index: Int) -> Bool {
-        unsafe self.connections.session(index)?.pointee?.hasBufferedInput == true
+        unsafe self.connections.encryption(index)?.pointee.session?.hasBufferedInput == true
     }
 
-    func writeEncrypted(_ bytes: RawSpan, to index: Int) -> WriteResult {
-        let (connection, session) = unsafe (self.connections.pointer(index), self.connections.session(index))
-        var written = 0
-        // A record holds 16 KiB: several are written, until the socket takes no more.
-        while written < bytes.byteCount {
-            let rest = bytes.extracting(droppingFirst: written)
-            let result = unsafe rest.withUnsafeBytes { unsafe session?.pointee?.write($0) }
-            switch result {
-            case .bytes(let count): written += count
-            case .wantsWrite:
-                self.setWriting(true, index)
-                return .wrote(written)
+    // MARK: - Writing
+
+    /// Encrypts and sends `head` and `body` as if they stood together.
+    func writeEncrypted(_ head: RawSpan, _ body: RawSpan, to index: Int) -> WriteResult {
+        guard let encryption = unsafe self.connections.encryption(index) else { return .failed }
+        var sending = self.sendRest(of: index)
+        guard sending == .done else { return sending == .waits ? .wrote(0) : .failed }
+        var written = unsafe encryption.pointee.takeHeldByte()
+        while sending == .done, written < head.byteCount + body.byteCount {
+            guard let count = self.encrypt(head, body, from: written, index) else {
+                // Its alert.
+                _ = self.sendRecords(of: index)
+                return .failed
+            }
+            written += count
+            sending = self.sendRecords(of: index)
+            if count == 0 { break }
+        }
+        return sending == .failed ? .failed : unsafe .wrote(encryption.pointee.reported(written, sending))
+    }
+
+    /// Encrypts what stands behind the first `offset` bytes into the sink, as far as one connection has room there; nil if the
+    /// session has failed.
+    private func encrypt(_ head: RawSpan, _ body: RawSpan, from offset: Int, _ index: Int) -> Int? {
+        guard let sink else { return nil }
+        var end = offset
+        while end < head.byteCount + body.byteCount,
+            sink.hasRoom(forPayloadOf: TLSSink.payloadByteCountMax, upTo: TLSSink.connectionByteCountMax)
+        {
+            switch self.encryptRecord(head, body, from: end, index) {
+            case .bytes(let count): end += count
+            case .wantsWrite: return end - offset
             case .wantsRead:
-                unsafe connection.pointee.flags.insert(.retriesWriteOnRead)
-                return .wrote(written)
-            case .failed, nil: return .failed
+                unsafe self.connections.pointer(index).pointee.flags.insert(.retriesWriteOnRead)
+                return end - offset
+            case .failed: return nil
             }
         }
-        return .wrote(written)
+        return end - offset
+    }
+
+    private func encryptRecord(_ head: RawSpan, _ body: RawSpan, from offset: Int, _ index: Int)
+        -> TLSWriteResult
+    {
+        guard offset < head.byteCount else {
+            return unsafe body.extracting(droppingFirst: offset - head.byteCount).withUnsafeBytes {
+                unsafe self.encrypt($0, index)
+            }
+        }
+        return unsafe Self.withJoined(head.extracting(droppingFirst: offset), body) {
+            unsafe self.encrypt($0, index)
+        }
+    }
+
+    /// Encrypts one record into the sink.
+    private func encrypt(_ bytes: UnsafeRawBufferPointer, _ index: Int) -> TLSWriteResult {
+        let encryption = unsafe self.connections.encryption(index)
+        return self.sink?.collecting { unsafe encryption?.pointee.session?.write(bytes) }
+            ?? .failed(.closedDuringHandshake)
+    }
+
+    /// The beginning of two spans one behind the other, as much as a record holds.
+    private static func withJoined<Result>(
+        _ head: RawSpan,
+        _ body: RawSpan,
+        _ use: (UnsafeRawBufferPointer) -> Result
+    ) -> Result {
+        let headCount = min(head.byteCount, TLSSink.payloadByteCountMax)
+        let bodyCount = min(body.byteCount, TLSSink.payloadByteCountMax - headCount)
+        return unsafe withUnsafeTemporaryAllocation(byteCount: headCount + bodyCount, alignment: 16) {
+            joined in
+            // Each part was just measured to fit behind the other.
+            unsafe head.withUnsafeBytes {
+                unsafe joined.copyMemory(from: UnsafeRawBufferPointer(rebasing: $0[..<headCount]))
+            }
+            unsafe body.withUnsafeBytes {
+                unsafe UnsafeMutableRawBufferPointer(rebasing: joined[headCount...])
+                    .copyMemory(from: UnsafeRawBufferPointer(rebasing: $0[..<bodyCount]))
+            }
+            return unsafe use(UnsafeRawBufferPointer(joined))
+        }
+    }
+
+    /// The same for several connections, with as few system calls as there is room in the sink for.
+    func writeEncrypted(_ batch: inout [BatchedWrite], _ sink: TLSSink, _ ring: OpaquePointer) {
+        var position = 0
+        while position < batch.count {
+            var sent: [Int] = []
+            while position < batch.count, unsafe sink.hasRoom(forPayloadOf: batch[position].bytes.count) {
+                if let send = unsafe self.encrypt(&batch[position], sink) {
+                    unsafe self.sends[sent.count] = unsafe send
+                    sent.append(position)
+                }
+                position += 1
+            }
+            unsafe starling_send_ring_send(ring, self.sends.baseAddress, UInt32(sent.count))
+            for (number, position) in sent.enumerated() {
+                unsafe self.conclude(self.sends[number], &batch[position])
+            }
+            sink.removeAll()
+        }
+    }
+
+    /// Encrypts one write of a batch; nil, with its result set, if there is nothing to send.
+    private func encrypt(_ write: inout BatchedWrite, _ sink: TLSSink) -> starling_batched_send? {
+        let index = write.connection
+        var send = unsafe starling_batched_send(
+            bytes: write.bytes.baseAddress,
+            count: write.bytes.count,
+            descriptor: self.connections.pointer(index).pointee.descriptor,
+            result: 0
+        )
+        guard self.connections.isEncrypted(index) else { return unsafe send }
+        write.result = .wrote(0)
+        // It sends by itself, and would take the others' records with it.
+        guard !self.hasRest(index) else { return nil }
+        let held = unsafe self.connections.encryption(index)?.pointee.takeHeldByte() ?? 0
+        write.result = .wrote(held)
+        guard unsafe held < write.bytes.count else { return nil }
+        let start = sink.byteCount
+        switch unsafe self.encrypt(UnsafeRawBufferPointer(rebasing: write.bytes[held...]), index) {
+        // All of them: a batch takes no writes that are longer than a record.
+        case .bytes: break
+        case .wantsWrite: return nil
+        case .wantsRead:
+            unsafe self.connections.pointer(index).pointee.flags.insert(.retriesWriteOnRead)
+            return nil
+        case .failed:
+            write.result = .failed
+            return nil
+        }
+        let records = unsafe sink.records(from: start)
+        unsafe send.bytes = records.baseAddress
+        unsafe send.count = records.count
+        return unsafe send
+    }
+
+    /// Sets the result of one write of a batch that was sent.
+    private func conclude(_ send: starling_batched_send, _ write: inout BatchedWrite) {
+        let result = unsafe self.result(of: send, write.connection)
+        guard self.connections.isEncrypted(write.connection), case .wrote(let count) = result,
+            let encryption = unsafe self.connections.encryption(write.connection)
+        else {
+            write.result = result
+            return
+        }
+        let records = unsafe UnsafeRawBufferPointer(start: send.bytes, count: send.count)
+        let sending = unsafe self.keep(
+            UnsafeRawBufferPointer(rebasing: records[count...]),
+            of: write.connection
+        )
+        write.result =
+            sending == .failed
+            ? .failed : unsafe .wrote(encryption.pointee.reported(write.bytes.count, sending))
+    }
+
+    // MARK: - Records on their way
+
+    enum Sending {
+        /// All are out.
+        case done
+        /// The socket takes no more; the loop goes on when it does.
+        case waits
+        /// The connection is of no use any more.
+        case failed
+    }
+
+    func hasRest(_ index: Int) -> Bool {
+        unsafe self.connections.encryption(index)?.pointee.rest.isEmpty == false
+    }
+
+    /// Sends what the sink holds for a connection, and keeps what the socket does not take.
+    private func sendRecords(of index: Int) -> Sending {
+        guard let sink else { return .done }
+        defer { sink.removeAll() }
+        let records = unsafe sink.records()
+        if self.hasRest(index) { return unsafe self.keep(records, of: index) }
+        guard unsafe !records.isEmpty else { return .done }
+        let count = unsafe starling_send(
+            self.connections.pointer(index).pointee.descriptor,
+            records.baseAddress,
+            records.count
+        )
+        if count < 0, errno != EAGAIN && errno != EINTR { return .failed }
+        return unsafe self.keep(UnsafeRawBufferPointer(rebasing: records[max(0, count)...]), of: index)
+    }
+
+    /// Keeps records until the socket takes them.
+    private func keep(_ records: UnsafeRawBufferPointer, of index: Int) -> Sending {
+        guard let encryption = unsafe self.connections.encryption(index) else { return .failed }
+        guard unsafe !records.isEmpty else { return self.hasRest(index) ? .waits : .done }
+        guard unsafe encryption.pointee.rest.count + records.count <= Self.restByteCountMax else {
+            return .failed
+        }
+        unsafe encryption.pointee.rest.append(contentsOf: records)
+        self.server.memory.charge(records.count)
+        self.setWriting(true, index)
+        return .waits
+    }
+
+    /// Sends what waits.
+    private func sendRest(of index: Int) -> Sending {
+        guard let encryption = unsafe self.connections.encryption(index), self.hasRest(index) else {
+            return .done
+        }
+        let count = unsafe encryption.pointee.rest.withUnsafeBytes {
+            unsafe starling_send(
+                self.connections.pointer(index).pointee.descriptor,
+                $0.baseAddress,
+                $0.count
+            )
+        }
+        if count < 0, errno != EAGAIN && errno != EINTR { return .failed }
+        self.server.memory.charge(-max(0, count))
+        if unsafe count == encryption.pointee.rest.count {
+            unsafe encryption.pointee.rest = []
+            return .done
+        }
+        unsafe encryption.pointee.rest.removeFirst(max(0, count))
+        self.setWriting(true, index)
+        return .waits
+    }
+
+    /// The socket takes bytes again; false if the connection is of no use any more.
+    func continueSending(_ index: Int, _ driver: ConnectionDriver) -> Bool {
+        switch self.sendRest(of: index) {
+        case .waits: return true
+        case .failed:
+            driver.failed(index)
+            return false
+        case .done: break
+        }
+        let connection = unsafe self.connections.pointer(index)
+        if unsafe connection.pointee.flags.contains(.shutdownOwed) {
+            unsafe connection.pointee.flags.remove(.shutdownOwed)
+            _ = unsafe shutdown(connection.pointee.descriptor, Int32(SHUT_WR))
+        }
+        return true
+    }
+
+    /// Says that nothing more will be written; false if records wait that must go out first.
+    func endEncryption(of index: Int) -> Bool {
+        guard let encryption = unsafe self.connections.encryption(index) else { return true }
+        // Best effort: a peer that misses the notify sees the stream's end.
+        _ = self.sink?.collecting { unsafe encryption.pointee.session?.shutdown() }
+        return self.sendRecords(of: index) != .waits
+    }
+
+    func forgetRest(of index: Int) {
+        guard let encryption = unsafe self.connections.encryption(index) else { return }
+        unsafe self.server.memory.charge(-encryption.pointee.rest.count)
+        unsafe encryption.pointee.rest = []
+    }
+}
+
+extension Encryption {
+    /// The bytes at the beginning of a write that are on their way already.
+    fileprivate mutating func takeHeldByte() -> Int {
+        defer { self.holdsByteBack = false }
+        return self.holdsByteBack ? 1 : 0
+    }
+
+    /// What the driver is told of the bytes that were encrypted: while some of them wait, all but one.
+    fileprivate mutating func reported(_ byteCount: Int, _ sending: NativeLoop.Sending) -> Int {
+        self.holdsByteBack = sending == .waits && byteCount > 0
+        return self.holdsByteBack ? byteCount - 1 : byteCount
     }
 }
 #endif

@@ -44,6 +44,8 @@ internal import Starling
     var unwatched: Int?
     /// Sends for many connections at once; nil where every write is a system call of its own.
     let ring: OpaquePointer?
+    /// Where the sessions write; nil without TLS.
+    let sink: TLSSink?
     let sends = UnsafeMutableBufferPointer<starling_batched_send>.allocate(capacity: NativeLoop.batchMax)
 
     /// Whether nothing is accepted, read or written, because connections go to another process or come from one.
@@ -102,8 +104,8 @@ internal import Starling
         self.isPaused = isPaused
         unsafe self.hot = .allocate(capacity: 1)
         unsafe self.hot.initialize(to: HotState(speaksTLS: tls != nil))
-        // OpenSSL writes to its sockets itself.
-        unsafe self.ring = tls == nil && batchesWrites ? Self.makeRing(server) : nil
+        self.sink = tls.map { _ in TLSSink() }
+        unsafe self.ring = batchesWrites ? Self.makeRing(server) : nil
         let canWatch =
             self.epoll.add(wakeup, Self.wakeupToken, starling_trigger_level)
             && self.epoll.add(self.lobby.descriptor, Self.lobbyToken, starling_trigger_level)
@@ -171,15 +173,14 @@ internal import Starling
         guard let index = self.connections.index(ofToken: event.token) else { return }
         let connection = unsafe self.connections.pointer(index)
         if !self.proxyHeaders.isEmpty, !self.readProxyHeader(index, driver) { return }
+        if event.writable, !self.continueSending(index, driver) { return }
         let isHandshaking = unsafe connection.pointee.flags.contains(.handshaking)
         if isHandshaking, !self.continueHandshake(index, driver) { return }
         if unsafe event.writable || connection.pointee.flags.contains(.retriesWriteOnRead) {
             unsafe connection.pointee.flags.remove(.retriesWriteOnRead)
-            self.setWriting(false, index)
-            driver.writable(index)
-            if unsafe connection.pointee.flags.contains(.retriesReadOnWrite) {
-                unsafe connection.pointee.flags.remove(.retriesReadOnWrite)
-                self.pending.append(index)
+            if !self.hasRest(index) {
+                self.setWriting(false, index)
+                driver.writable(index)
             }
         }
         if event.hung_up { unsafe connection.pointee.flags.insert(.hungUp) }
@@ -192,7 +193,7 @@ internal import Starling
 
     func write(_ bytes: RawSpan, to index: Int) -> WriteResult {
         let connection = unsafe self.connections.pointer(index)
-        if self.connections.isEncrypted(index) { return self.writeEncrypted(bytes, to: index) }
+        if self.connections.isEncrypted(index) { return self.writeEncrypted(RawSpan(), bytes, to: index) }
         let count = unsafe bytes.withUnsafeBytes { buffer in
             unsafe starling_send(connection.pointee.descriptor, buffer.baseAddress, buffer.count)
         }
@@ -201,8 +202,7 @@ internal import Starling
 
     func writeTogether(_ head: RawSpan, _ body: RawSpan, to index: Int) -> WriteResult? {
         let connection = unsafe self.connections.pointer(index)
-        // A TLS record is made of one buffer.
-        if self.connections.isEncrypted(index) { return nil }
+        if self.connections.isEncrypted(index) { return self.writeEncrypted(head, body, to: index) }
         let count = unsafe head.withUnsafeBytes { head in
             unsafe body.withUnsafeBytes { body in
                 unsafe starling_send_together(
@@ -245,13 +245,18 @@ internal import Starling
 
     func shutdownWriting(_ index: Int) {
         let connection = unsafe self.connections.pointer(index)
-        // Best effort: a peer that misses the notify sees the stream's end.
-        _ = unsafe self.connections.session(index)?.pointee?.shutdown()
+        guard self.endEncryption(of: index) else {
+            unsafe connection.pointee.flags.insert(.shutdownOwed)
+            return
+        }
         _ = unsafe shutdown(connection.pointee.descriptor, Int32(SHUT_WR))
     }
 
     func close(_ index: Int) {
-        if self.connections.isOpen(index) { self.setHandshaking(false, index) }
+        if self.connections.isOpen(index) {
+            self.setHandshaking(false, index)
+            self.forgetRest(of: index)
+        }
         // Closing the descriptor takes it out of epoll too.
         guard let descriptor = self.connections.close(index) else { return }
         if !self.proxyHeaders.isEmpty { self.proxyHeaders[index] = nil }

@@ -2,7 +2,7 @@
 
 internal import COpenSSL
 
-/// One TLS connection over a connected, non-blocking socket.
+/// One TLS connection over a connected, non-blocking socket, or over a ``TLSSink`` in this direction.
 ///
 /// Eight bytes: it owns an OpenSSL `SSL` and nothing else. The socket stays its owner's, who closes it after
 /// the session is gone. Belongs to one event loop and is used on its thread alone. Nothing blocks, and
@@ -57,14 +57,12 @@ internal import COpenSSL
 
     /// Reads decrypted bytes: at most one record's, so at most 16,384.
     ///
-    /// The session reads ahead: after `.bytes`, more may wait in it that the poller knows nothing of. Read
-    /// until
+    /// The session reads ahead: after `.bytes`, more may wait in it that the poller knows nothing of. Read until
     /// `wantsRead`; or ask ``hasBufferedInput`` after `.bytes`: if true, come back without waiting for the
     /// socket; if false, a level-triggered poller says when there is more, and a system call is saved.
     ///
     /// - Parameter buffer: Where to put the bytes; not empty.
     /// - Returns: How many bytes were put there, or why none.
-    /// - Returns: How many bytes were read, or what the session waits for.
     package mutating func read(into buffer: UnsafeMutableRawBufferPointer) -> TLSReadResult {
         guard let start = buffer.baseAddress, buffer.count > 0 else {
             preconditionFailure("read into an empty buffer")
