@@ -328,7 +328,8 @@ extension NativeLoop {
         case .failed:
             driver.failed(index)
             return false
-        case .done: break
+        // A handshake may go on without anything more to write.
+        case .done: self.setWriting(false, index)
         }
         let connection = unsafe self.connections.pointer(index)
         if unsafe connection.pointee.flags.contains(.shutdownOwed) {

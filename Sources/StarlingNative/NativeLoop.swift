@@ -6,8 +6,8 @@ internal import Starling
 /// One thread's sockets: waits for them, and tells the driver what happens on them.
 ///
 /// Epoll: one receive per readable connection and wake-up, into one buffer for all of them. Plain connections are
-/// edge-triggered, which saves the kernel a second look at each; TLS connections, of which OpenSSL takes a record at a time,
-/// are level-triggered.
+/// edge-triggered, which saves the kernel a second look at each; TLS connections, of which OpenSSL may leave a part of what has
+/// come in the socket, are level-triggered.
 @safe final class NativeLoop: ConnectionIO {
     static let wakeupToken: UInt64 = .max
     static let lobbyToken: UInt64 = .max - 1

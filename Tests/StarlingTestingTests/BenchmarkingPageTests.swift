@@ -38,6 +38,13 @@ import Testing
                 "echo over TLS, 200 × 64 KiB",
             ]
         ),
+        ["20 B", "depth 16", "TLS 20 B", "TLS 64 KiB", "idle", "idle, TLS"]: (
+            0,
+            [
+                "echo, 200 × 20 B", "echo, 200 × 20 B, depth 16", "echo over TLS, 200 × 20 B",
+                "echo over TLS, 200 × 64 KiB", "15,000 idle", "15,000 idle, TLS",
+            ]
+        ),
         ["plain", "TLS", "TLS resumed"]: (
             0,
             [
@@ -54,6 +61,7 @@ import Testing
         "Its tables have their runs' figures",
         arguments: [
             (heading: "Figures", run: "2026-11-27-amd-epyc-family-26", count: 20 + 8 + 7 + 8 + 8),
+            (heading: "Since that run", run: "2026-11-27-intel-xeon", count: 8),
             (heading: "Where system calls are cheap", run: "2026-11-27-amd-epyc", count: 3),
             (heading: "Where system calls are dear", run: "2026-11-26-amd-epyc", count: 3),
         ]
