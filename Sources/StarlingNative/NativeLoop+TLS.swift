@@ -88,8 +88,16 @@ extension NativeLoop {
         // OpenSSL may hold more, of which epoll will not speak.
         case nil: if self.holdsInput(index) { self.pending.append(index) }
         case .wantsRead, .bytes: break
+        // Answers to what came before the end go out first: OpenSSL says the same again in the next tick.
+        case .closed, .eof, .wantsWrite, .failed:
+            if byteCount > 0 { self.pending.append(index) } else { self.inputEnded(end, index, driver) }
+        }
+    }
+
+    private func inputEnded(_ end: TLSReadResult?, _ index: Int, _ driver: ConnectionDriver) {
+        switch end {
         case .closed, .eof: self.ended(index, driver)
-        case .wantsWrite, .failed: driver.failed(index)
+        default: driver.failed(index)
         }
     }
 
@@ -107,7 +115,15 @@ extension NativeLoop {
         guard sending == .done else { return sending == .waits ? .wrote(0) : .failed }
         var written = unsafe encryption.pointee.takeHeldByte()
         while sending == .done, written < head.byteCount + body.byteCount {
-            guard let count = self.encrypt(head, body, from: written, index) else {
+            guard
+                let count = self.encrypt(
+                    head,
+                    body,
+                    from: written,
+                    index,
+                    upTo: TLSSink.connectionByteCountMax
+                )
+            else {
                 // Its alert.
                 _ = self.sendRecords(of: index)
                 return .failed
@@ -119,17 +135,23 @@ extension NativeLoop {
         return sending == .failed ? .failed : unsafe .wrote(encryption.pointee.reported(written, sending))
     }
 
-    /// Encrypts what stands behind the first `offset` bytes into the sink, as far as one connection has room there; nil if the
-    /// session has failed.
-    private func encrypt(_ head: RawSpan, _ body: RawSpan, from offset: Int, _ index: Int) -> Int? {
+    /// Encrypts what stands behind the first `offset` bytes into the sink, as far as that may be filled; nil if the session has
+    /// failed.
+    private func encrypt(
+        _ head: RawSpan,
+        _ body: RawSpan,
+        from offset: Int,
+        _ index: Int,
+        upTo byteCountMax: Int
+    ) -> Int? {
         guard let sink else { return nil }
         var end = offset
-        while end < head.byteCount + body.byteCount,
-            sink.hasRoom(forPayloadOf: TLSSink.payloadByteCountMax, upTo: TLSSink.connectionByteCountMax)
-        {
+        while end < head.byteCount + body.byteCount, sink.hasRoom(forRecordUpTo: byteCountMax) {
             switch self.encryptRecord(head, body, from: end, index) {
             case .bytes(let count): end += count
-            case .wantsWrite: return end - offset
+            case .wantsWrite:
+                self.setWriting(true, index)
+                return end - offset
             case .wantsRead:
                 unsafe self.connections.pointer(index).pointee.flags.insert(.retriesWriteOnRead)
                 return end - offset
@@ -143,7 +165,8 @@ extension NativeLoop {
         -> TLSWriteResult
     {
         guard offset < head.byteCount else {
-            return unsafe body.extracting(droppingFirst: offset - head.byteCount).withUnsafeBytes {
+            let rest = body.extracting(droppingFirst: offset - head.byteCount)
+            return unsafe rest.extracting(first: TLSSink.payloadByteCountMax).withUnsafeBytes {
                 unsafe self.encrypt($0, index)
             }
         }
@@ -152,7 +175,7 @@ extension NativeLoop {
         }
     }
 
-    /// Encrypts one record into the sink.
+    /// Encrypts one record into the sink: of these bytes, or of the first of them for a peer that wants short ones (RFC 6066 §4).
     private func encrypt(_ bytes: UnsafeRawBufferPointer, _ index: Int) -> TLSWriteResult {
         let encryption = unsafe self.connections.encryption(index)
         return self.sink?.collecting { unsafe encryption?.pointee.session?.write(bytes) }
@@ -186,7 +209,7 @@ extension NativeLoop {
         var position = 0
         while position < batch.count {
             var sent: [Int] = []
-            while position < batch.count, unsafe sink.hasRoom(forPayloadOf: batch[position].bytes.count) {
+            while position < batch.count, sink.hasRoom(forRecordUpTo: TLSSink.byteCountMax) {
                 if let send = unsafe self.encrypt(&batch[position], sink) {
                     unsafe self.sends[sent.count] = unsafe send
                     sent.append(position)
@@ -201,7 +224,7 @@ extension NativeLoop {
         }
     }
 
-    /// Encrypts one write of a batch; nil, with its result set, if there is nothing to send.
+    /// Encrypts one write of a batch, and sets its result to what was encrypted; nil if there is nothing to send.
     private func encrypt(_ write: inout BatchedWrite, _ sink: TLSSink) -> starling_batched_send? {
         let index = write.connection
         var send = unsafe starling_batched_send(
@@ -215,20 +238,15 @@ extension NativeLoop {
         // It sends by itself, and would take the others' records with it.
         guard !self.hasRest(index) else { return nil }
         let held = unsafe self.connections.encryption(index)?.pointee.takeHeldByte() ?? 0
-        write.result = .wrote(held)
-        guard unsafe held < write.bytes.count else { return nil }
         let start = sink.byteCount
-        switch unsafe self.encrypt(UnsafeRawBufferPointer(rebasing: write.bytes[held...]), index) {
-        // All of them: a batch takes no writes that are longer than a record.
-        case .bytes: break
-        case .wantsWrite: return nil
-        case .wantsRead:
-            unsafe self.connections.pointer(index).pointee.flags.insert(.retriesWriteOnRead)
-            return nil
-        case .failed:
+        let bytes = unsafe RawSpan(_unsafeBytes: write.bytes)
+        guard let count = self.encrypt(RawSpan(), bytes, from: held, index, upTo: TLSSink.byteCountMax)
+        else {
             write.result = .failed
             return nil
         }
+        write.result = .wrote(held + count)
+        guard count > 0 else { return nil }
         let records = unsafe sink.records(from: start)
         unsafe send.bytes = records.baseAddress
         unsafe send.count = records.count
@@ -239,6 +257,7 @@ extension NativeLoop {
     private func conclude(_ send: starling_batched_send, _ write: inout BatchedWrite) {
         let result = unsafe self.result(of: send, write.connection)
         guard self.connections.isEncrypted(write.connection), case .wrote(let count) = result,
+            case .wrote(let encrypted) = write.result,
             let encryption = unsafe self.connections.encryption(write.connection)
         else {
             write.result = result
@@ -251,7 +270,7 @@ extension NativeLoop {
         )
         write.result =
             sending == .failed
-            ? .failed : unsafe .wrote(encryption.pointee.reported(write.bytes.count, sending))
+            ? .failed : unsafe .wrote(encryption.pointee.reported(encrypted, sending))
     }
 
     // MARK: - Records on their way
@@ -323,8 +342,13 @@ extension NativeLoop {
 
     /// The socket takes bytes again; false if the connection is of no use any more.
     func continueSending(_ index: Int, _ driver: ConnectionDriver) -> Bool {
+        let before = unsafe self.connections.encryption(index)?.pointee.rest.count ?? 0
         switch self.sendRest(of: index) {
-        case .waits: return true
+        case .waits:
+            if unsafe self.connections.encryption(index)?.pointee.rest.count != before {
+                driver.wrotePart(index)
+            }
+            return true
         case .failed:
             driver.failed(index)
             return false

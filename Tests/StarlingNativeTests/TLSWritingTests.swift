@@ -70,7 +70,56 @@ import Testing
         try await task.value
     }
 
+    @Test("Peers that want short records get whole messages, written to together", .timeLimit(.minutes(1)))
+    func shortRecords() async throws {
+        let (server, task, port) = try await self.serve(Silent(asked: AsyncStream.makeStream().continuation))
+        let clients = try (0..<2).map { _ in
+            try TLSTestProcess(
+                "openssl",
+                [
+                    "s_client", "-connect", "127.0.0.1:\(port)", "-maxfraglen", "512", "-quiet",
+                    "-nocommands",
+                    "-CAfile", try TLSTestCertificates.path("root.pem"),
+                ]
+            )
+        }
+        for client in clients { try client.say(Self.request) }
+        try await eventually("both are upgraded") { server.registry.count == 2 }
+        let text = String(repeating: "x", count: 3000) + "the end"
+        #expect(await server.registry.sendToAll(.text(text)) == 2)
+        for client in clients { #expect(try client.hear("the end").contains(text)) }
+        server.beginShutdown()
+        try await task.value
+    }
+
+    @Test("An answer goes out also if the end of the stream came with the request", .timeLimit(.minutes(1)))
+    func endBehindRequest() async throws {
+        let (server, task, port) = try await self.serve(Silent(asked: AsyncStream.makeStream().continuation))
+        for _ in 0..<30 {
+            let answer = try await blocking {
+                let socket = try TLSTestListener.connect(port: port)
+                let client = try TLSTestEndpoint(
+                    TLSTestCertificates.client(),
+                    socket,
+                    serverName: "localhost"
+                )
+                guard try client.handshake() == .done else { throw TLSTestFailure("no handshake") }
+                _ = client.write("GET /nowhere HTTP/1.1\r\nHost: localhost\r\n\r\n".utf8)
+                _ = client.session.shutdown()
+                return try client.receive().text
+            }
+            #expect(answer.hasPrefix("HTTP/1.1 404"))
+        }
+        server.beginShutdown()
+        try await task.value
+    }
+
     // MARK: - The server
+
+    private static let request = """
+        GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n
+        """
 
     private struct Silent: ConnectionHandler {
         let asked: AsyncStream<Void>.Continuation
@@ -115,6 +164,8 @@ import Testing
         let (addresses, listening) = AsyncStream.makeStream(of: String.self)
         var configuration = ServerConfiguration()
         configuration.memory = memory
+        // Some peers never answer a close frame.
+        configuration.drainTimeout = .seconds(2)
         var endpoint = EndpointConfiguration()
         endpoint.outbound.byteCountMax = byteCountMax
         // A window that is always full makes TCP slow.
@@ -192,12 +243,7 @@ import Testing
         )
         let client = try TLSTestEndpoint(TLSTestCertificates.client(), socket, serverName: "localhost")
         guard try client.handshake() == .done else { throw TLSTestFailure("no handshake") }
-        var output = Array(
-            """
-            GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-            Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n
-            """.utf8
-        )
+        var output = Array(Self.request.utf8)
         let key = MaskingKey(rawValue: 0x0102_0304)
         unsafe FrameCodec.encode(.text, Array("go".utf8).span.bytes, maskingKey: key, into: &output)
         var close: [UInt8] = []

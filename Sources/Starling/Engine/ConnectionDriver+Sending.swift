@@ -17,6 +17,15 @@ extension ConnectionDriver {
         self.scheduleCatchUp(index)
     }
 
+    /// The peer takes bytes that a transport holds for it, though no others yet: it is slow, and not silent.
+    package func wrotePart(_ index: Int) {
+        let slot = unsafe self.slots.pointer(index)
+        guard unsafe slot.pointee.flags.contains(.writeBlocked), unsafe slot.pointee.closing.isOpen else {
+            return
+        }
+        unsafe slot.pointee.waitingSince = self.now
+    }
+
     func send(_ kind: MessageView.Kind, _ bytes: RawSpan, to id: ConnectionID) -> SendResult {
         guard let index = self.index(of: id) else { return .dropped }
         return self.send(kind, bytes, to: index)
@@ -240,7 +249,9 @@ extension ConnectionDriver {
     private func flushBatch(_ io: any BatchingIO) {
         io.write(&self.batch)
         for write in self.batch {
-            if case .wrote(let count) = write.result { self.wrote(count, write.connection) }
+            if case .wrote(let count) = write.result {
+                unsafe self.wrote(count, of: write.bytes.count, write.connection)
+            }
         }
         // Only then: what follows from one write may touch what waits for other connections.
         for write in self.batch {
@@ -264,16 +275,18 @@ extension ConnectionDriver {
                 )
             // Chunk and scratch stay as they are during the call.
             let result = unsafe self.io.write(RawSpan(_unsafeBytes: bytes), to: index)
-            if case .wrote(let count) = result { self.wrote(count, index) }
+            if case .wrote(let count) = result { unsafe self.wrote(count, of: bytes.count, index) }
             guard self.conclude(result, of: bytes.count, index) else { return }
         }
         self.flushed(index)
     }
 
     /// Bytes are out.
-    private func wrote(_ count: Int, _ index: Int) {
+    private func wrote(_ count: Int, of byteCount: Int, _ index: Int) {
         let slot = unsafe self.slots.pointer(index)
         unsafe slot.pointee.outbound.removeFirst(count)
+        // A transport that encrypts may have begun the next frame too, which must then follow.
+        if count > 0, count < byteCount { unsafe slot.pointee.outbound.markFirstStarted() }
         unsafe slot.pointee.bytesSent &+= UInt64(count)
         self.counts.bytesSent &+= UInt64(count)
     }

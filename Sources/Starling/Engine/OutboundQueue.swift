@@ -134,7 +134,7 @@ struct OutboundQueue: ~Copyable {
         self.rest?.segments.forEach(body)
     }
 
-    /// A part of the first segment was written by another process.
+    /// A part of the first segment was written by another process, or may have been.
     mutating func markFirstStarted() {
         self.isFirstStarted = true
     }

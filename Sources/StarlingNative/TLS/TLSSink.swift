@@ -37,9 +37,9 @@ internal import COpenSSL
         unsafe self.sink.pointee.count
     }
 
-    /// Whether a record of so many bytes surely fits below a limit.
-    func hasRoom(forPayloadOf byteCount: Int, upTo byteCountMax: Int = TLSSink.byteCountMax) -> Bool {
-        self.byteCount + byteCount + Self.overheadByteCountMax <= byteCountMax
+    /// Whether a record surely fits below a limit.
+    func hasRoom(forRecordUpTo byteCountMax: Int) -> Bool {
+        self.byteCount + Self.payloadByteCountMax + Self.overheadByteCountMax <= byteCountMax
     }
 
     /// Lets sessions write here, and not to their sockets, during `body`.
