@@ -89,11 +89,7 @@ static int socket_read(BIO *bio, char *bytes, int count) {
 // Where this thread's sessions write instead of to their sockets.
 static _Thread_local starling_tls_sink *current_sink;
 
-starling_tls_sink *starling_tls_redirect(starling_tls_sink *sink) {
-    starling_tls_sink *former = current_sink;
-    current_sink = sink;
-    return former;
-}
+void starling_tls_redirect(starling_tls_sink *sink) { current_sink = sink; }
 
 static int sink_write(BIO *bio, const char *bytes, int count) {
     starling_tls_sink *sink = current_sink;

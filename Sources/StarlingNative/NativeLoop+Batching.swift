@@ -20,17 +20,21 @@ extension NativeLoop: BatchingIO {
         guard let ring = unsafe self.ring else { return }
         if let sink { return unsafe self.writeEncrypted(&batch, sink, ring) }
         for (position, write) in batch.enumerated() {
-            unsafe self.sends[position] = unsafe starling_batched_send(
-                bytes: write.bytes.baseAddress,
-                count: write.bytes.count,
-                descriptor: self.connections.pointer(write.connection).pointee.descriptor,
-                result: 0
-            )
+            unsafe self.sends[position] = self.batchedSend(of: write.bytes, to: write.connection)
         }
         unsafe starling_send_ring_send(ring, self.sends.baseAddress, UInt32(batch.count))
         for position in batch.indices {
             batch[position].result = unsafe self.result(of: self.sends[position], batch[position].connection)
         }
+    }
+
+    func batchedSend(of bytes: UnsafeRawBufferPointer, to connection: Int) -> starling_batched_send {
+        unsafe starling_batched_send(
+            bytes: bytes.baseAddress,
+            count: bytes.count,
+            descriptor: self.connections.pointer(connection).pointee.descriptor,
+            result: 0
+        )
     }
 
     func result(of send: starling_batched_send, _ connection: Int) -> WriteResult {

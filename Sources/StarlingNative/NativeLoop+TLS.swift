@@ -227,13 +227,9 @@ extension NativeLoop {
     /// Encrypts one write of a batch, and sets its result to what was encrypted; nil if there is nothing to send.
     private func encrypt(_ write: inout BatchedWrite, _ sink: TLSSink) -> starling_batched_send? {
         let index = write.connection
-        var send = unsafe starling_batched_send(
-            bytes: write.bytes.baseAddress,
-            count: write.bytes.count,
-            descriptor: self.connections.pointer(index).pointee.descriptor,
-            result: 0
-        )
-        guard self.connections.isEncrypted(index) else { return unsafe send }
+        guard self.connections.isEncrypted(index) else {
+            return unsafe self.batchedSend(of: write.bytes, to: index)
+        }
         write.result = .wrote(0)
         // It sends by itself, and would take the others' records with it.
         guard !self.hasRest(index) else { return nil }
@@ -247,10 +243,7 @@ extension NativeLoop {
         }
         write.result = .wrote(held + count)
         guard count > 0 else { return nil }
-        let records = unsafe sink.records(from: start)
-        unsafe send.bytes = records.baseAddress
-        unsafe send.count = records.count
-        return unsafe send
+        return unsafe self.batchedSend(of: sink.records(from: start), to: index)
     }
 
     /// Sets the result of one write of a batch that was sent.
@@ -295,13 +288,8 @@ extension NativeLoop {
         let records = unsafe sink.records()
         if self.hasRest(index) { return unsafe self.keep(records, of: index) }
         guard unsafe !records.isEmpty else { return .done }
-        let count = unsafe starling_send(
-            self.connections.pointer(index).pointee.descriptor,
-            records.baseAddress,
-            records.count
-        )
-        if count < 0, errno != EAGAIN && errno != EINTR { return .failed }
-        return unsafe self.keep(UnsafeRawBufferPointer(rebasing: records[max(0, count)...]), of: index)
+        guard case .wrote(let count) = unsafe self.sendAsIs(records, to: index) else { return .failed }
+        return unsafe self.keep(UnsafeRawBufferPointer(rebasing: records[count...]), of: index)
     }
 
     /// Keeps records until the socket takes them.
@@ -322,21 +310,14 @@ extension NativeLoop {
         guard let encryption = unsafe self.connections.encryption(index), self.hasRest(index) else {
             return .done
         }
-        let count = unsafe encryption.pointee.rest.withUnsafeBytes {
-            unsafe starling_send(
-                self.connections.pointer(index).pointee.descriptor,
-                $0.baseAddress,
-                $0.count
-            )
-        }
-        if count < 0, errno != EAGAIN && errno != EINTR { return .failed }
-        self.server.memory.charge(-max(0, count))
+        let result = unsafe encryption.pointee.rest.withUnsafeBytes { unsafe self.sendAsIs($0, to: index) }
+        guard case .wrote(let count) = result else { return .failed }
+        self.server.memory.charge(-count)
         if unsafe count == encryption.pointee.rest.count {
             unsafe encryption.pointee.rest = []
             return .done
         }
-        unsafe encryption.pointee.rest.removeFirst(max(0, count))
-        self.setWriting(true, index)
+        unsafe encryption.pointee.rest.removeFirst(count)
         return .waits
     }
 

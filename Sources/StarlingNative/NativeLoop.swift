@@ -178,10 +178,7 @@ internal import Starling
         if isHandshaking, !self.continueHandshake(index, driver) { return }
         if unsafe event.writable || connection.pointee.flags.contains(.retriesWriteOnRead) {
             unsafe connection.pointee.flags.remove(.retriesWriteOnRead)
-            if !self.hasRest(index) {
-                self.setWriting(false, index)
-                driver.writable(index)
-            }
+            if !self.hasRest(index) { driver.writable(index) }
         }
         if event.hung_up { unsafe connection.pointee.flags.insert(.hungUp) }
         if event.readable || event.ended || event.hung_up {
@@ -192,12 +189,15 @@ internal import Starling
     // MARK: - What the driver asks
 
     func write(_ bytes: RawSpan, to index: Int) -> WriteResult {
-        let connection = unsafe self.connections.pointer(index)
         if self.connections.isEncrypted(index) { return self.writeEncrypted(RawSpan(), bytes, to: index) }
-        let count = unsafe bytes.withUnsafeBytes { buffer in
-            unsafe starling_send(connection.pointee.descriptor, buffer.baseAddress, buffer.count)
-        }
-        return self.wrote(count, of: bytes.byteCount, to: index)
+        return unsafe bytes.withUnsafeBytes { unsafe self.sendAsIs($0, to: index) }
+    }
+
+    /// Sends bytes as they are.
+    func sendAsIs(_ bytes: UnsafeRawBufferPointer, to index: Int) -> WriteResult {
+        let descriptor = unsafe self.connections.pointer(index).pointee.descriptor
+        let count = unsafe starling_send(descriptor, bytes.baseAddress, bytes.count)
+        return unsafe self.wrote(count, of: bytes.count, to: index)
     }
 
     func writeTogether(_ head: RawSpan, _ body: RawSpan, to index: Int) -> WriteResult? {

@@ -139,6 +139,7 @@ starling_tls_result starling_tls_handshake(SSL *session);
 starling_tls_result starling_tls_read(SSL *session, void *bytes, size_t count);
 starling_tls_result starling_tls_write(SSL *session, const void *bytes, size_t count);
 starling_tls_result starling_tls_shutdown(SSL *session);
+
 /// Memory that records are written to. What does not fit is as what a full socket does not take: wants_write.
 typedef struct {
     uint8_t *bytes;
@@ -146,8 +147,8 @@ typedef struct {
     size_t count;
 } starling_tls_sink;
 
-/// Makes the calling thread's sessions write to `sink`, or to their sockets again if it is NULL; returns what it was before.
-starling_tls_sink *_Nullable starling_tls_redirect(starling_tls_sink *_Nullable sink);
+/// Makes the calling thread's sessions write to `sink`, or to their sockets again if it is NULL.
+void starling_tls_redirect(starling_tls_sink *_Nullable sink);
 
 /// Decrypted bytes that wait to be read.
 size_t starling_tls_pending(const SSL *session);

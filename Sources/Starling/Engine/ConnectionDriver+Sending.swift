@@ -53,6 +53,7 @@ extension ConnectionDriver {
         return true
     }
 
+    /// All other messages: the first of a burst, and those that have something in their way.
     @inline(never)
     private func sendFirst(_ kind: MessageView.Kind, _ bytes: RawSpan, to index: Int) -> SendResult {
         let slot = unsafe self.slots.pointer(index)

@@ -2,7 +2,7 @@
 
 internal import COpenSSL
 
-/// One TLS connection over a connected, non-blocking socket, or over a ``TLSSink`` in this direction.
+/// One TLS connection over a connected, non-blocking socket; what it writes may go to a ``TLSSink`` instead.
 ///
 /// Eight bytes: it owns an OpenSSL `SSL` and nothing else. The socket stays its owner's, who closes it after
 /// the session is gone. Belongs to one event loop and is used on its thread alone. Nothing blocks, and

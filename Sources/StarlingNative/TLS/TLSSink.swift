@@ -42,10 +42,10 @@ internal import COpenSSL
         self.byteCount + Self.payloadByteCountMax + Self.overheadByteCountMax <= byteCountMax
     }
 
-    /// Lets sessions write here, and not to their sockets, during `body`.
+    /// Lets sessions write here, and not to their sockets, during `body`; not to be nested.
     func collecting<Result>(_ body: () -> Result) -> Result {
-        let former = unsafe starling_tls_redirect(self.sink)
-        defer { unsafe _ = starling_tls_redirect(former) }
+        unsafe starling_tls_redirect(self.sink)
+        defer { unsafe starling_tls_redirect(nil) }
         return body()
     }
 
