@@ -197,7 +197,7 @@ internal import Starling
     func sendAsIs(_ bytes: UnsafeRawBufferPointer, to index: Int) -> WriteResult {
         let descriptor = unsafe self.connections.pointer(index).pointee.descriptor
         let count = unsafe starling_send(descriptor, bytes.baseAddress, bytes.count)
-        return unsafe self.wrote(count, of: bytes.count, to: index)
+        return self.wrote(count, of: bytes.count, to: index)
     }
 
     func writeTogether(_ head: RawSpan, _ body: RawSpan, to index: Int) -> WriteResult? {

@@ -276,7 +276,7 @@ extension ConnectionDriver {
                 )
             // Chunk and scratch stay as they are during the call.
             let result = unsafe self.io.write(RawSpan(_unsafeBytes: bytes), to: index)
-            if case .wrote(let count) = result { unsafe self.wrote(count, of: bytes.count, index) }
+            if case .wrote(let count) = result { self.wrote(count, of: bytes.count, index) }
             guard self.conclude(result, of: bytes.count, index) else { return }
         }
         self.flushed(index)

@@ -45,7 +45,7 @@ internal import COpenSSL
     /// Lets sessions write here, and not to their sockets, during `body`; not to be nested.
     func collecting<Result>(_ body: () -> Result) -> Result {
         unsafe starling_tls_redirect(self.sink)
-        defer { unsafe starling_tls_redirect(nil) }
+        defer { starling_tls_redirect(nil) }
         return body()
     }
 
