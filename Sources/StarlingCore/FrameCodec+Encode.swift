@@ -74,18 +74,27 @@ extension FrameCodec {
         }
     }
 
-    /// Writes a whole plain message, unmasked, to memory that the caller has made sure of.
-    package static func write(_ opcode: Opcode, _ payload: RawSpan, to base: UnsafeMutableRawPointer) {
-        guard payload.byteCount < 126 else {
-            let header = FrameHeader(opcode: opcode, payloadByteCount: payload.byteCount)
-            return unsafe self.write(header, payload, to: base)
-        }
-        let header = UInt16(payload.byteCount) << 8 | 0x80 | UInt16(opcode.rawValue)
+    /// The longest payload whose frame has a header of ``shortHeaderByteCount`` bytes, if it is not masked.
+    @inlinable
+    package static var shortPayloadByteCountMax: Int { 125 }
+    @inlinable
+    package static var shortHeaderByteCount: Int { 2 }
+
+    /// Writes a whole plain message of at most ``shortPayloadByteCountMax`` bytes, unmasked, to memory that the caller has made
+    /// sure of.
+    @inlinable
+    @inline(__always)
+    package static func writeShort(
+        _ opcode: Opcode,
+        _ payload: RawSpan,
+        to base: UnsafeMutableRawPointer
+    ) {
+        let header = UInt16(truncatingIfNeeded: payload.byteCount) << 8 | 0x80 | UInt16(opcode.rawValue)
         unsafe base.storeBytes(of: header.littleEndian, as: UInt16.self)
         unsafe payload.withUnsafeBytes { source in
             guard let from = source.baseAddress else { return }
-            // The caller's space is disjoint from the payload, and two bytes longer.
-            unsafe (base + 2).copyMemory(from: from, byteCount: source.count)
+            // The caller's space is disjoint from the payload, and longer by a header.
+            unsafe (base + self.shortHeaderByteCount).copyMemory(from: from, byteCount: source.count)
         }
     }
 
@@ -99,7 +108,7 @@ extension FrameCodec {
             unsafe body.copyMemory(from: from, byteCount: source.count)
         }
         if let key = header.maskingKey {
-            unsafe MaskingKey.exclusiveOr(body, byteCount: payload.byteCount, key.rawValue)
+            unsafe exclusiveOr(body, byteCount: payload.byteCount, key.rawValue)
         }
     }
 }

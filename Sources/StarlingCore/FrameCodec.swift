@@ -18,11 +18,11 @@
 /// ```
 public struct FrameCodec: ~Copyable {
     /// What all connections of an endpoint have in common, kept once.
-    let settings: Settings
+    @usableFromInline let settings: Settings
     /// What has arrived of an unfinished frame or message; nil between messages.
-    var partial: PartialInput?
+    @usableFromInline var partial: PartialInput?
     /// The violation that ended this connection's input.
-    var failure: ProtocolError?
+    @usableFromInline var failure: ProtocolError?
 
     /// Whether the first reserved bit means a compressed message: set it when permessage-deflate is agreed
     /// (RFC 7692 §6).
@@ -41,19 +41,21 @@ public struct FrameCodec: ~Copyable {
     }
 
     /// The role and limits of many codecs.
+    @usableFromInline
     package final class Settings: Sendable {
         package let role: Role
         package let limits: Limits
         let frameBytesMax: Int
-        /// The longest payload of ``FrameCodec/decodeShortMessage(in:)``.
-        let shortMessageBytesMax: Int
+        /// The longest payload of ``FrameCodec/nextShortMessage(in:)``; a client, whose input is not masked, takes none.
+        @usableFromInline let shortMessageBytesMax: Int
 
         package init(role: Role, limits: Limits) {
             self.role = role
             self.limits = limits
             let frameBytesMax = limits.frameBytesMax ?? limits.messageBytesMax
             self.frameBytesMax = frameBytesMax
-            self.shortMessageBytesMax = min(125, frameBytesMax, limits.messageBytesMax)
+            self.shortMessageBytesMax =
+                role == .server ? min(125, frameBytesMax, limits.messageBytesMax) : -1
         }
 
         var peer: Role {
@@ -81,6 +83,7 @@ public struct FrameCodec: ~Copyable {
     /// - Throws: The peer's violation. The connection is then at its end: every later call throws the same.
     @_lifetime(&self, copy bytes)
     public mutating func next(in bytes: inout MutableRawSpan) throws(ProtocolError) -> FrameEvent {
+        if let message = try self.nextShortMessage(in: &bytes) { return .message(message) }
         if let failure = self.failure { throw failure }
         do throws(ProtocolError) {
             if let partial = self.partial {
@@ -89,9 +92,6 @@ public struct FrameCodec: ~Copyable {
                 } else {
                     return try self.resume(partial, with: &bytes)
                 }
-            }
-            if self.settings.role == .server, let message = try self.decodeShortMessage(in: &bytes) {
-                return .message(message)
             }
             return try self.decodeWholeFrame(in: &bytes)
         } catch {
@@ -103,11 +103,15 @@ public struct FrameCodec: ~Copyable {
 
     /// The fastest path: what most clients send most of the time, a plain message of one frame with a one-byte length.
     ///
-    /// Nil, with nothing consumed, for everything else, violations included.
+    /// Nil, with nothing consumed, for everything else: that is for ``next(in:)``, which tries this first. Its callers have
+    /// its code in theirs: a call and a switch cost as much as what it does.
+    @inlinable
     @inline(__always)
     @_lifetime(copy bytes)
-    private func decodeShortMessage(in bytes: inout MutableRawSpan) throws(ProtocolError) -> MessageView? {
-        guard bytes.byteCount >= 6 else { return nil }
+    package mutating func nextShortMessage(
+        in bytes: inout MutableRawSpan
+    ) throws(ProtocolError) -> MessageView? {
+        guard self.partial == nil, self.failure == nil, bytes.byteCount >= 6 else { return nil }
         // Six bytes are there, as just checked: flags and opcode, mask bit and length, and the key.
         let first = unsafe bytes.unsafeLoad(fromUncheckedByteOffset: 0, as: UInt8.self)
         let second = unsafe bytes.unsafeLoad(fromUncheckedByteOffset: 1, as: UInt8.self)
@@ -120,7 +124,11 @@ public struct FrameCodec: ~Copyable {
         var payload = bytes.takeFirst(payloadByteCount)
         MaskingKey(rawValue: key.littleEndian).apply(to: &payload)
         let view = payload.immutable()
-        guard first == 0x82 || UTF8Validator.isValid(view) else { throw ProtocolError(.invalidUTF8) }
+        guard first == 0x82 || UTF8Validator.isValid(view) else {
+            let error = ProtocolError(.invalidUTF8)
+            self.failure = error
+            throw error
+        }
         return MessageView(first == 0x81 ? .text : .binary, view)
     }
 
@@ -236,6 +244,7 @@ public struct FrameCodec: ~Copyable {
 
 extension MutableRawSpan {
     /// Removes and returns the first `byteCount` bytes.
+    @inlinable
     @inline(__always)
     @_lifetime(self: copy self)
     @_lifetime(copy self)
@@ -255,6 +264,7 @@ extension MutableRawSpan {
     }
 
     /// Removes the first `byteCount` bytes.
+    @inlinable
     @inline(__always)
     @_lifetime(self: copy self)
     mutating func removeFirst(_ byteCount: Int) {
@@ -262,6 +272,7 @@ extension MutableRawSpan {
     }
 
     /// The same bytes, no longer to be changed.
+    @inlinable
     @inline(__always)
     @_lifetime(copy self)
     consuming func immutable() -> RawSpan {

@@ -20,48 +20,56 @@ public struct MaskingKey: Hashable, Sendable {
     /// Masks or unmasks bytes in place; `offset` is how far into the payload they start.
     ///
     /// Works in 32-byte vectors, then words. Applying it twice gives the bytes back.
+    @inlinable
     public func apply(to bytes: inout MutableRawSpan, at offset: Int = 0) {
         let key = self.advanced(by: offset).rawValue
         unsafe bytes.withUnsafeMutableBytes { buffer in
             guard let base = buffer.baseAddress else { return }
-            unsafe Self.exclusiveOr(base, byteCount: buffer.count, key)
+            unsafe exclusiveOr(base, byteCount: buffer.count, key)
         }
     }
+}
 
-    /// The loop itself, shared with the encoder, which masks what it has just copied.
-    static func exclusiveOr(_ base: UnsafeMutableRawPointer, byteCount: Int, _ key: UInt32) {
-        // Every access below lies within `byteCount` bytes from `base`: each loop checks before it loads, and
-        // unaligned loads and stores are used throughout.
-        let word = UInt64(key) << 32 | UInt64(key)
-        var index = 0
-        if byteCount >= 32 {
-            let vector = SIMD4<UInt64>(repeating: word)
-            while index &+ 32 <= byteCount {
-                let block = unsafe base.loadUnaligned(fromByteOffset: index, as: SIMD4<UInt64>.self)
-                unsafe base.storeBytes(of: block ^ vector, toByteOffset: index, as: SIMD4<UInt64>.self)
-                index &+= 32
-            }
+/// Masking itself, shared with the encoder, which masks what it has just copied.
+@usableFromInline
+func exclusiveOr(_ base: UnsafeMutableRawPointer, byteCount: Int, _ key: UInt32) {
+    // Every access below lies within `byteCount` bytes from `base`: each loop checks before it loads, and
+    // unaligned loads and stores are used throughout.
+    let word = UInt64(key) << 32 | UInt64(key)
+    var index = 0
+    if byteCount >= 32 {
+        let vector = SIMD4<UInt64>(repeating: word)
+        while index &+ 32 <= byteCount {
+            let block = unsafe base.loadUnaligned(fromByteOffset: index, as: SIMD4<UInt64>.self)
+            unsafe base.storeBytes(of: block ^ vector, toByteOffset: index, as: SIMD4<UInt64>.self)
+            index &+= 32
         }
-        while index &+ 8 <= byteCount {
-            let block = unsafe base.loadUnaligned(fromByteOffset: index, as: UInt64.self)
-            unsafe base.storeBytes(of: block ^ word, toByteOffset: index, as: UInt64.self)
-            index &+= 8
-        }
-        if index &+ 4 <= byteCount {
-            let block = unsafe base.loadUnaligned(fromByteOffset: index, as: UInt32.self)
-            unsafe base.storeBytes(of: block ^ key, toByteOffset: index, as: UInt32.self)
-            index &+= 4
-        }
-        var rest = key
-        while index < byteCount {
-            let byte = unsafe base.load(fromByteOffset: index, as: UInt8.self)
-            unsafe base.storeBytes(
-                of: byte ^ UInt8(truncatingIfNeeded: rest),
-                toByteOffset: index,
-                as: UInt8.self
-            )
-            rest >>= 8
-            index &+= 1
-        }
+    }
+    if index &+ 16 <= byteCount {
+        let block = unsafe base.loadUnaligned(fromByteOffset: index, as: SIMD2<UInt64>.self)
+        let masked = block ^ SIMD2<UInt64>(repeating: word)
+        unsafe base.storeBytes(of: masked, toByteOffset: index, as: SIMD2<UInt64>.self)
+        index &+= 16
+    }
+    if index &+ 8 <= byteCount {
+        let block = unsafe base.loadUnaligned(fromByteOffset: index, as: UInt64.self)
+        unsafe base.storeBytes(of: block ^ word, toByteOffset: index, as: UInt64.self)
+        index &+= 8
+    }
+    if index &+ 4 <= byteCount {
+        let block = unsafe base.loadUnaligned(fromByteOffset: index, as: UInt32.self)
+        unsafe base.storeBytes(of: block ^ key, toByteOffset: index, as: UInt32.self)
+        index &+= 4
+    }
+    var rest = key
+    while index < byteCount {
+        let byte = unsafe base.load(fromByteOffset: index, as: UInt8.self)
+        unsafe base.storeBytes(
+            of: byte ^ UInt8(truncatingIfNeeded: rest),
+            toByteOffset: index,
+            as: UInt8.self
+        )
+        rest >>= 8
+        index &+= 1
     }
 }

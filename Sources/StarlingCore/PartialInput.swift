@@ -1,6 +1,7 @@
 /// What has arrived of a frame or message that is not complete.
 ///
 /// A class of its own, so that a connection between two messages holds a nil and nothing else.
+@usableFromInline
 final class PartialInput {
     /// The frame whose payload is arriving; nil while a header is awaited.
     private(set) var frame: FrameHeader?

@@ -220,6 +220,18 @@ import Testing
         #expect(client.takeFrames().last?.prefix(3) == [0x88, 0x03, 0xF0])
     }
 
+    @Test("What comes behind the message too many is read up to the peer's close frame")
+    func closeBehindTooMany() throws {
+        let (server, client) = try Self.server { $0.rates.messagesPerSecondMax = 4 }
+        let messages = (0..<7).flatMap { _ in Client.frame(.text, [0x61]) }
+        server.receive(messages + Client.frame(.close, [0x03, 0xE8]), on: client.connection)
+        let frames = client.takeFrames()
+        #expect(frames.count == 5)
+        #expect(frames.last?.prefix(3) == [0x88, 0x03, 0xF0])
+        // Both have said so, and nobody is waited for.
+        #expect(server.isOutputEnded(of: client.connection))
+    }
+
     @Test("A peer that would have to wait for too long is closed")
     func tooLong() throws {
         let (_, client) = try Self.server {

@@ -156,10 +156,13 @@ public struct Connection<Handler: ConnectionHandler>: ~Copyable, ~Escapable {
     /// Not retained: it exists for the time of a call that the driver itself makes.
     private let driver: Unmanaged<ConnectionDriver>
     private let index: Int
+    /// The slot at `index`, which does not move.
+    private let slot: UnsafeMutablePointer<ConnectionSlot>
 
     init(_ driver: ConnectionDriver, _ index: Int) {
         unsafe self.driver = unsafe .passUnretained(driver)
         self.index = index
+        unsafe self.slot = unsafe driver.slots.pointer(index)
     }
 
     @usableFromInline
@@ -225,7 +228,9 @@ public struct Connection<Handler: ConnectionHandler>: ~Copyable, ~Escapable {
 
     @usableFromInline
     func send(_ kind: MessageView.Kind, _ bytes: RawSpan) -> SendResult {
-        unsafe self.driver._withUnsafeGuaranteedRef { $0.send(kind, bytes, to: self.index) }
+        let hot = unsafe self.driver._withUnsafeGuaranteedRef { unsafe $0.hot }
+        if unsafe hot.pointee.sendBehind(kind, bytes, to: self.slot) { return .sent }
+        return unsafe self.driver._withUnsafeGuaranteedRef { $0.sendFirst(kind, bytes, to: self.index) }
     }
 
     /// The application does not take its messages, of which `byteCount` bytes wait.
@@ -293,9 +298,5 @@ public struct Connection<Handler: ConnectionHandler>: ~Copyable, ~Escapable {
             reason: self.slot.pointee.details?.closeReason ?? "",
             cause: self.slot.pointee.cause
         )
-    }
-
-    private var slot: UnsafeMutablePointer<ConnectionSlot> {
-        unsafe self.driver._withUnsafeGuaranteedRef { unsafe $0.slots.pointer(self.index) }
     }
 }

@@ -133,21 +133,23 @@ extension ConnectionDriver {
         let slot = unsafe self.slots.pointer(index)
         // Taken out once: each load retains it.
         let received = endpoint.callbacks.received
+        let connection = ConnectionContext(self, index)
         do throws(ProtocolError) {
             while unsafe slot.pointee.phase == .open, unsafe !slot.pointee.flags.contains(.inputEnded) {
+                if let message = unsafe try slot.pointee.codec.nextShortMessage(in: &bytes) {
+                    if unsafe self.accepts(on: slot, index, endpoint) {
+                        received(message, connection)
+                    }
+                    continue
+                }
                 switch unsafe try slot.pointee.codec.next(in: &bytes) {
                 case .needsMoreBytes: return
                 case .message(let message):
-                    // RFC 6455 §1.4: what arrives behind our own close frame is not looked at.
-                    guard unsafe slot.pointee.closing.isOpen else { continue }
-                    if endpoint.limitsRates, !self.countMessage(on: index, endpoint) { return }
-                    unsafe slot.pointee.lastMessageAt = self.now
-                    unsafe slot.pointee.messagesReceived &+= 1
-                    self.counts.messagesReceived &+= 1
+                    guard unsafe self.accepts(on: slot, index, endpoint) else { continue }
                     if message.isCompressed {
                         try self.inflate(message, on: index, endpoint)
                     } else {
-                        received(message, ConnectionContext(self, index))
+                        received(message, connection)
                     }
                 case .ping(let payload):
                     guard self.countControlFrame(on: index, endpoint) else { return }
@@ -163,6 +165,22 @@ extension ConnectionDriver {
         } catch {
             self.endInput(index, .violated(error))
         }
+    }
+
+    /// Whether a message that has arrived is to be looked at; if so, it counts.
+    @inline(__always)
+    private func accepts(
+        on slot: UnsafeMutablePointer<ConnectionSlot>,
+        _ index: Int,
+        _ endpoint: LoopEndpoint
+    ) -> Bool {
+        // RFC 6455 §1.4: what arrives behind our own close frame is not looked at.
+        guard unsafe slot.pointee.closing.isOpen else { return false }
+        if endpoint.limitsRates, !self.countMessage(on: index, endpoint) { return false }
+        unsafe slot.pointee.lastMessageAt = self.now
+        unsafe slot.pointee.messagesReceived &+= 1
+        self.counts.messagesReceived &+= 1
+        return true
     }
 
     /// The peer has said its last.

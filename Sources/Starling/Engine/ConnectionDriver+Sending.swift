@@ -33,29 +33,14 @@ extension ConnectionDriver {
 
     /// Encodes a message into the loop's chunk; it goes out when the tick ends.
     func send(_ kind: MessageView.Kind, _ bytes: RawSpan, to index: Int) -> SendResult {
-        self.sendBehind(kind, bytes, to: index) ? .sent : self.sendFirst(kind, bytes, to: index)
+        if unsafe self.hot.pointee.sendBehind(kind, bytes, to: self.slots.pointer(index)) { return .sent }
+        return self.sendFirst(kind, bytes, to: index)
     }
 
-    /// The fastest path, for all but the first message of a burst: one more frame behind the last one.
-    ///
-    /// False, with nothing done, if that stands elsewhere or anything is in the way.
-    @inline(__always)
-    private func sendBehind(_ kind: MessageView.Kind, _ bytes: RawSpan, to index: Int) -> Bool {
-        let slot = unsafe self.slots.pointer(index)
-        guard unsafe slot.pointee.flags.intersection(.ofSending) == .dirty,
-            unsafe slot.pointee.phase == .open,
-            unsafe slot.pointee.closing.isOpen, let endpoint = unsafe slot.pointee.endpointReference
-        else { return false }
-        let byteCountMax = unsafe endpoint._withUnsafeGuaranteedRef { $0.burstByteCountMax }
-        guard unsafe self.direct.extend(&slot.pointee.outbound, by: kind.opcode, bytes, upTo: byteCountMax)
-        else { return false }
-        self.counts.messagesSent &+= 1
-        return true
-    }
-
-    /// All other messages: the first of a burst, and those that have something in their way.
+    /// All messages that ``HotState/sendBehind(_:_:to:)`` does not send: the first of a burst, longer ones, and those that have
+    /// something in their way.
     @inline(never)
-    private func sendFirst(_ kind: MessageView.Kind, _ bytes: RawSpan, to index: Int) -> SendResult {
+    func sendFirst(_ kind: MessageView.Kind, _ bytes: RawSpan, to index: Int) -> SendResult {
         let slot = unsafe self.slots.pointer(index)
         guard unsafe slot.pointee.phase == .open, unsafe slot.pointee.closing.isOpen,
             let endpoint = unsafe slot.pointee.endpointReference
@@ -191,8 +176,9 @@ extension ConnectionDriver {
     /// Adds a frame to the connection's outbound buffer, without a limit: for what was checked, and for control frames.
     func appendFrame(_ opcode: Opcode, _ payload: RawSpan, isCompressed: Bool = false, to index: Int) {
         let slot = unsafe self.slots.pointer(index)
-        let segment = self.direct.encode(opcode, payload, isCompressed: isCompressed)
-        unsafe slot.pointee.outbound.append(segment)
+        unsafe slot.pointee.outbound.append(
+            self.direct.encode(opcode, payload, isCompressed: isCompressed)
+        )
         self.markDirty(index)
     }
 
@@ -330,5 +316,27 @@ extension ConnectionDriver {
         if unsafe slot.pointee.closing.isOpen { unsafe slot.pointee.waitingSince = self.now }
         unsafe slot.pointee.outbound.leaveChunks()
         self.scheduleDeadline(index)
+    }
+}
+
+extension ConnectionDriver.HotState {
+    /// The fastest path, for all but the first message of a burst: one more short frame behind the last one.
+    ///
+    /// False, with nothing done, if that stands elsewhere or anything is in the way.
+    @inline(__always)
+    mutating func sendBehind(
+        _ kind: MessageView.Kind,
+        _ bytes: RawSpan,
+        to slot: UnsafeMutablePointer<ConnectionSlot>
+    ) -> Bool {
+        guard unsafe slot.pointee.flags.intersection(.ofSending) == .dirty,
+            unsafe slot.pointee.phase == .open,
+            unsafe slot.pointee.closing.isOpen, let endpoint = unsafe slot.pointee.endpointReference
+        else { return false }
+        let byteCountMax = unsafe endpoint._withUnsafeGuaranteedRef { $0.burstByteCountMax }
+        guard unsafe self.direct.extend(&slot.pointee.outbound, by: kind.opcode, bytes, upTo: byteCountMax)
+        else { return false }
+        self.counts.messagesSent &+= 1
+        return true
     }
 }

@@ -25,7 +25,7 @@ internal import StarlingDeflate
     /// The same, if it can write to several connections at once.
     private let batchingIO: (any BatchingIO)?
     let endpoints: [LoopEndpoint]
-    private let hot: UnsafeMutablePointer<HotState>
+    let hot: UnsafeMutablePointer<HotState>
 
     private var jobBatch: [UnownedJob] = []
     private var mailBatch: [LoopMessage] = []

@@ -61,6 +61,12 @@ struct OutboundSegment {
         UInt64(end) << 32 | UInt64(start)
     }
 
+    /// Adds bytes behind its end, which the chunk must have.
+    @inline(__always)
+    mutating func lengthen(by byteCount: Int) {
+        self.bounds &+= UInt64(truncatingIfNeeded: byteCount) << 32
+    }
+
     /// Whether the other one begins where this one ends.
     func isFollowed(by other: OutboundSegment) -> Bool {
         self.chunk === other.chunk && self.end == other.start
@@ -72,7 +78,7 @@ struct OutboundSegment {
     }
 
     var byteCount: Int {
-        Int(self.end - self.start)
+        Int(self.end &- self.start)
     }
 
     /// Good as long as the segment, or another one, holds the chunk.
@@ -134,8 +140,8 @@ struct OutboundSegment {
         )
     }
 
-    /// Encodes a message's frame behind all that waits for a connection, if that stands at the end of the chunk, as it does
-    /// within a burst, and comes to no more than `byteCountMax` bytes; false if nothing was done.
+    /// Encodes a short message's frame behind all that waits for a connection, if that stands at the end of the chunk, as it
+    /// does within a burst, and comes to no more than `byteCountMax` bytes; false if nothing was done.
     @inline(__always)
     mutating func extend(
         _ queue: inout OutboundQueue,
@@ -143,14 +149,15 @@ struct OutboundSegment {
         _ payload: RawSpan,
         upTo byteCountMax: Int
     ) -> Bool {
-        let byteCount = FrameCodec.encodedByteCount(payloadByteCount: payload.byteCount)
         let (base, used) = unsafe (self.chunk.base, self.used)
-        guard self.maskingKeys == nil, byteCount <= self.chunk.capacity - used,
+        let byteCount = FrameCodec.shortHeaderByteCount + payload.byteCount
+        guard payload.byteCount <= FrameCodec.shortPayloadByteCountMax, self.maskingKeys == nil,
+            byteCount <= self.chunk.capacity &- used,
             unsafe queue.extendOnly(base, endingAt: used, by: byteCount, upTo: byteCountMax)
         else { return false }
         // The space was just checked; the queue's segment has been lengthened by it.
-        unsafe FrameCodec.write(opcode, payload, to: base + used)
-        self.used = used + byteCount
+        unsafe FrameCodec.writeShort(opcode, payload, to: base + used)
+        self.used = used &+ byteCount
         return true
     }
 

@@ -48,16 +48,23 @@ struct OutboundQueue: ~Copyable {
         guard self.isContiguous, self.first != nil, unsafe self.first!.chunk.base == base,
             Int(self.first!.end) == end, self.first!.byteCount + byteCount <= byteCountMax
         else { return false }
-        self.first!.end += UInt32(byteCount)
+        self.first!.lengthen(by: byteCount)
         return true
     }
 
     /// Adds a segment at the end; joined with its neighbour if the two stand together.
     mutating func append(_ segment: consuming OutboundSegment) {
+        if self.first == nil {
+            self.first = consume segment
+        } else {
+            self.appendBehind(segment)
+        }
+    }
+
+    /// The same where it is not the first.
+    private mutating func appendBehind(_ segment: OutboundSegment) {
         if let rest = self.rest {
             rest.append(segment)
-        } else if self.first == nil {
-            self.first = segment
         } else if self.first!.isFollowed(by: segment) {
             self.first!.end = segment.end
         } else {
