@@ -14,7 +14,7 @@ internal import Synchronization
 /// ```
 public final class EmbeddedTransport {
     let io = EmbeddedIO()
-    let driver: ConnectionDriver
+    package let driver: ConnectionDriver
     private let context: ServerContext
     private let executor = QueuedExecutor()
     /// What stands between the endpoints and their broadcasters.

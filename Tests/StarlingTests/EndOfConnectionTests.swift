@@ -254,6 +254,24 @@ import Testing
         #expect(end[LoggingKeys.bufferedBytes] == "22")
     }
 
+    @Test("A peer that takes of what a transport holds for it is slow, and not silent")
+    func slowNotSilent() throws {
+        let recorder = LogRecorder()
+        let server = Self.server(recorder, Self.endpoint())
+        let client = try Self.open(server)
+        server.limitOutput(of: client.connection, to: 0)
+        client.send(.text, Array("hello".utf8))
+        for _ in 0..<3 {
+            server.advance(by: .seconds(8))
+            server.driver.wrotePart(client.connection)
+        }
+        server.advance(by: .seconds(9))
+        #expect(!recorder.entries.contains { $0.message == "connection closed" })
+        server.advance(by: .seconds(2))
+        let end = try #require(recorder.entries.last { $0.message == "connection closed" })
+        #expect(end[LoggingKeys.cause] == "writeTimeout")
+    }
+
     @Test("So does a connection that is not even accepted, and one that a drain cuts at its deadline")
     func notAcceptedAndCut() throws {
         let recorder = LogRecorder()
