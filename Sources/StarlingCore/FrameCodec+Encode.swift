@@ -74,7 +74,8 @@ extension FrameCodec {
         }
     }
 
-    /// The longest payload whose frame has a header of ``shortHeaderByteCount`` bytes, if it is not masked.
+    /// The longest payload whose length stands in one byte (RFC 6455 §5.2): a header of ``shortHeaderByteCount`` bytes, and the key
+    /// if it is masked.
     @inlinable
     package static var shortPayloadByteCountMax: Int { 125 }
     @inlinable

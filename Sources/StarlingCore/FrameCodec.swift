@@ -55,7 +55,8 @@ public struct FrameCodec: ~Copyable {
             let frameBytesMax = limits.frameBytesMax ?? limits.messageBytesMax
             self.frameBytesMax = frameBytesMax
             self.shortMessageBytesMax =
-                role == .server ? min(125, frameBytesMax, limits.messageBytesMax) : -1
+                role == .server
+                ? min(FrameCodec.shortPayloadByteCountMax, frameBytesMax, limits.messageBytesMax) : -1
         }
 
         var peer: Role {
@@ -84,6 +85,12 @@ public struct FrameCodec: ~Copyable {
     @_lifetime(&self, copy bytes)
     public mutating func next(in bytes: inout MutableRawSpan) throws(ProtocolError) -> FrameEvent {
         if let message = try self.nextShortMessage(in: &bytes) { return .message(message) }
+        return try self.nextOther(in: &bytes)
+    }
+
+    /// What ``next(in:)`` does where ``nextShortMessage(in:)`` has found nothing.
+    @_lifetime(&self, copy bytes)
+    package mutating func nextOther(in bytes: inout MutableRawSpan) throws(ProtocolError) -> FrameEvent {
         if let failure = self.failure { throw failure }
         do throws(ProtocolError) {
             if let partial = self.partial {
@@ -103,8 +110,8 @@ public struct FrameCodec: ~Copyable {
 
     /// The fastest path: what most clients send most of the time, a plain message of one frame with a one-byte length.
     ///
-    /// Nil, with nothing consumed, for everything else: that is for ``next(in:)``, which tries this first. Its callers have
-    /// its code in theirs: a call and a switch cost as much as what it does.
+    /// Nil, with nothing consumed, for everything else: that is for ``nextOther(in:)``. Its callers have its code in theirs: a
+    /// call and a switch cost as much as what it does.
     @inlinable
     @inline(__always)
     @_lifetime(copy bytes)

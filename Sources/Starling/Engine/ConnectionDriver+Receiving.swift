@@ -142,7 +142,7 @@ extension ConnectionDriver {
                     }
                     continue
                 }
-                switch unsafe try slot.pointee.codec.next(in: &bytes) {
+                switch unsafe try slot.pointee.codec.nextOther(in: &bytes) {
                 case .needsMoreBytes: return
                 case .message(let message):
                     guard unsafe self.accepts(on: slot, index, endpoint) else { continue }
