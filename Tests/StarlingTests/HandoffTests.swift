@@ -239,6 +239,76 @@ import Testing
         #expect(second.takeFrames() == [[0x81] + Array("Ada 2 u".utf8)])
     }
 
+    @Test(
+        "A body that sends to a slow peer is not carried past its bound: it is told that the message was not sent"
+    )
+    func streaming() async throws {
+        let limit = Lock<[Int]>([])
+        func server() -> EmbeddedTransport {
+            Self.resumable { socket in
+                var number = try socket.carried(Int.self) ?? 0
+                limit.withLock { $0.append(number) }
+                while number < 3000 {
+                    try await socket.send(
+                        .binary([UInt8](repeating: UInt8(truncatingIfNeeded: number), count: 1000))
+                    )
+                    number += 1
+                    try socket.carry(number)
+                }
+            }
+        }
+        let old = server()
+        let first = Client(server: old, connection: try #require(old.connect()))
+        old.limitOutput(of: first.connection, to: 10_000)
+        old.receive(Client.request("/"), on: first.connection)
+        var bytes = first.server.takeOutput(of: first.connection)[...]
+        let second = try Self.move(first, to: server())
+        bytes += first.server.takeOutput(of: first.connection)
+        while !second.server.isOutputEnded(of: second.connection), bytes.count < 4_000_000 {
+            second.server.advance(by: .milliseconds(1))
+            let more = second.server.takeOutput(of: second.connection)
+            if more.isEmpty { break }
+            bytes += more
+        }
+        let begins = limit.withLock { $0 }
+        // The first one had sent what the buffer takes below its high watermark, and no more.
+        #expect(begins.count == 2 && begins[0] == 0 && (60...80).contains(begins[1]))
+        let head = try #require(bytes.firstRange(of: Array("\r\n\r\n".utf8)))
+        bytes = bytes[head.upperBound...]
+        for number in 0..<3000 {
+            #expect(
+                bytes.prefix(4) == [0x82, 126, 3, 232]
+                    && bytes.dropFirst(4).first == UInt8(truncatingIfNeeded: number)
+            )
+            bytes = bytes.dropFirst(1004)
+        }
+        // It returned, and said so.
+        #expect(bytes.prefix(4) == [0x88, 2, 3, 232])
+    }
+
+    @Test(
+        "A body that throws an error of its own when it is cancelled goes to the next process, or stays",
+        arguments: [true, false]
+    )
+    func throwing(succeeds: Bool) throws {
+        struct QueryFailed: Error {}
+        func server() -> EmbeddedTransport {
+            Self.resumable { socket in
+                for try await message in socket {
+                    try await socket.send(message)
+                    do { try await Task.sleep(for: .seconds(60)) } catch { throw QueryFailed() }
+                }
+            }
+        }
+        var client = try Client(server())
+        _ = client.server.takeOutput(of: client.connection)
+        client.send(.text, [65])
+        #expect(client.takeFrames() == [[0x81, 65]])
+        if succeeds { client = try Self.move(client, to: server()) } else { client.server.failHandOff() }
+        client.send(.text, [66])
+        #expect(client.takeFrames() == [[0x81, 66]])
+    }
+
     @Test("Connections of endpoints that were not made for it stay, and go on")
     func stays() throws {
         let old = Self.server(WebSocketEndpoint(handler: EchoHandler()))

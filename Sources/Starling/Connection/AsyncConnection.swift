@@ -56,7 +56,13 @@ internal import Synchronization
     struct Ping {
         let number: UInt32
         let sentAt: ContinuousClock.Instant
+        let caller: PingCaller
         let waiter: CheckedContinuation<Duration?, Never>
+    }
+
+    /// Who waits for a pong, and may be cancelled before the loop knows of it.
+    final class PingCaller: Sendable {
+        let isCancelled = Atomic<Bool>(false)
     }
 
     /// `ownsSlot` is false for one that a connection has beside its handler's.
@@ -207,6 +213,17 @@ internal import Synchronization
 
     /// The endpoint's body is done; on whatever thread it ended.
     private func bodyReturned(_ failure: (any Error)?) {
+        if let driver = self.loop.currentDriver {
+            self.finish(driver, failure)
+        } else {
+            self.loop.post(.perform { self.finish($0, failure) })
+        }
+    }
+
+    private func finish(_ driver: ConnectionDriver?, _ failure: (any Error)?) {
+        unsafe self.state.pointee.task = nil
+        // One that was told to return may throw whatever its task's cancellation has become on the way.
+        if let driver, self.takeSuspension(driver) { return }
         // That the connection ended is told by the connection's own log message.
         if let failure, !(failure is CancellationError), !(failure is WebSocketError) {
             self.facts.logger.error(
@@ -214,27 +231,21 @@ internal import Synchronization
                 metadata: [LoggingKeys.connection: "\(self.id)", LoggingKeys.error: "\(failure)"]
             )
         }
-        let hasFailed = failure != nil
-        // What a body may throw that was told to return.
-        let hasYielded = failure == nil || failure is CancellationError || failure is WebSocketError
-        if let driver = self.loop.currentDriver {
-            self.finish(driver, failed: hasFailed, hasYielded)
-        } else {
-            self.loop.post(.perform { self.finish($0, failed: hasFailed, hasYielded) })
-        }
-    }
-
-    private func finish(_ driver: ConnectionDriver?, failed: Bool, _ hasYielded: Bool) {
-        unsafe self.state.pointee.task = nil
-        guard let driver else { return }
-        if hasYielded, self.takeSuspension(driver) { return }
-        driver.taskReturned(self, failed: failed)
+        driver?.taskReturned(self, failed: failure != nil)
     }
 
     /// A message that another thread has handed over.
+    ///
+    /// Its sender believes it to be on its way. If what others have sent meanwhile leaves no room for it, it is not lost in
+    /// silence: the connection is closed with 1013, whatever the policy.
     func deliverPosted(_ message: Message, driver: ConnectionDriver) {
         self.postedByteCount.subtract(message.byteCount, ordering: .relaxed)
-        if driver.send(message.kind, message.bytes, to: self.id) == .buffered { self.passedHighWatermark() }
+        switch driver.send(message.kind, message.bytes, to: self.id) {
+        case .sent: break
+        case .buffered: self.passedHighWatermark()
+        case .dropped:
+            if let index = driver.index(of: self.id) { driver.disconnectSlowConsumer(index) }
+        }
     }
 
     private func resumeReader() {
@@ -348,25 +359,39 @@ internal import Synchronization
         return result
     }
 
+    /// The same for a sender that waits first while the buffer is above its high watermark; nil then too.
     @usableFromInline
-    func waitUntilDrained() async {
-        guard self.loop.isCurrent else {
-            return await withTaskExecutorPreference(self.loop) { await self.waitOnLoopUntilDrained() }
-        }
-        await self.waitOnLoopUntilDrained()
+    func sendIfDrained(_ message: Message) -> SendResult? {
+        self.isAboveHighWatermark.load(ordering: .relaxed) ? nil : self.sendOnLoop(message)
     }
 
-    private func waitOnLoopUntilDrained() async {
-        guard self.end == nil, self.isAboveHighWatermark.load(ordering: .relaxed), !Task.isCancelled,
-            !self.mustReturn
-        else { return }
-        await withTaskCancellationHandler {
-            unsafe await withUnsafeContinuation { continuation in
-                unsafe self.rare.drainWaiters.append(continuation)
-                if Task.isCancelled { self.releaseDrainWaiters() }
+    /// Waits until the buffer is below its low watermark, the connection has ended, the task is cancelled, or the body is told
+    /// to return.
+    ///
+    /// - Parameter staysBehind: Whether it waits on although the body is to return: then the connection does not go to the
+    ///   other process.
+    @usableFromInline
+    func waitUntilDrained(staysBehind: Bool = false) async {
+        guard self.loop.isCurrent else {
+            return await withTaskExecutorPreference(self.loop) {
+                await self.waitOnLoopUntilDrained(staysBehind)
             }
-        } onCancel: {
-            self.loop.post(.perform { _ in self.releaseDrainWaiters() })
+        }
+        await self.waitOnLoopUntilDrained(staysBehind)
+    }
+
+    private func waitOnLoopUntilDrained(_ staysBehind: Bool) async {
+        while self.end == nil, self.isAboveHighWatermark.load(ordering: .relaxed), !Task.isCancelled,
+            staysBehind || !self.mustReturn
+        {
+            await withTaskCancellationHandler {
+                unsafe await withUnsafeContinuation { continuation in
+                    unsafe self.rare.drainWaiters.append(continuation)
+                    if Task.isCancelled { self.releaseDrainWaiters() }
+                }
+            } onCancel: {
+                self.loop.post(.perform { _ in self.releaseDrainWaiters() })
+            }
         }
     }
 
@@ -382,26 +407,35 @@ internal import Synchronization
     @usableFromInline
     func sendSlowly(_ message: Message) async throws(WebSocketError) {
         if self.isFinished.load(ordering: .acquiring) { throw WebSocketError(.closed) }
+        guard message.byteCount <= self.facts.outboundByteCountMax else {
+            throw WebSocketError(.messageTooBig)
+        }
         if let driver = self.loop.currentDriver {
             guard driver.isOpen(self.id) else { throw WebSocketError(.closed) }
-            guard message.byteCount <= driver.outboundByteCountMax(of: self.id) else {
-                throw WebSocketError(.messageTooBig)
-            }
-            await self.waitOnLoopUntilDrained()
-            if driver.send(message.kind, message.bytes, to: self.id) == .dropped {
-                throw WebSocketError(.closed)
+            await self.waitUntilDrained()
+            try self.checkIsDrained()
+            switch driver.send(message.kind, message.bytes, to: self.id) {
+            case .sent: return
+            case .buffered: self.passedHighWatermark()
+            case .dropped: throw WebSocketError(.closed)
             }
             return
         }
         if self.mustWait { await self.waitUntilDrained() }
         if self.isFinished.load(ordering: .acquiring) { throw WebSocketError(.closed) }
+        try self.checkIsDrained()
         self.post(message)
+    }
+
+    /// Who does not wait, because its task is cancelled or its body is to return, may not fill the buffer instead.
+    private func checkIsDrained() throws(WebSocketError) {
+        if self.isAboveHighWatermark.load(ordering: .relaxed) { throw WebSocketError(.cancelled) }
     }
 
     func trySend(_ message: Message) -> SendResult {
         if self.isFinished.load(ordering: .acquiring) { return .dropped }
         if let result = self.sendOnLoop(message) { return result }
-        if self.mustWait { return .dropped }
+        if self.mustWait || message.byteCount > self.facts.outboundByteCountMax { return .dropped }
         self.post(message)
         return .sent
     }
@@ -447,22 +481,42 @@ internal import Synchronization
     }
 
     func ping() async throws(WebSocketError) -> Duration {
-        let roundTrip: Duration? = await withCheckedContinuation {
-            (waiter: CheckedContinuation<Duration?, Never>) in
-            let begin: @Sendable (ConnectionDriver?) -> Void = { driver in
-                guard let driver, self.end == nil else { return waiter.resume(returning: Duration?.none) }
-                self.rare.lastPing &+= 1
-                self.rare.pings.append(Ping(number: self.rare.lastPing, sentAt: .now, waiter: waiter))
-                driver.sendPing(self, number: self.rare.lastPing)
+        let caller = PingCaller()
+        let roundTrip: Duration? = await withTaskCancellationHandler {
+            await withCheckedContinuation { waiter in
+                let begin: @Sendable (ConnectionDriver?) -> Void = { self.sendPing($0, caller, waiter) }
+                if let driver = self.loop.currentDriver {
+                    begin(driver)
+                } else {
+                    self.loop.post(.perform(begin))
+                }
             }
-            if let driver = self.loop.currentDriver {
-                begin(driver)
-            } else {
-                self.loop.post(.perform(begin))
-            }
+        } onCancel: {
+            caller.isCancelled.store(true, ordering: .relaxed)
+            self.loop.post(.perform { if $0 != nil { self.endPings(of: caller) } })
         }
-        guard let roundTrip else { throw WebSocketError(.closed) }
+        guard let roundTrip else { throw WebSocketError(Task.isCancelled ? .cancelled : .closed) }
         return roundTrip
+    }
+
+    private func sendPing(
+        _ driver: ConnectionDriver?,
+        _ caller: PingCaller,
+        _ waiter: CheckedContinuation<Duration?, Never>
+    ) {
+        guard let driver, self.end == nil, !caller.isCancelled.load(ordering: .relaxed) else {
+            return waiter.resume(returning: nil)
+        }
+        self.rare.lastPing &+= 1
+        let number = self.rare.lastPing
+        self.rare.pings.append(Ping(number: number, sentAt: .now, caller: caller, waiter: waiter))
+        driver.sendPing(self, number: number)
+    }
+
+    /// A pong that comes later is for nobody.
+    private func endPings(of caller: PingCaller) {
+        guard let index = self.rare.pings.firstIndex(where: { $0.caller === caller }) else { return }
+        self.rare.pings.remove(at: index).waiter.resume(returning: nil)
     }
 
     /// Runs a piece of work in the loop's tick and returns its result.
@@ -485,6 +539,7 @@ final class ConnectionFacts: Sendable {
     let user: String?
     let isClient: Bool
     let inboundByteCountMax: Int
+    let outboundByteCountMax: Int
     let logger: Logger
 
     init(
@@ -493,6 +548,7 @@ final class ConnectionFacts: Sendable {
         user: String? = nil,
         isClient: Bool,
         inboundByteCountMax: Int,
+        outboundByteCountMax: Int,
         logger: Logger
     ) {
         self.path = path
@@ -500,6 +556,7 @@ final class ConnectionFacts: Sendable {
         self.user = user
         self.isClient = isClient
         self.inboundByteCountMax = inboundByteCountMax
+        self.outboundByteCountMax = outboundByteCountMax
         self.logger = logger
     }
 }

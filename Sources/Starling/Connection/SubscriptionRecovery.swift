@@ -7,6 +7,8 @@ struct SubscriptionRecovery {
     private let topic: Topic
     private let policy: SlowConsumerPolicy?
     private let prologue: (@Sendable (TopicSubscription) async throws(BroadcastError) -> Message)?
+    /// Whether the subscription came from another process, and holds live publications back already.
+    private let goesOn: Bool
 
     /// Publications that are read from the history at once.
     static let pageCountMax = 256
@@ -15,12 +17,14 @@ struct SubscriptionRecovery {
         _ connection: AsyncConnection,
         _ topic: Topic,
         _ policy: SlowConsumerPolicy?,
-        _ prologue: (@Sendable (TopicSubscription) async throws(BroadcastError) -> Message)?
+        _ prologue: (@Sendable (TopicSubscription) async throws(BroadcastError) -> Message)?,
+        goesOn: Bool = false
     ) {
         self.connection = connection
         self.topic = topic
         self.policy = policy
         self.prologue = prologue
+        self.goesOn = goesOn
     }
 
     func run(from start: StreamPosition?) async throws(WebSocketError) -> TopicSubscription {
@@ -36,8 +40,11 @@ struct SubscriptionRecovery {
     private func begin() async throws(WebSocketError) -> BroadcastHub {
         guard !self.connection.facts.isClient else { throw WebSocketError(.noTopics) }
         guard !self.topic.isReserved else { throw WebSocketError(.reservedTopic) }
-        let (id, topic, policy) = (self.connection.id, self.topic, self.policy)
-        switch await self.connection.onLoop(orElse: .closed, { $0.beginRecovery(id, to: topic, policy) }) {
+        let (id, topic, policy, goesOn) = (self.connection.id, self.topic, self.policy, self.goesOn)
+        let outcome = await self.connection.onLoop(orElse: .closed) {
+            $0.beginRecovery(id, to: topic, policy, goesOn: goesOn)
+        }
+        switch outcome {
         case .began(let hub): return hub
         case .tooMany: throw WebSocketError(.tooManySubscriptions)
         case .closed: throw WebSocketError(.closed)
@@ -67,11 +74,19 @@ struct SubscriptionRecovery {
         // What an incomplete history still has is not wanted: it would follow a hole.
         var publications = isRecovered && start != nil ? page.publications : []
         while true {
-            if let last = try await self.replay(publications) { cursor = last }
-            switch await self.progress(cursor, newest: page.newest) {
-            case .finished: return subscription
-            case .ended: throw WebSocketError(.closed)
-            case .readOn: break
+            let count = try await self.replay(publications)
+            if count > 0, let last = publications[count - 1].position { cursor = last }
+            if count == publications.count {
+                switch await self.progress(cursor, newest: page.newest) {
+                case .finished: return subscription
+                case .ended: throw WebSocketError(.closed)
+                case .readOn: break
+                }
+            } else {
+                // A page that a slow peer waited with would be a copy for each: the rest is read again.
+                publications = []
+                page = TopicHistory(publications: [], newest: page.newest, isComplete: true)
+                try await self.waitUntilDrained()
             }
             page = try await self.page(after: cursor, hub)
             publications = page.publications
@@ -98,23 +113,21 @@ struct SubscriptionRecovery {
         }
     }
 
-    /// Sends publications, in portions that the peer takes; returns the last one's position.
-    private func replay(_ publications: [Publication]) async throws(WebSocketError) -> StreamPosition? {
+    /// Sends publications until the peer takes no more; how many.
+    private func replay(_ publications: [Publication]) async throws(WebSocketError) -> Int {
         let id = self.connection.id
-        var rest = publications[...]
-        while !rest.isEmpty {
-            let portion = rest
-            guard let count = await self.connection.onLoop(orElse: nil, { $0.replay(portion, to: id) }) else {
-                throw WebSocketError(.closed)
-            }
-            rest = rest.dropFirst(count)
-            if !rest.isEmpty {
-                self.connection.passedHighWatermark()
-                await self.connection.waitUntilDrained()
-                if Task.isCancelled { throw WebSocketError(.closed) }
-            }
+        guard let count = await self.connection.onLoop(orElse: nil, { $0.replay(publications[...], to: id) })
+        else {
+            throw WebSocketError(.closed)
         }
-        return publications.last?.position
+        return count
+    }
+
+    private func waitUntilDrained() async throws(WebSocketError) {
+        self.connection.passedHighWatermark()
+        // What is half replayed cannot go on in another process: its connection stays, and is drained.
+        await self.connection.waitUntilDrained(staysBehind: true)
+        if Task.isCancelled { throw WebSocketError(.cancelled) }
     }
 
     private func progress(_ cursor: StreamPosition?, newest: StreamPosition?) async -> RecoveryProgress {

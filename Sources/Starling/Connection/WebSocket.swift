@@ -39,7 +39,7 @@ public struct WebSocket: Sendable, AsyncSequence {
 
     /// Whether the connection had a body before, which has stopped for a restart of the process: this one goes on.
     ///
-    /// Subscriptions are there already. False for endpoints other than ``WebSocketEndpoint/resumable(broadcaster:configuration:_:)``.
+    /// Subscriptions are there already. False for endpoints that are not `resumable`.
     public var isResumed: Bool { self.resumption != nil }
 
     /// Whether the body is to return, because the connection is to go to another process; on the connection's event loop.
@@ -63,14 +63,18 @@ public struct WebSocket: Sendable, AsyncSequence {
 
     /// Sends a message.
     ///
-    /// Suspends only while the outbound buffer is above its high watermark. When it returns, the message is in order
-    /// behind all earlier ones of this task; it is not yet received.
+    /// Suspends only while the outbound buffer is above its high watermark, or, on another thread than the loop's, while more
+    /// than ``EndpointConfiguration/inboundByteCountMax`` is on its way to the loop. When it returns, the message is in order
+    /// behind all earlier ones of this task; it is not yet received. Should others have filled the buffer before the message
+    /// reaches the loop, the connection is closed with 1013 (try again later): a message that was accepted is not left out.
     ///
-    /// - Throws: ``WebSocketError/Code/closed`` once the connection is closing, and
-    ///   ``WebSocketError/Code/messageTooBig`` for a message that alone passes ``OutboundConfiguration/byteCountMax``.
+    /// - Throws: ``WebSocketError/Code/closed`` once the connection is closing,
+    ///   ``WebSocketError/Code/messageTooBig`` for a message that alone passes ``OutboundConfiguration/byteCountMax``, and
+    ///   ``WebSocketError/Code/cancelled`` where it would have to wait, but its task is cancelled, or the body is to return because
+    ///   the connection goes to another process. The message is not sent then.
     @inlinable
     public func send(_ message: Message) async throws(WebSocketError) {
-        switch self.connection.sendOnLoop(message) {
+        switch self.connection.sendIfDrained(message) {
         case .sent: return
         case .buffered: return await self.connection.waitUntilDrained()
         case .dropped, nil: break
@@ -85,7 +89,11 @@ public struct WebSocket: Sendable, AsyncSequence {
 
     /// Sends a message if the outbound buffer takes it now.
     ///
-    /// Never suspends.
+    /// Never suspends. On the connection's loop the result says what the buffer has made of the message. On another thread it
+    /// is never ``SendResult/buffered``: ``SendResult/sent`` says that the message is on its way to the loop, with the same end as
+    /// `send` has for one that does not fit there; ``SendResult/dropped`` that the connection is closed, that the
+    /// message is too big, that the buffer is above its high watermark, or that more than
+    /// ``EndpointConfiguration/inboundByteCountMax`` is on its way already.
     @discardableResult
     public func trySend(_ message: Message) -> SendResult {
         self.connection.trySend(message)
@@ -99,7 +107,9 @@ public struct WebSocket: Sendable, AsyncSequence {
     ///   - topic: The topic.
     ///   - slowConsumerPolicy: What happens when the client is so slow that the topic's ring passes it; nil for the
     ///     endpoint's ``OutboundConfiguration/slowConsumerPolicy``.
-    /// - Throws: If the connection is closing, is subscribed to too many topics, or the broadcaster fails.
+    /// - Throws: ``WebSocketError/Code/closed``, ``WebSocketError/Code/tooManySubscriptions``,
+    ///   ``WebSocketError/Code/reservedTopic``, ``WebSocketError/Code/broadcasting`` if the broadcaster fails, and
+    ///   ``WebSocketError/Code/noTopics`` for a client's connection.
     public func subscribe(
         to topic: Topic,
         slowConsumerPolicy: SlowConsumerPolicy? = nil
@@ -122,7 +132,8 @@ public struct WebSocket: Sendable, AsyncSequence {
     ///   - prologue: Makes a message that goes out before the first publication, to tell the client what it gets. What is
     ///     published while it suspends waits, presence events included.
     /// - Returns: Where the subscription begins.
-    /// - Throws: If the connection is closing, is subscribed to too many topics, or the broadcaster fails.
+    /// - Throws: As ``subscribe(to:slowConsumerPolicy:)``, and ``WebSocketError/Code/cancelled`` if the task is cancelled while the
+    ///   peer reads slowly; there is no subscription then.
     @discardableResult
     public func subscribe(
         to topic: Topic,
@@ -154,7 +165,10 @@ public struct WebSocket: Sendable, AsyncSequence {
 
     /// Sends a ping and returns the time until its pong.
     ///
-    /// - Throws: If the connection ends first; deadlines for pongs do not apply, those of the task do.
+    /// Suspends until then. It has no deadline of its own: for one, cancel the task.
+    ///
+    /// - Throws: ``WebSocketError/Code/closed`` if the connection ends first, ``WebSocketError/Code/cancelled`` if the task is
+    ///   cancelled.
     public func ping() async throws(WebSocketError) -> Duration {
         try await self.connection.ping()
     }

@@ -7,7 +7,7 @@ public struct WebSocketError: Error, Sendable {
         enum Base: Sendable {
             case closed, connectionLost, protocolViolation, timedOut, messageTooBig, slowConsumer,
                 tooManySubscriptions
-            case broadcasting, publicationsLost, reservedTopic, noTopics
+            case broadcasting, publicationsLost, reservedTopic, noTopics, cancelled
         }
         let base: Base
 
@@ -31,6 +31,8 @@ public struct WebSocketError: Error, Sendable {
         public static let noTopics = Code(base: .noTopics)
         /// The connection was closed because publications were lost; see ``PublicationFormat/gap``.
         public static let publicationsLost = Code(base: .publicationsLost)
+        /// The operation would have had to wait, and was not done: its task is cancelled, or the connection goes to another process.
+        public static let cancelled = Code(base: .cancelled)
         /// The broadcaster failed; see ``WebSocketError/underlying``.
         public static let broadcasting = Code(base: .broadcasting)
     }
@@ -65,6 +67,7 @@ public enum SendResult: Sendable, Hashable {
     case sent
     /// It waits behind others, and the outbound buffer is above its high watermark: pause until `drained`.
     case buffered
-    /// It was not taken: the connection is closing, or its outbound buffer is full.
+    /// It was not taken: the connection is closing, or its outbound buffer is full; for ``WebSocket/trySend(_:)`` on another
+    /// thread than the loop's, above its high watermark.
     case dropped
 }

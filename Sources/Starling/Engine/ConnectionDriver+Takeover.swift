@@ -125,7 +125,7 @@ extension ConnectionDriver {
         let waitingSince = try self.readInstant(from: &reader)
         let lastReceivedAt = try self.readInstant(from: &reader)
         let (received, sent) = (try reader.readNumber(), try reader.readNumber())
-        guard self.drain == nil, self.server.admission.admitConnection(from: address) else {
+        guard self.drain == nil, self.server.admission.admitConnection(from: address) == nil else {
             throw ConnectionRecord.Unusable("there is no room for it")
         }
         guard let index = self.slots.allocate() else {
@@ -258,7 +258,7 @@ extension ResumedSubscription {
 
     /// False if publications are lost and the subscriber could not be told.
     private func bringUp(_ connection: AsyncConnection) async -> Bool {
-        let recovery = SubscriptionRecovery(connection, self.topic, nil, nil)
+        let recovery = SubscriptionRecovery(connection, self.topic, nil, nil, goesOn: true)
         guard let outcome = try? await recovery.run(from: self.position) else { return false }
         guard !outcome.isRecovered, let newest = outcome.position else { return true }
         let gap = TopicGap(topic: self.topic, newest: newest)

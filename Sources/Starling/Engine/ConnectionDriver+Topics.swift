@@ -44,11 +44,12 @@ extension ConnectionDriver {
     // MARK: - From a position on
 
     /// Subscribes, with live publications held back until ``finishRecovery(_:of:in:)``; a subscription that there was
-    /// begins anew.
+    /// begins anew, unless it came from another process and `goesOn`: then what is held back for it already stays.
     func beginRecovery(
         _ id: ConnectionID,
         to topic: Topic,
-        _ policy: SlowConsumerPolicy?
+        _ policy: SlowConsumerPolicy?,
+        goesOn: Bool = false
     ) -> RecoveryOutcome {
         guard self.isOpen(id), let index = self.index(of: id),
             let endpoint = unsafe self.slots.pointer(index).pointee.endpoint
@@ -60,6 +61,7 @@ extension ConnectionDriver {
         }
         guard isSubscribed || self.subscribe(index, to: topic, policy) else { return .tooMany }
         guard let entry = endpoint.topics.subscribers(of: topic) else { return .closed }
+        if goesOn, entry.recovering[UInt32(index)] != nil { return .began(endpoint.hub) }
         entry.forget(UInt32(index))
         entry.recovering[UInt32(index)] = Recovery()
         return .began(endpoint.hub)

@@ -57,6 +57,7 @@ final class LoopEndpoint {
             user: user,
             isClient: self.plainFacts.isClient,
             inboundByteCountMax: self.plainFacts.inboundByteCountMax,
+            outboundByteCountMax: self.plainFacts.outboundByteCountMax,
             logger: self.plainFacts.logger
         )
     }
@@ -88,6 +89,7 @@ final class LoopEndpoint {
             path: path,
             isClient: role == .client,
             inboundByteCountMax: configuration.inboundByteCountMax,
+            outboundByteCountMax: configuration.outbound.byteCountMax,
             logger: logger
         )
         self.pingInterval = configuration.timeouts.pingInterval.map(LoopInterval.init)

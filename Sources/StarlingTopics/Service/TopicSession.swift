@@ -365,7 +365,13 @@ struct TopicSession<UserData: Sendable>: Sendable {
 
     /// Suspends while the client reads slowly; nothing to do if it is gone, since the iteration ends then.
     private func send(_ message: ServerMessage) async {
-        try? await self.client.socket.send(message.message)
+        let message = message.message
+        do throws(WebSocketError) {
+            try await self.client.socket.send(message)
+        } catch {
+            // Whoever may not wait any more still owes its answer.
+            if error.code == .cancelled { self.client.socket.trySend(message) }
+        }
     }
 
     private func refuse(_ id: UInt64?, _ error: any Error) async {
@@ -385,6 +391,9 @@ struct TopicSession<UserData: Sendable>: Sendable {
         case let error as WebSocketError where error.code == .broadcasting:
             return TopicRefusal(.unavailable, "the topic cannot be had now")
         case is CancellationError where self.client.socket.mustReturn: return Self.restarting
+        case let error as WebSocketError where error.code == .cancelled:
+            return self.client.socket.mustReturn
+                ? Self.restarting : TopicRefusal(.timeout, "it was cancelled")
         // An answer that was too late, or whose client is gone: nobody's failure.
         case is CancellationError: return TopicRefusal(.timeout, "it was cancelled")
         case let error as WebSocketError where error.code == .closed:
