@@ -54,7 +54,10 @@ extension NativeLoop {
 
     /// Takes a connection into the table, and serves it, unless the loop pauses.
     func accepted(_ descriptor: Int32, _ address: RemoteAddress, _ driver: ConnectionDriver) {
-        guard let index = driver.accept(from: address) else { return self.turnAway(descriptor) }
+        let handshakeByteCount = self.tls == nil ? 0 : Self.handshakeByteCount
+        guard let index = driver.accept(from: address, handshakeByteCount: handshakeByteCount) else {
+            return self.turnAway(descriptor)
+        }
         self.connections.open(index, descriptor)
         if driver.expectsProxyProtocol { self.proxyHeaders[index] = ProxyHeaderReader() }
         if let tls = self.tls {
@@ -119,7 +122,8 @@ extension NativeLoop {
     }
 
     func stopListening() {
-        self.closeListeners(areGone: true)
+        // A loop that was to take over, and does not, leaves them to the process that serves.
+        self.closeListeners(areGone: !self.mustEnd)
     }
 
     /// Listens no more; `areGone` says that nobody else has the listeners.

@@ -26,7 +26,8 @@ public struct NativeTransport: Transport {
     /// Whether writes to several connections are one system call, through an `io_uring`; true by default.
     ///
     /// Only where that can be had: Linux 6.1 and no seccomp profile or `kernel.io_uring_disabled` that forbids it, as Docker's
-    /// default profile does; and without TLS. Otherwise every write is a system call of its own, and nothing else is different.
+    /// default profile does. Otherwise every write is a system call of its own, and nothing else is different. Writes of more than
+    /// 4 KiB, and a single one in a tick, go alone anyway.
     public var batchesWrites = true
 
     /// Makes a transport that listens on a TCP port.
@@ -92,7 +93,8 @@ public struct NativeTransport: Transport {
         let service = NativeService(self, server, Listener.spread(listeners, over: self.eventLoops))
         let all = Lock(listeners)
         let endpoint = HandoffServer(point, server, loops: service.loops) {
-            HandoffOffer(self, all.withLock { $0 })
+            // A shutdown closes the listeners of its loops; one that they share is closed at its end.
+            server.isDraining && !listeners[0].isShared ? nil : HandoffOffer(self, all.withLock { $0 })
         }
         let waiting = Lock<Task<Void, Never>?>(nil)
         do throws(HandoffError) {

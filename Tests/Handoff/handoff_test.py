@@ -399,6 +399,9 @@ def failures(servers, load):
         server = servers.start()
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+    while server.process.poll() is None:
+        # Also those that come when the new process has the listeners, and gives them up.
+        check(answers(servers), "a new connection was not served")
     check(server.process.wait(20) != 0, "a process took over that has too few descriptors")
     load.runs(0.1)
     print("  a new process with too few descriptors: the old one serves", flush=True)
@@ -499,6 +502,32 @@ def without_redis(folder, started):
     ends_well(load, servers)
 
 
+def shutting_down(folder, started):
+    """Whoever comes while the old process shuts down opens listeners of its own, since there is nothing to take."""
+    for loops in (1, 2):
+        servers = Servers(folder, loops=loops, name=f"shutdown-{loops}")
+        started.append(servers)
+        servers.begin()
+        with socket.create_connection(("127.0.0.1", servers.port), 10) as client:
+            client.sendall(upgrade("/stays"))
+            check(client.recv(12) == b"HTTP/1.1 101", "no upgrade")
+            # It does not answer a close: the old one waits for it until its time is up.
+            old = servers.serving
+            old.process.send_signal(signal.SIGTERM)
+            while answers(servers):
+                pass
+            servers.serving = servers.start()
+            servers.serving.line(30)
+            check(old.process.poll() is None, "the old process has not waited for its connection")
+            check(answers(servers), "the new process does not serve")
+            check(old.process.wait(20) == 0, "the old process did not end well")
+        check(answers(servers), "the new process does not serve alone")
+        servers.restart()
+        servers.serving.process.send_signal(signal.SIGTERM)
+        check(servers.serving.process.wait(20) == 0, "the last process did not end well")
+    print("  a new process that comes while the old one shuts down: serves at once", flush=True)
+
+
 def with_redis(folder, started):
     """Subscribers that are restarted, of publishers that go on at another server: only positions tell what came meanwhile."""
     redis = Redis(folder)
@@ -566,6 +595,7 @@ def main():
         started = []
         try:
             without_redis(folder, started)
+            shutting_down(folder, started)
             with_redis(folder, started)
             chat(folder, started)
         except (Failure, OSError, subprocess.TimeoutExpired) as failure:

@@ -133,14 +133,23 @@ public final class ServerContext: Sendable {
         self.endpoints[index].route
     }
 
-    /// The newest positions of topics, of those whose history answers.
-    package func newestPositions(of topics: Set<HandoffTopic>) async -> [HandoffTopic: StreamPosition] {
-        var positions: [HandoffTopic: StreamPosition] = [:]
-        for topic in topics {
-            let history = self.endpoints[topic.endpoint].hub.history
-            positions[topic] = try? await history?.history(of: topic.topic, newest: 0).newest
+    /// The newest positions of topics, of those whose history answers; so many are asked for at once.
+    package func newestPositions(
+        of topics: Set<HandoffTopic>,
+        atOnce: Int = 64
+    ) async -> [HandoffTopic: StreamPosition] {
+        await withTaskGroup(of: (HandoffTopic, StreamPosition?).self) { group in
+            var positions: [HandoffTopic: StreamPosition] = [:]
+            for (count, topic) in topics.enumerated() {
+                if count >= atOnce, let (topic, position) = await group.next() { positions[topic] = position }
+                group.addTask {
+                    let history = self.endpoints[topic.endpoint].hub.history
+                    return (topic, try? await history?.history(of: topic.topic, newest: 0).newest)
+                }
+            }
+            for await (topic, position) in group { positions[topic] = position }
+            return positions
         }
-        return positions
     }
 
     /// Whether the planned end has begun.

@@ -24,6 +24,8 @@ struct HandoffMessage {
         case commit
         /// The new process has them.
         case taken
+        /// The old one shuts down, and listens no more: the new one opens listeners of its own.
+        case nothing
     }
 
     var kind: Kind
@@ -114,7 +116,14 @@ struct HandoffMessage {
 
     /// The next message, which must be of a kind.
     func receive(_ kind: HandoffMessage.Kind) throws(HandoffError) -> HandoffMessage {
-        let message = try self.receive()
+        try self.require(kind, try self.receive())
+    }
+
+    /// Refuses a message that is not of a kind.
+    func require(
+        _ kind: HandoffMessage.Kind,
+        _ message: HandoffMessage
+    ) throws(HandoffError) -> HandoffMessage {
         if message.kind == kind { return message }
         for descriptor in message.descriptors { _ = Glibc.close(descriptor) }
         guard message.kind == .refusal else {

@@ -11,7 +11,8 @@ internal import StarlingCore
 final class HandoffServer: Sendable {
     private let point: HandoffPoint
     private let server: ServerContext
-    private let offer: @Sendable () -> HandoffOffer
+    /// Nil once the listeners are closed.
+    private let offer: @Sendable () -> HandoffOffer?
     private let loops: [LoopRemote]
     private let stopSignal: Int32
     private let isDone = Lock(false)
@@ -25,7 +26,7 @@ final class HandoffServer: Sendable {
         _ point: HandoffPoint,
         _ server: ServerContext,
         loops: [LoopRemote],
-        offer: @escaping @Sendable () -> HandoffOffer
+        offer: @escaping @Sendable () -> HandoffOffer?
     ) {
         self.point = point
         self.server = server
@@ -61,7 +62,10 @@ final class HandoffServer: Sendable {
             }
             let begin = ContinuousClock.now
             do throws(HandoffError) {
-                let outcome = try self.handOff(channel)
+                guard let outcome = try self.handOff(channel) else {
+                    self.server.logger.info("nothing to hand off: this process shuts down already")
+                    continue
+                }
                 self.server.logger.info(
                     "handed off",
                     metadata: [
@@ -98,9 +102,14 @@ final class HandoffServer: Sendable {
         let index: Int
     }
 
-    private func handOff(_ channel: HandoffChannel) throws(HandoffError) -> (gone: Int, stayed: Int) {
+    /// Nil if there is nothing to hand off.
+    private func handOff(_ channel: HandoffChannel) throws(HandoffError) -> (gone: Int, stayed: Int)? {
         try self.greet(channel)
-        try channel.send(self.offer().message)
+        guard let offer = self.offer() else {
+            try channel.send(HandoffMessage(kind: .nothing))
+            return nil
+        }
+        try channel.send(offer.message)
         do throws(HandoffError) {
             let sent = try self.sendConnections(channel)
             let restored = try channel.receive(.restored)

@@ -16,8 +16,10 @@ internal import StarlingCore
     /// The descriptors of the listeners are the caller's once this returns without an error.
     var listeners: [Listener] { self.offer.listeners }
 
-    /// Asks for the listeners; the old process then brings its connections to rest.
-    private init(_ channel: HandoffChannel, _ timeout: Duration) throws(HandoffError) {
+    /// Asks for the listeners; nil if the old process shuts down.
+    ///
+    /// Otherwise it then brings its connections to rest.
+    private init?(_ channel: HandoffChannel, _ timeout: Duration) throws(HandoffError) {
         self.channel = channel
         self.timeout = timeout
         guard channel.isPeerTheSameUser else { throw HandoffError("it runs as another user") }
@@ -25,7 +27,9 @@ internal import StarlingCore
         writer.write(HandoffMessage.magic)
         writer.write(HandoffMessage.version)
         try channel.send(HandoffMessage(kind: .hello, bytes: writer.bytes))
-        let message = try channel.receive(.offer)
+        var message = try channel.receive()
+        if message.kind == .nothing { return nil }
+        message = try channel.require(.offer, message)
         do throws(ByteReader.Malformed) {
             self.offer = try HandoffOffer(message)
         } catch {
@@ -39,7 +43,7 @@ internal import StarlingCore
     {
         guard let channel = try point.connectToPredecessor() else { return nil }
         do throws(HandoffError) {
-            let takeover = try Takeover(channel, point.handoff.timeout)
+            guard let takeover = try Takeover(channel, point.handoff.timeout) else { return nil }
             do throws(HandoffError) {
                 try takeover.check(transport)
             } catch {
@@ -125,7 +129,7 @@ internal import StarlingCore
                 return places.map { place in
                     Received(loop: answers[place.batch].loop, index: results[place.batch][place.position])
                 }
-            case .hello, .offer, .refusal, .restored, .commit, .taken:
+            case .hello, .offer, .refusal, .restored, .commit, .taken, .nothing:
                 for descriptor in message.descriptors { _ = Glibc.close(descriptor) }
                 throw HandoffError("it said \(message.kind) instead of connections")
             }
