@@ -19,7 +19,7 @@ extension NativeLoop {
         let connection = unsafe self.connections.pointer(index)
         guard unsafe connection.pointee.flags.contains(.handshaking) != isOn else { return }
         unsafe connection.pointee.flags.set(.handshaking, isOn)
-        self.server.memory.charge(isOn ? Self.handshakeByteCount : -Self.handshakeByteCount)
+        self.server.memory.charge(forHandshake: isOn ? Self.handshakeByteCount : -Self.handshakeByteCount)
     }
 
     /// Goes on with a handshake; whether it is done.
@@ -261,9 +261,14 @@ extension NativeLoop {
             UnsafeRawBufferPointer(rebasing: records[count...]),
             of: write.connection
         )
-        write.result =
-            sending == .failed
-            ? .failed : unsafe .wrote(encryption.pointee.reported(encrypted, sending))
+        guard sending != .failed else {
+            write.result = .failed
+            return
+        }
+        let reported = unsafe encryption.pointee.reported(encrypted, sending)
+        write.result = .wrote(reported)
+        // The sink had no room for more, and the socket may have: epoll says so at once.
+        if sending == .done, unsafe reported < write.bytes.count { self.setWriting(true, write.connection) }
     }
 
     // MARK: - Records on their way

@@ -88,6 +88,37 @@ import Testing
         }
     }
 
+    @Test(
+        "TLS handshakes take a quarter of the budget at most, and nothing from who is connected",
+        .timeLimit(.minutes(1))
+    )
+    func handshakesMax() async throws {
+        let memory = MemoryBudget(byteCountMax: 1 << 20)
+        try await self.withServer(isEncrypted: true, memory) { server, _, connect, port in
+            let peer = try await connect()
+            try await peer.upgrade("/")
+            var silent: [any ByteStream] = []
+            for _ in 0..<20 {
+                silent.append(
+                    try await NativeConnector().connect(
+                        to: .tcp(host: "127.0.0.1", port: port),
+                        options: ConnectOptions()
+                    )
+                )
+            }
+            try await eventually("12 are turned away") {
+                await server.snapshot().refusals["memory"] == 12
+            }
+            #expect(memory.byteCount == 8 * 32_768)
+            try await peer.send("?")
+            #expect(try await peer.next() == .text("1"))
+            silent.forEach { $0.close() }
+            try await eventually("their memory is free") { memory.byteCount == 0 }
+            let next = try await connect()
+            try await next.upgrade("/")
+        }
+    }
+
     // MARK: -
 
     /// Tells how many are open, and stands still when asked to.

@@ -131,6 +131,23 @@ struct RoomHandler: ConnectionHandler {
         }
     }
 
+    @Test("What has not been offered to the peer yet is no reason to call it slow")
+    func bigBehindSmall() throws {
+        struct Answer: ConnectionHandler {
+            mutating func received(_ message: borrowing MessageView, on connection: inout Connection<Self>) {
+                #expect(connection.send("x") == .sent)
+                let big = [UInt8](repeating: 7, count: (1 << 20) - 1)
+                #expect(unsafe connection.send(.binary, big.span.bytes) == .sent)
+            }
+        }
+        let client = try Client(
+            EmbeddedTransport { WebSocketRoute("/", WebSocketEndpoint(handler: Answer())) }
+        )
+        #expect(client.takeStatus() == 101)
+        client.send(.text, [65])
+        #expect(client.server.takeOutput(of: client.connection).count == 3 + 10 + (1 << 20) - 1)
+    }
+
     @Test("An embedded server that is let go ends its connections, and frees what they hold")
     func endOfEmbeddedServer() throws {
         final class Token: Sendable {}

@@ -220,6 +220,68 @@ import Testing
         #expect(server.isReading(clients[3].connection))
     }
 
+    @Test("A turn does not end the reading of a connection that is closing: its close frame must be seen")
+    func turnOfClosing() async throws {
+        let memory = MemoryBudget(byteCountMax: 1_000_000, scarceByteCount: 50_000)
+        let server = Self.server(memory, WebSocketEndpoint(handler: EchoHandler()))
+        let message = Client.frame(.binary, [UInt8](repeating: 7, count: 40_000))
+        let clients = try (0..<4).map { _ in try Self.open(server) }
+        for client in clients { server.receive(Array(message.prefix(30_000)), on: client.connection) }
+        let registry = server.registry
+        #expect(await server.waiting { await registry.closeAll() } == 4)
+        server.advance(by: .seconds(1.1))
+        #expect(clients.map { server.isReading($0.connection) } == [true, true, true, true])
+    }
+
+    @Test("Requests of which a part has come go before those who are connected")
+    func unfinishedHeads() throws {
+        let memory = MemoryBudget(byteCountMax: 100_000)
+        let server = Self.server(memory, WebSocketEndpoint(handler: EchoHandler()))
+        let client = try Self.open(server)
+        let message = Client.frame(.binary, [UInt8](repeating: 7, count: 30_000))
+        server.receive(Array(message.dropLast()), on: client.connection)
+        var strangers: [Client] = []
+        for _ in 0..<20 {
+            let stranger = Client(server: server, connection: try #require(server.connect()))
+            strangers.append(stranger)
+            let head = "GET / HTTP/1.1\r\nX: \(String(repeating: "x", count: 10_000))"
+            server.receive(Array(head.utf8), on: stranger.connection)
+        }
+        #expect(memory.byteCount <= 100_000)
+        let statuses = strangers.compactMap { $0.takeStatus() }
+        #expect(!statuses.isEmpty && statuses.allSatisfy { $0 == 503 })
+        server.receive([message[message.count - 1]], on: client.connection)
+        #expect(server.takeOutput(of: client.connection).count == 30_004)
+    }
+
+    @Test("What a batch is made of stays until it is written, whoever must go meanwhile")
+    func shedWithinBatch() async throws {
+        let (memory, broadcaster) = (MemoryBudget(byteCountMax: 100_000), InMemoryBroadcaster())
+        var configuration = EndpointConfiguration()
+        configuration.deflate = nil
+        let endpoint = WebSocketEndpoint(
+            broadcaster: broadcaster,
+            configuration: configuration,
+            handler: SubscriberHandler()
+        )
+        var settings = ServerConfiguration()
+        settings.memory = memory
+        let server = EmbeddedTransport(configuration: settings) { WebSocketRoute("*", endpoint) }
+        // One holds much of an unfinished message, and is sent little; the other takes nothing, and is sent much.
+        let large = try Client(server, path: "/a")
+        let slow = try Client(server, path: "/b")
+        for client in [large, slow] { #expect(client.takeStatus() == 101) }
+        let message = Client.frame(.binary, [UInt8](repeating: 7, count: 60_000))
+        server.receive(Array(message.dropLast()), on: large.connection)
+        server.limitOutput(of: slow.connection, to: 10)
+        try await broadcaster.publish(.text(String(repeating: "a", count: 20)), to: "a")
+        try await broadcaster.publish(.binary([UInt8](repeating: 8, count: 50_000)), to: "b")
+        server.advance(by: .milliseconds(1))
+        let frames = large.takeFrames()
+        #expect(frames.first == [0x81] + [UInt8](repeating: 97, count: 20))
+        #expect(frames.dropFirst().map { $0.prefix(3) } == [Self.closeTryAgainLater[...]])
+    }
+
     @Test(
         "Heads of requests and compression windows are charged, and the windows released while memory is scarce"
     )
@@ -389,6 +451,28 @@ import Testing
         client.send(.binary, [UInt8](repeating: 7, count: 200_000))
         #expect(memory.byteCount == 256 << 10)
         #expect(!server.isReading(client.connection))
+        gate.continuation.yield()
+        while !server.isReading(client.connection) { await server.waiting {} }
+        #expect(memory.byteCount == 0)
+    }
+
+    @Test("Messages without a byte fill an async handler's inbox as well")
+    func emptyMessages() async throws {
+        let memory = MemoryBudget(byteCountMax: 10_000_000)
+        let gate = AsyncStream<Void>.makeStream()
+        let endpoint = WebSocketEndpoint { socket in
+            for await _ in gate.stream { break }
+            for try await _ in socket {}
+        }
+        let server = Self.server(memory, endpoint)
+        let client = try Self.open(server)
+        let empty = Client.frame(.binary, [])
+        for _ in 0..<21 {
+            server.receive(Array(repeatElement(empty, count: 100).joined()), on: client.connection)
+        }
+        // 128 bytes for each.
+        #expect(!server.isReading(client.connection))
+        #expect(memory.byteCount == 256 << 10)
         gate.continuation.yield()
         while !server.isReading(client.connection) { await server.waiting {} }
         #expect(memory.byteCount == 0)

@@ -2,7 +2,11 @@
 @safe struct Inbox: ~Copyable {
     private var first: Unmanaged<Message.Storage>?
     private var last: Unmanaged<Message.Storage>?
+    /// What they hold: their bytes, and ``messageByteCount`` for each.
     private(set) var byteCount = 0
+
+    /// What a message takes beside its bytes, so that empty ones have a bound as well.
+    static let messageByteCount = 128
 
     deinit {
         var next = unsafe self.first
@@ -11,7 +15,7 @@
 
     /// Adds a message that was just made: one that is in no other inbox, because nobody else has seen it.
     mutating func append(_ message: consuming Message) {
-        self.byteCount += message.byteCount
+        self.byteCount += Self.messageByteCount + message.byteCount
         // Retained here, released by `popFirst`.
         let storage = unsafe Unmanaged.passRetained(message.storage)
         if let last = unsafe self.last {
@@ -27,7 +31,7 @@
         unsafe self.first = unsafe storage.next
         if unsafe self.first == nil { unsafe self.last = nil }
         unsafe storage.next = nil
-        self.byteCount -= storage.byteCount
+        self.byteCount -= Self.messageByteCount + storage.byteCount
         return Message(storage: storage)
     }
 }

@@ -4,17 +4,23 @@ internal import StarlingCore
 internal import StarlingDeflate
 
 extension ConnectionDriver {
-    /// A connection was accepted; returns the number that the transport and this driver know it by from now on, or nil
-    /// if it must be closed at once, after ``ServerContext/fullResponse``: the server has too many.
-    public func accept(from address: RemoteAddress) -> Int? {
-        guard self.drain == nil, self.server.admission.admitConnection(from: address) else {
-            let cause = self.drain == nil ? RefusalCause.serverFull : .draining
+    /// A connection was accepted.
+    ///
+    /// - Parameters:
+    ///   - address: Where it comes from.
+    ///   - handshakeByteCount: What the transport charges to ``MemoryBudget`` for a handshake of its own, such as TLS'; those under
+    ///     way may hold a quarter of it together.
+    /// - Returns: The number that the transport and this driver know it by from now on, or nil if it must be closed at once, after
+    ///   ``ServerContext/fullResponse``: the server, or the address, has too many.
+    public func accept(from address: RemoteAddress, handshakeByteCount: Int = 0) -> Int? {
+        if let cause = self.reasonNotToAccept(address, handshakeByteCount) {
             self.counts.refusals[cause] += 1
             self.logNotAccepted(address, cause)
             return nil
         }
         guard let index = self.slots.allocate() else {
             self.server.admission.releaseConnection(from: address)
+            self.counts.refusals[.serverFull] += 1
             self.logNotAccepted(address, .serverFull)
             return nil
         }
@@ -31,6 +37,13 @@ extension ConnectionDriver {
         self.counts.accepted &+= 1
         self.scheduleDeadline(index)
         return index
+    }
+
+    /// Why a connection gets no number; nil if it is counted in.
+    private func reasonNotToAccept(_ address: RemoteAddress, _ handshakeByteCount: Int) -> RefusalCause? {
+        if self.drain != nil { return .draining }
+        guard self.server.memory.hasRoom(forHandshake: handshakeByteCount) else { return .memory }
+        return self.server.admission.admitConnection(from: address)
     }
 
     /// Says why a connection got no number; the one log of its end.

@@ -99,8 +99,8 @@ extension ConnectionDriver {
             self.resumeReading(index, from: .memory)
             break
         }
-        // Whoever has not done in its time waits again, behind the others.
-        if let last, let index = self.index(of: last),
+        // Whoever has not done in its time waits again, behind the others; but for one that is read for its close frame alone.
+        if let last, self.isOpen(last), let index = self.index(of: last),
             unsafe self.slots.pointer(index).pointee.chargedByteCount > 0
         {
             self.pauseReading(index, for: .memory)
@@ -150,10 +150,36 @@ extension ConnectionDriver {
             ring.trimToNewest()
             freed -= ring.byteCount
         }
+        if freed < share { freed += self.shedUnfinishedHeads() }
         guard freed < share else { return }
         for holder in self.holders(newest: newest) where freed < share {
             freed += self.shed(holder.index, holding: holder.byteCount)
         }
+    }
+
+    /// Refuses requests of which a part has come; how many bytes that has freed.
+    ///
+    /// As a whole each would be refused as well, if it was an upgrade.
+    private func shedUnfinishedHeads() -> Int {
+        var freed = 0
+        for index in 0..<self.slots.usedCapacity {
+            let slot = unsafe self.slots.pointer(index)
+            guard unsafe slot.pointee.phase == .http,
+                unsafe slot.pointee.flags.isDisjoint(with: [.finishAfterFlush, .ending]),
+                unsafe (slot.pointee.details?.headReader.byteCount ?? 0) > 0
+            else { continue }
+            freed += unsafe Int(slot.pointee.chargedByteCount)
+            self.details(of: index).headReader = HTTPHeadReader(
+                limits: self.server.configuration.headLimits
+            )
+            self.refuse(
+                index,
+                Self.busy("The server is out of memory.\n", retryAfter: self.randomRetryDelay()),
+                .memory
+            )
+            self.chargeMemory(of: index)
+        }
+        return freed
     }
 
     /// The connections that hold anything, the largest first, each with its part of the rings that it keeps alive.

@@ -7,6 +7,8 @@ extension ConnectionDriver {
         let slot = unsafe self.slots.pointer(index)
         guard unsafe slot.pointee.flags.contains(.writeBlocked) else { return }
         unsafe slot.pointee.flags.remove(.writeBlocked)
+        // A ping may have been due meanwhile.
+        self.scheduleDeadline(index)
         if let pong = unsafe slot.pointee.details?.pendingPong {
             unsafe slot.pointee.details?.pendingPong = nil
             if unsafe slot.pointee.phase == .open, unsafe slot.pointee.closing.isOpen {
@@ -48,7 +50,10 @@ extension ConnectionDriver {
             return self.sendLate(kind, bytes, to: index)
         }
         let byteCountMax = unsafe endpoint._withUnsafeGuaranteedRef { $0.outbound.byteCountMax }
-        guard unsafe slot.pointee.outbound.byteCount + bytes.byteCount <= byteCountMax else {
+        guard
+            unsafe slot.pointee.outbound.byteCount + bytes.byteCount <= byteCountMax
+                || self.makeRoom(for: bytes.byteCount, index, byteCountMax)
+        else {
             return self.refuseSend(of: bytes.byteCount, to: index)
         }
         self.counts.messagesSent &+= 1
@@ -66,6 +71,17 @@ extension ConnectionDriver {
             return self.passedHighWatermark(index, highWatermark)
         }
         return unsafe slot.pointee.flags.contains(.aboveHighWatermark) ? .buffered : .sent
+    }
+
+    /// Writes what the peer may well take, before it is said to have taken too little; whether there is room then.
+    private func makeRoom(for byteCount: Int, _ index: Int, _ byteCountMax: Int) -> Bool {
+        let slot = unsafe self.slots.pointer(index)
+        guard byteCount <= byteCountMax, unsafe !slot.pointee.flags.contains(.writeBlocked) else {
+            return false
+        }
+        self.flush(index)
+        return unsafe slot.pointee.closing.isOpen
+            && slot.pointee.outbound.byteCount + byteCount <= byteCountMax
     }
 
     /// Adds a message to the outbound buffer compressed; false if it is to go out as it is.
@@ -213,6 +229,7 @@ extension ConnectionDriver {
     /// Writes what waits for several connections, as far as that goes with one system call for many.
     func flush(_ indices: [UInt32], together io: any BatchingIO) {
         let batchMax = io.batchedWritesMax
+        var others: [Int] = []
         for index in indices.lazy.map(Int.init) {
             let slot = unsafe self.slots.pointer(index)
             // Written meanwhile, for another reason.
@@ -221,16 +238,20 @@ extension ConnectionDriver {
                 unsafe slot.pointee.outbound.byteCount <= Self.batchedByteCountMax,
                 unsafe !slot.pointee.flags.contains(.writeBlocked)
             else {
-                self.flush(index)
+                others.append(index)
                 continue
             }
             unsafe slot.pointee.flags.remove(.dirty)
-            // The chunk stays as it is: nothing is sent before the batch is.
+            // The chunk stays as it is until the batch is written: nothing else is sent meanwhile, and no connection ended.
             let bytes = unsafe slot.pointee.outbound.firstBytes
             unsafe self.batch.append(BatchedWrite(connection: index, bytes: bytes))
             if self.batch.count == batchMax { self.flushBatch(io) }
         }
         if !self.batch.isEmpty { self.flushBatch(io) }
+        // Not before: what follows from a write, such as a want of memory, may touch what waits for any connection.
+        for index in others where unsafe self.slots.pointer(index).pointee.flags.contains(.dirty) {
+            self.flush(index)
+        }
     }
 
     private func flushBatch(_ io: any BatchingIO) {

@@ -7,22 +7,31 @@ internal import StarlingCore
 @safe final class OutboundChunk {
     let base: UnsafeMutableRawPointer
     let capacity: Int
+    /// Whether it is one connection's alone, whose last segment may grow within it.
+    let isGathering: Bool
 
-    init(capacity: Int) {
+    init(capacity: Int, isGathering: Bool = false) {
         self.capacity = capacity
+        self.isGathering = isGathering
         unsafe self.base = .allocate(byteCount: capacity, alignment: 16)
     }
 
-    /// A chunk of exactly these bytes.
-    convenience init(copying bytes: RawSpan) {
-        self.init(capacity: bytes.byteCount)
+    /// A chunk of exactly these bytes, or with room for more behind them.
+    convenience init(copying bytes: RawSpan, withRoom: Bool = false) {
+        self.init(
+            capacity: withRoom ? max(bytes.byteCount, Self.gatheringByteCount) : bytes.byteCount,
+            isGathering: withRoom
+        )
         unsafe bytes.withUnsafeBytes { source in
-            // The chunk was just made as long as its source.
+            // The chunk was just made as long as its source, at least.
             if let from = source.baseAddress {
                 unsafe self.base.copyMemory(from: from, byteCount: source.count)
             }
         }
     }
+
+    /// Room for the small frames that wait for one slow peer: alone, each would take a hundred bytes beside its own.
+    private static let gatheringByteCount = 512
 
     deinit {
         unsafe self.base.deallocate()
@@ -72,6 +81,24 @@ struct OutboundSegment {
         self.chunk === other.chunk && self.end == other.start
     }
 
+    /// The two as one, if the other begins where this one ends; nil otherwise.
+    func joined(with other: OutboundSegment) -> OutboundSegment? {
+        guard self.isFollowed(by: other) else { return nil }
+        return OutboundSegment(chunk: self.chunk, start: self.start, end: other.end)
+    }
+
+    /// Copies another's bytes behind its own, if its chunk is there for that and has room; false if nothing was done.
+    mutating func gather(_ other: OutboundSegment) -> Bool {
+        guard self.chunk.isGathering, Int(self.end) + other.byteCount <= self.chunk.capacity else {
+            return false
+        }
+        guard let source = unsafe other.bytes.baseAddress else { return true }
+        // There is room, as just seen, and nobody else has a segment of this chunk behind this one's end.
+        unsafe (self.chunk.base + Int(self.end)).copyMemory(from: source, byteCount: other.byteCount)
+        self.lengthen(by: other.byteCount)
+        return true
+    }
+
     /// Whether it is no more than a quarter of the chunk that it keeps alive.
     var isSmallPart: Bool {
         self.byteCount * 4 <= self.chunk.capacity
@@ -86,10 +113,11 @@ struct OutboundSegment {
         unsafe UnsafeRawBufferPointer(start: self.chunk.base + Int(self.start), count: self.byteCount)
     }
 
-    /// The same bytes in a chunk that holds nothing else.
-    func alone() -> OutboundSegment {
+    /// The same bytes in a chunk that holds nothing else, and may have room for more.
+    func alone(withRoom: Bool = false) -> OutboundSegment {
         // The chunk lives at least as long as `self`.
-        unsafe OutboundSegment(copying: RawSpan(_unsafeBytes: self.bytes))
+        let chunk = unsafe OutboundChunk(copying: RawSpan(_unsafeBytes: self.bytes), withRoom: withRoom)
+        return OutboundSegment(chunk: chunk, start: 0, end: UInt32(self.byteCount))
     }
 }
 

@@ -20,7 +20,7 @@ struct OutboundQueue: ~Copyable {
 
     /// How many segments wait.
     var segmentCount: Int {
-        (self.first == nil ? 0 : 1) + (self.rest?.segments.count ?? 0)
+        (self.first == nil ? 0 : 1) + (self.rest?.count ?? 0)
     }
 
     /// Whether there is exactly one segment, which can be written from where it is.
@@ -84,7 +84,7 @@ struct OutboundQueue: ~Copyable {
             left -= segment.byteCount
             self.isFirstStarted = false
             self.first = self.rest?.removeFirst()
-            if let rest = self.rest, rest.segments.isEmpty { self.rest = nil }
+            if let rest = self.rest, rest.count == 0 { self.rest = nil }
         }
     }
 
@@ -112,7 +112,7 @@ struct OutboundQueue: ~Copyable {
     /// The same for what was just added behind it.
     mutating func leaveLastChunk() {
         if let rest = self.rest {
-            rest.leaveLastChunk()
+            if rest.leaveLastChunk(behind: &self.first) { self.rest = nil }
         } else if let segment = self.first, segment.isSmallPart {
             self.first = segment.alone()
         }
@@ -131,14 +131,17 @@ struct OutboundQueue: ~Copyable {
             return count == segment.byteCount
         }
         guard let first = self.first, copy(first), let rest = self.rest else { return copied }
-        for segment in rest.segments where !copy(segment) { break }
+        rest.forEach(while: copy)
         return copied
     }
 
     /// Shows what waits, in its order.
     func forEachSegment(_ body: (OutboundSegment) -> Void) {
         if let first = self.first { body(first) }
-        self.rest?.segments.forEach(body)
+        self.rest?.forEach { segment in
+            body(segment)
+            return true
+        }
     }
 
     /// A part of the first segment was written by another process, or may have been.
@@ -149,7 +152,8 @@ struct OutboundQueue: ~Copyable {
 
 /// The segments behind a connection's first; never none.
 private final class OutboundRest {
-    private var storage: [OutboundSegment]
+    /// Nil for those that are gone, so that nothing keeps their chunks.
+    private var storage: [OutboundSegment?]
     /// How many of `storage` are gone already.
     private var start = 0
     private(set) var byteCount: Int
@@ -159,23 +163,29 @@ private final class OutboundRest {
         self.byteCount = segment.byteCount
     }
 
-    var segments: ArraySlice<OutboundSegment> {
-        self.storage[self.start...]
+    var count: Int {
+        self.storage.count - self.start
+    }
+
+    /// Shows the segments in their order, until `body` says that it has seen enough.
+    func forEach(while body: (OutboundSegment) -> Bool) {
+        for case let segment? in self.storage[self.start...] where !body(segment) { return }
     }
 
     func append(_ segment: OutboundSegment) {
         self.byteCount += segment.byteCount
         let last = self.storage.count - 1
-        if self.storage[last].isFollowed(by: segment) {
-            self.storage[last].end = segment.end
+        if let segment = self.storage[last]?.joined(with: segment) {
+            self.storage[last] = segment
         } else {
             self.storage.append(segment)
         }
     }
 
     /// Takes out the first; what is left may be nothing, and then nothing may be appended.
-    func removeFirst() -> OutboundSegment {
-        let segment = self.storage[self.start]
+    func removeFirst() -> OutboundSegment? {
+        guard let segment = self.storage[self.start] else { return nil }
+        self.storage[self.start] = nil
         self.byteCount -= segment.byteCount
         self.start += 1
         if self.start >= 64, self.start * 2 >= self.storage.count {
@@ -186,13 +196,28 @@ private final class OutboundRest {
     }
 
     func leaveChunks() {
-        for index in self.storage.indices[self.start...] where self.storage[index].isSmallPart {
-            self.storage[index] = self.storage[index].alone()
+        for index in self.storage.indices[self.start...] {
+            if let segment = self.storage[index], segment.isSmallPart {
+                self.storage[index] = segment.alone()
+            }
         }
     }
 
-    func leaveLastChunk() {
+    /// Copies the last segment out of a chunk that it would keep alive for little: behind the one before it, which may be
+    /// `first`, if there is room for it.
+    ///
+    /// - Returns: Whether it was the only one, and is there no more.
+    func leaveLastChunk(behind first: inout OutboundSegment?) -> Bool {
         let last = self.storage.count - 1
-        if self.storage[last].isSmallPart { self.storage[last] = self.storage[last].alone() }
+        guard let segment = self.storage[last], segment.isSmallPart else { return false }
+        let isGathered =
+            last == self.start
+            ? first?.gather(segment) ?? false : self.storage[last - 1]?.gather(segment) ?? false
+        guard isGathered else {
+            self.storage[last] = segment.alone(withRoom: true)
+            return false
+        }
+        if last > self.start { self.storage.removeLast() }
+        return last == self.start
     }
 }

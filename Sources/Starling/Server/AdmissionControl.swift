@@ -24,18 +24,18 @@ final class AdmissionControl: Sendable {
         self.upgradeRules = UpgradeQueue.Rules(configuration)
     }
 
-    /// Counts a connection in, or says that there are too many.
-    func admitConnection(from address: RemoteAddress) -> Bool {
+    /// Counts a connection in, or says why not; nil if it is admitted.
+    func admitConnection(from address: RemoteAddress) -> RefusalCause? {
         self.state.withLock { state in
-            guard state.connections < self.connectionsMax else { return false }
+            guard state.connections < self.connectionsMax else { return .serverFull }
             if let max = self.connectionsPerAddressMax, !address.host.isEmpty {
                 // A proxy has as many as its clients.
                 let isFull = state.byAddress[address.host, default: 0] >= max
-                if isFull, !self.proxies.contains(address.host) { return false }
+                if isFull, !self.proxies.contains(address.host) { return .connectionsPerAddress }
                 state.byAddress[address.host, default: 0] += 1
             }
             state.connections += 1
-            return true
+            return nil
         }
     }
 

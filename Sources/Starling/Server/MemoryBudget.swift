@@ -13,9 +13,11 @@ internal import Synchronization
 /// - Above ``scarceByteCount`` connections that come to hold more are not read, but for one at a time on each event loop, so that
 ///   unfinished messages become whole; rings of topics keep an eighth; once a second connections let go of
 ///   their own compressors' windows, those in use too: what they send next is compressed without reference to what was before.
-/// - Above ``byteCountMax`` upgrades are refused with 503 and `Retry-After`, rings keep their newest publication alone, and if that
-///   is not enough, those connections that hold most are closed with 1013 until the rest fits: a connection is taken to hold its part
-///   of the rings that it is behind in.
+/// - Above ``byteCountMax`` upgrades are refused with 503 and `Retry-After`, those whose request has come in part too; rings keep
+///   their newest publication alone; and if that is not enough, those connections that hold most are closed with 1013 until the rest
+///   fits: a connection is taken to hold its part of the rings that it is behind in.
+/// - TLS handshakes under way may hold ``handshakeByteCountMax``, so that strangers who begin them, and do not go on, take no room from
+///   those who are connected: further connections are turned away.
 ///
 /// Servers share ``process`` unless their configuration says otherwise. Any thread.
 public final class MemoryBudget: Sendable {
@@ -27,6 +29,8 @@ public final class MemoryBudget: Sendable {
     /// Bytes above which connections are held back.
     public let scarceByteCount: Int
     private let used = Atomic<Int>(0)
+    /// What of that is held by TLS handshakes.
+    private let usedByHandshakes = Atomic<Int>(0)
 
     /// Makes a budget.
     ///
@@ -40,6 +44,9 @@ public final class MemoryBudget: Sendable {
         self.scarceByteCount = min(scarceByteCount ?? byteCountMax / 4 * 3, byteCountMax)
     }
 
+    /// What TLS handshakes under way may hold together: a quarter of ``byteCountMax``.
+    public var handshakeByteCountMax: Int { self.byteCountMax / 4 }
+
     /// Bytes that are held now.
     public var byteCount: Int {
         self.used.load(ordering: .relaxed)
@@ -47,6 +54,18 @@ public final class MemoryBudget: Sendable {
 
     package func charge(_ byteCount: Int) {
         self.used.add(byteCount, ordering: .relaxed)
+    }
+
+    /// Charges for a TLS handshake, which counts against ``handshakeByteCountMax`` as well.
+    package func charge(forHandshake byteCount: Int) {
+        self.usedByHandshakes.add(byteCount, ordering: .relaxed)
+        self.charge(byteCount)
+    }
+
+    /// Whether a TLS handshake may begin that will be charged so much; true for 0.
+    func hasRoom(forHandshake byteCount: Int) -> Bool {
+        byteCount == 0
+            || self.usedByHandshakes.load(ordering: .relaxed) + byteCount <= self.handshakeByteCountMax
     }
 
     var isScarce: Bool {
