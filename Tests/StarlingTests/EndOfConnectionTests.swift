@@ -272,6 +272,45 @@ import Testing
         #expect(end[LoggingKeys.cause] == "writeTimeout")
     }
 
+    @Test(
+        "A ping that is due while a peer takes no bytes is sent when it does, and its pong has its time from then on"
+    )
+    func pingOfSlowPeer() throws {
+        let recorder = LogRecorder()
+        let server = Self.server(recorder, Self.endpoint())
+        let client = try Self.open(server)
+        server.limitOutput(of: client.connection, to: 0)
+        client.send(.text, Array("hello".utf8))
+        // The ping is due after 25 s.
+        for _ in 0..<5 {
+            server.advance(by: .seconds(8))
+            server.driver.wrotePart(client.connection)
+        }
+        server.limitOutput(of: client.connection, to: nil)
+        server.advance(by: .seconds(1))
+        #expect(client.takeFrames() == [[0x81] + Array("hello".utf8), [0x89]])
+        server.advance(by: .seconds(8))
+        client.send(.pong, [])
+        server.advance(by: .seconds(20))
+        #expect(!recorder.entries.contains { $0.message == "connection closed" })
+    }
+
+    @Test("A ping that waits behind much is no reason to cut a peer that goes on taking bytes")
+    func pingBehindMuch() throws {
+        let recorder = LogRecorder()
+        let server = Self.server(recorder, Self.endpoint())
+        let client = try Self.open(server)
+        client.send(.text, Array("hello".utf8))
+        server.advance(by: .seconds(24))
+        server.limitOutput(of: client.connection, to: 0)
+        server.advance(by: .seconds(1.5))
+        for _ in 0..<3 {
+            server.advance(by: .seconds(8))
+            server.driver.wrotePart(client.connection)
+        }
+        #expect(!recorder.entries.contains { $0.message == "connection closed" })
+    }
+
     @Test("So does a connection that is not even accepted, and one that a drain cuts at its deadline")
     func notAcceptedAndCut() throws {
         let recorder = LogRecorder()

@@ -308,6 +308,55 @@ import Testing
         #expect(slow.takeTexts().last == closedWith1013)
     }
 
+    @Test("One that is sent no presence events is not closed for one that is lost")
+    func withoutPresence() async throws {
+        let room = Room {
+            // Others are sent them.
+            var format = PublicationFormat()
+            format.presence = { .text("presence \($0.member.id)") }
+            $0.subprotocols = [Subprotocol("with-presence", publicationFormat: format)]
+        }
+        let slow = try room.subscriber("/h=recover")
+        room.server.limitOutput(of: slow.connection, to: 0)
+        for number in 1...2 { try await room.publish(numbered(number), to: "h") }
+        let broadcaster = room.broadcaster
+        await room.server.waiting {
+            try? await broadcaster.enter(PresenceMember(id: "someone", info: ""), "h")
+        }
+        for number in 3...200 { try await room.publish(numbered(number), to: "h") }
+        room.server.limitOutput(of: slow.connection, to: nil)
+        for _ in 0..<20 { room.settle() }
+        #expect(numbers(slow.takeTexts()) == Array(1...200))
+    }
+
+    @Test("One that fell behind at a presence event is brought up to date from the history all the same")
+    func beginsAtPresence() async throws {
+        let room = Room {
+            $0.publicationFormat.presence = { .text("presence \($0.member.id)") }
+            $0.outbound.highWatermark = 200
+        }
+        let slow = try room.subscriber("/h=recover")
+        try await room.publish(numbered(1), to: "h")
+        #expect(numbers(slow.takeTexts()) == [1])
+        // It stops with something of its own.
+        room.server.limitOutput(of: slow.connection, to: 0)
+        slow.send(.text, Array("own".utf8))
+        let broadcaster = room.broadcaster
+        await room.server.waiting {
+            try? await broadcaster.enter(PresenceMember(id: "someone", info: ""), "h")
+        }
+        for number in 2...10 { try await room.publish(numbered(number), to: "h") }
+        // It takes the presence event and two publications, and stops again before the ring passes it.
+        room.server.limitOutput(of: slow.connection, to: 5 + 18 + 2 * 102)
+        room.settle()
+        for number in 11...200 { try await room.publish(numbered(number), to: "h") }
+        room.server.limitOutput(of: slow.connection, to: nil)
+        for _ in 0..<20 { room.settle() }
+        let texts = slow.takeTexts()
+        #expect(texts.prefix(2) == ["own", "presence someone"])
+        #expect(numbers(Array(texts.dropFirst(2))) == Array(2...200))
+    }
+
     @Test(
         "The ring is charged to the budget, once for all that are behind, and given back when the last of them goes"
     )

@@ -3,7 +3,8 @@ public import StarlingDeflate
 
 /// Everything about an endpoint that has a default.
 public struct EndpointConfiguration: Sendable {
-    /// What a peer may make the server hold, in bytes and fragments.
+    /// What a peer may make the server hold, in bytes and fragments. What heads may have is said by
+    /// ``ServerConfiguration/headLimits``.
     public var limits = Limits()
     /// How long a peer may take, and how long a connection may last.
     public var timeouts = ConnectionTimeouts()
@@ -11,10 +12,10 @@ public struct EndpointConfiguration: Sendable {
     public var rates = RateLimits()
     /// What may wait for a peer that reads slowly, and what happens then.
     public var outbound = OutboundConfiguration()
-    /// Received messages that may wait for an async handler, in bytes; then the connection is not read until
-    /// half of them are taken.
+    /// Received messages that may wait for an async handler, in bytes, of which each counts 128 more; then the connection is not
+    /// read until half of them are taken.
     ///
-    /// TCP then slows the sender down.
+    /// TCP then slows the sender down. It bounds as well what tasks on other threads have sent and the loop has not taken yet.
     public var inboundByteCountMax = 256 << 10
     /// What a newer publication must have in common with an older one of its topic to take its place, for subscribers with
     /// ``SlowConsumerPolicy/conflate`` that are behind.
@@ -130,9 +131,9 @@ public struct OutboundConfiguration: Sendable, Hashable {
     ///
     /// Publications do not wait for a connection: it has a cursor in the topic's ring.
     public var byteCountMax = 1 << 20
-    /// Above it `send` suspends, and a synchronous send says ``SendResult/buffered``.
+    /// Bytes that wait for the connection: above it `send` suspends, and a synchronous send says ``SendResult/buffered``.
     public var highWatermark = 64 << 10
-    /// Below it again, `send` goes on and `drained` is called.
+    /// Bytes that wait for the connection: below it again, `send` goes on and `drained` is called.
     public var lowWatermark = 16 << 10
     /// What happens to a subscriber that the topic's ring has passed, unless its subscription says otherwise; and, if it is
     /// ``SlowConsumerPolicy/disconnect``, to a peer for which a message to it alone does not fit any more.

@@ -38,7 +38,9 @@ extension ConnectionDriver {
         let policy = unsafe slot.pointee.subscriptions.first { $0.entry === entry }?.policy ?? .disconnect
         let backlog = entry.backlog ?? TopicBacklog(budget: self.server.memory)
         entry.backlog = backlog
-        backlog.add(UInt32(index), missing: publication, policy)
+        // Everything before this publication has been sent to it.
+        let position = publication.position.map { $0.before } ?? entry.position(of: UInt32(index))
+        backlog.add(UInt32(index), after: position, policy)
         unsafe slot.pointee.flags.insert(.behind)
         self.counts.slowConsumers &+= 1
     }
@@ -136,15 +138,20 @@ extension ConnectionDriver {
     ) -> CatchUp {
         let slot = unsafe self.slots.pointer(index)
         let subscriber = UInt32(index)
-        guard var cursor = backlog.cursors[subscriber] else { return .upToDate }
         self.trim(backlog, endpoint)
+        guard var cursor = backlog.cursors[subscriber] else { return .upToDate }
         // A subscriber that begins anew from a position takes another way; it has no cursor any more.
         while true {
             // There was no memory for what it has just been sent.
             guard unsafe slot.pointee.closing.isOpen else { return .waiting }
             guard unsafe slot.pointee.outbound.byteCount < endpoint.outbound.highWatermark else {
+                let isBlocked = unsafe slot.pointee.flags.contains(.writeBlocked)
+                // A page that a slow peer waited with would be a copy for each: it is read again, from where this one ends.
+                if isBlocked, case .page(let rest, _, _) = cursor.reading, !rest.isEmpty {
+                    cursor.reading = .none
+                }
                 backlog.update(subscriber, cursor)
-                return unsafe slot.pointee.flags.contains(.writeBlocked) ? .waiting : .more
+                return isBlocked ? .waiting : .more
             }
             if case .asked = cursor.reading { return .waiting }
             if case .page(var rest, let newest, let askedAt) = cursor.reading {
@@ -243,9 +250,10 @@ extension ConnectionDriver {
         let slot = unsafe self.slots.pointer(index)
         for subscription in unsafe slot.pointee.subscriptions {
             let entry = subscription.entry
-            guard let backlog = entry.backlog, var cursor = backlog.cursors[UInt32(index)],
-                cursor.position == nil || !endpoint.hub.spansProcesses
-            else { continue }
+            guard let backlog = entry.backlog, var cursor = backlog.cursors[UInt32(index)] else { continue }
+            // No history has the presence events that wait for it.
+            let isReadThere = cursor.position != nil && endpoint.hub.spansProcesses
+            if isReadThere, !backlog.holdsPresence(for: cursor) { continue }
             while unsafe slot.pointee.closing.isOpen {
                 if backlog.hasPassed(cursor) {
                     let next = self.passed(index, entry, backlog, cursor, endpoint, mayRead: false)
@@ -271,7 +279,9 @@ extension ConnectionDriver {
         _ endpoint: LoopEndpoint,
         mayRead: Bool = true
     ) -> TopicBacklog.Cursor? {
-        if backlog.hasLostPresence(cursor) {
+        if unsafe endpoint.formats[Int(self.slots.pointer(index).pointee.format)].presence != nil,
+            backlog.hasLostPresence(cursor)
+        {
             self.counts.slowConsumerDisconnects &+= 1
             self.closeForGap(index)
             return nil
@@ -426,6 +436,13 @@ extension ConnectionDriver {
         }
         backlog.update(UInt32(index), cursor)
         self.scheduleCatchUp(index)
+    }
+}
+
+extension StreamPosition {
+    /// Where somebody stands who has had everything before the publication at this position.
+    fileprivate var before: StreamPosition {
+        StreamPosition(epoch: self.epoch, offset: max(1, self.offset) - 1)
     }
 }
 

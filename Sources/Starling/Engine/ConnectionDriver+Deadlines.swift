@@ -106,7 +106,7 @@ extension ConnectionDriver {
         }
         if unsafe slot.pointee.flags.contains(.awaitingPong) {
             unsafe consider(self.silence(since: slot.pointee.pingedAt) + endpoint.pongTimeout)
-        } else if let interval = endpoint.pingInterval {
+        } else if let interval = endpoint.pingInterval, unsafe !slot.pointee.flags.contains(.writeBlocked) {
             unsafe consider(slot.pointee.pingedAt + interval)
         }
         if unsafe slot.pointee.readingPauses.contains(.rate) {
@@ -190,6 +190,11 @@ extension ConnectionDriver {
                 self.resumeReading(index, from: .rate)
             }
         } else if let idle = endpoint.idleTimeout, unsafe self.isDue(slot.pointee.lastMessageAt + idle) {
+            guard unsafe slot.pointee.readingPauses.isEmpty else {
+                // What it has sent may wait in the socket, because we do not read.
+                unsafe slot.pointee.lastMessageAt = self.now
+                return self.servePing(index, endpoint)
+            }
             return self.close(index, .goingAway, reason: "no message for too long", cause: .idleTimeout)
         }
         if let deflate = unsafe slot.pointee.details?.deflate, deflate.hasWindow,
@@ -204,17 +209,18 @@ extension ConnectionDriver {
     private func servePing(_ index: Int, _ endpoint: LoopEndpoint) {
         let slot = unsafe self.slots.pointer(index)
         if unsafe slot.pointee.flags.contains(.awaitingPong) {
-            // A connection that we do not read cannot show that it lives; it must not die of that.
-            if unsafe !slot.pointee.readingPauses.isEmpty {
+            // A connection that we do not read, or that has not been given the ping yet, cannot show that it lives; it must not die of
+            // that. Who takes no bytes at all has another deadline.
+            if unsafe !slot.pointee.readingPauses.isEmpty || slot.pointee.flags.contains(.writeBlocked) {
                 unsafe slot.pointee.pingedAt = self.now
             } else if unsafe self.isDue(self.silence(since: slot.pointee.pingedAt) + endpoint.pongTimeout) {
                 self.end(index, cause: .pingTimeout)
             }
             return
         }
-        guard let interval = endpoint.pingInterval, unsafe self.isDue(slot.pointee.pingedAt + interval) else {
-            return
-        }
+        guard let interval = endpoint.pingInterval, unsafe !slot.pointee.flags.contains(.writeBlocked),
+            unsafe self.isDue(slot.pointee.pingedAt + interval)
+        else { return }
         // Whatever has arrived since is as good as a pong.
         let heardAt = unsafe slot.pointee.lastReceivedAt
         if unsafe slot.pointee.messagesReceived > 0, self.now.isBefore(heardAt + interval) {
@@ -223,10 +229,8 @@ extension ConnectionDriver {
         }
         unsafe slot.pointee.pingedAt = self.now
         unsafe slot.pointee.flags.insert(.awaitingPong)
-        if unsafe !slot.pointee.flags.contains(.writeBlocked) {
-            let nothing: [UInt8] = []
-            unsafe self.appendFrame(.ping, nothing.span.bytes, to: index)
-        }
+        let nothing: [UInt8] = []
+        unsafe self.appendFrame(.ping, nothing.span.bytes, to: index)
         self.counts.pings &+= 1
     }
 

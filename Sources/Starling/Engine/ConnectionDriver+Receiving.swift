@@ -82,7 +82,7 @@ extension ConnectionDriver {
         }
         guard unsafe slot.pointee.phase == .open else { return self.readingEnded(index) }
         // The peer's close frame may have come with the end, and counts first.
-        if unsafe slot.pointee.flags.contains(.inputEnded) { self.answerInputEnds() }
+        if unsafe slot.pointee.flags.contains(.inputEnded) { self.answerInputEnd(of: index) }
         self.lose(index)
     }
 
@@ -190,7 +190,7 @@ extension ConnectionDriver {
     private func endInput(_ index: Int, _ end: InputEnd) {
         let slot = unsafe self.slots.pointer(index)
         unsafe slot.pointee.flags.insert(.inputEnded)
-        self.inputEnds.append((index, end))
+        self.inputEnds.append((self.id(of: index), end))
     }
 
     /// A close frame's reason, which the codec has found to be UTF-8.
@@ -203,14 +203,24 @@ extension ConnectionDriver {
         guard !self.inputEnds.isEmpty else { return }
         let ends = self.inputEnds
         self.inputEnds = []
-        for (index, end) in ends {
-            // Slots are freed only later in the tick.
-            switch end {
-            case .closed(let code, let reason):
-                if !reason.isEmpty { self.details(of: index).closeReason = reason }
-                self.receivedClose(code, on: index)
-            case .violated(let error): self.violated(error, on: index)
-            }
+        for (connection, end) in ends {
+            if let index = self.index(of: connection) { self.answer(end, of: index) }
+        }
+    }
+
+    /// Answers one connection's before the others'.
+    private func answerInputEnd(of index: Int) {
+        let id = self.id(of: index)
+        guard let place = self.inputEnds.firstIndex(where: { $0.connection == id }) else { return }
+        self.answer(self.inputEnds.remove(at: place).end, of: index)
+    }
+
+    private func answer(_ end: InputEnd, of index: Int) {
+        switch end {
+        case .closed(let code, let reason):
+            if !reason.isEmpty { self.details(of: index).closeReason = reason }
+            self.receivedClose(code, on: index)
+        case .violated(let error): self.violated(error, on: index)
         }
     }
 

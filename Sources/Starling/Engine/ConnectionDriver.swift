@@ -50,7 +50,7 @@ internal import StarlingDeflate
     var nextMemorySweep = LoopInstant(hundredths: 0)
     private var expired: [Int] = []
     /// Peers that closed or broke the protocol in this tick, until the tasks have seen the messages before it.
-    var inputEnds: [(index: Int, end: InputEnd)] = []
+    var inputEnds: [(connection: ConnectionID, end: InputEnd)] = []
     var publications: [(publication: Publication, endpoint: Int)] = []
 
     let scratch = UnsafeMutableRawBufferPointer.allocate(byteCount: 64 << 10, alignment: 16)
@@ -155,12 +155,14 @@ internal import StarlingDeflate
             var rounds = 0
             while rounds < 4,
                 !self.ending.isEmpty || !self.drained.isEmpty || !self.jobs.isEmpty || !self.dirty.isEmpty
+                    || !self.inputEnds.isEmpty
             {
                 rounds += 1
                 self.endConnections()
                 self.tellDrained()
                 self.runJobs(&jobsLeft)
                 self.fanOut()
+                self.answerInputEnds()
                 self.flushDirty()
             }
             self.endConnections()
@@ -169,7 +171,7 @@ internal import StarlingDeflate
             self.counts.ticks &+= 1
             self.statistics.publish(self.counts, self.gauges)
             return !self.jobs.isEmpty || !self.dirty.isEmpty || !self.drained.isEmpty
-                || !self.publications.isEmpty || !self.catchingUp.isEmpty
+                || !self.publications.isEmpty || !self.catchingUp.isEmpty || !self.inputEnds.isEmpty
         }
     }
 
@@ -414,12 +416,6 @@ internal import StarlingDeflate
         let slot = unsafe self.slots.pointer(index)
         if unsafe slot.pointee.phase == .leaving { return self.takesLateOrders }
         return unsafe slot.pointee.phase == .open && slot.pointee.closing.isOpen
-    }
-
-    /// The most that may wait for a connection.
-    func outboundByteCountMax(of id: ConnectionID) -> Int {
-        guard let index = self.index(of: id) else { return 0 }
-        return unsafe self.slots.pointer(index).pointee.endpoint?.configuration.outbound.byteCountMax ?? 0
     }
 
     /// The connection's cold part, made if there is none.

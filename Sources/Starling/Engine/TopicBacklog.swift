@@ -83,12 +83,9 @@ final class TopicBacklog {
 
     // MARK: - Who is behind
 
-    /// Notes that a subscriber cannot be given `publication`, the next one that the ring will get.
-    func add(_ subscriber: UInt32, missing publication: Publication, _ policy: SlowConsumerPolicy) {
-        // Everything before this publication has been sent to it.
-        let position = publication.position.map { position in
-            StreamPosition(epoch: position.epoch, offset: max(1, position.offset) - 1)
-        }
+    /// Notes that a subscriber cannot be given the next publication that the ring will get, and has had everything up to
+    /// `position`.
+    func add(_ subscriber: UInt32, after position: StreamPosition?, _ policy: SlowConsumerPolicy) {
         self.cursors[subscriber] = Cursor(next: self.nextNumber, position: position, policy: policy)
         switch policy.base {
         case .conflate: self.conflatingCount += 1
@@ -219,6 +216,15 @@ final class TopicBacklog {
     /// Whether the ring has given up something that the subscriber has not had.
     func hasPassed(_ cursor: Cursor) -> Bool {
         cursor.next < self.firstNumber
+    }
+
+    /// Whether a presence event waits for the subscriber, or is lost to it.
+    func holdsPresence(for cursor: Cursor) -> Bool {
+        if self.hasLostPresence(cursor) { return true }
+        return self.ring[self.start...].contains { entry in
+            guard entry.number >= cursor.next, case .presence = entry.publication.notice else { return false }
+            return true
+        }
     }
 
     /// Whether something is lost to the subscriber that nothing can replace: a presence event.

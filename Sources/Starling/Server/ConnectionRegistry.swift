@@ -17,7 +17,7 @@ public struct ConnectionRegistry: Sendable {
         public let id: ConnectionID
         /// The user that `authenticate` accepted it for.
         public let user: String?
-        /// Where it comes from; unknown for endpoints that need no details of their connections.
+        /// Where it comes from; unknown for a Unix socket.
         public let remoteAddress: RemoteAddress
         /// The topics that it is subscribed to.
         public let topics: [Topic]
@@ -52,7 +52,7 @@ public struct ConnectionRegistry: Sendable {
         await self.gather { [$0.subscribers(of: topic).count] }.reduce(0, +)
     }
 
-    /// Sends to one connection; false if it is not open.
+    /// Sends to one connection; false if it is not open, or its outbound buffer is full.
     @discardableResult
     public func send(_ message: Message, to id: ConnectionID) async -> Bool {
         await self.gather { driver in
