@@ -2,7 +2,7 @@
 # Runs every test. Installs missing Debian packages first.
 #
 #   ./Tests/run.sh            all tests, and those that count allocations in a release build too
-#   ./Tests/run.sh --tsan     all tests under ThreadSanitizer
+#   ./Tests/run.sh --tsan     the Swift tests under ThreadSanitizer, without SwiftNIO
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # What is started is optimised and does without SwiftNIO, which takes minutes to build; in a folder of its own, because

@@ -76,7 +76,11 @@ func restrict() -> (EndpointConfiguration, ServerConfiguration) {
     return (endpoint, server)
 }
 
-func signOut(_ user: String, _ server: ConnectionRegistry, _ cluster: ClusterRegistry) async throws {
-    await server.close(user: user, .policyViolation, reason: "signed out")
+func signOut(
+    _ user: String,
+    _ server: WebSocketServer<NativeTransport>,
+    _ cluster: ClusterRegistry
+) async throws {
+    await server.registry.close(user: user, .policyViolation, reason: "signed out")
     try await cluster.close(user: user, .policyViolation, reason: "signed out")
 }

@@ -30,8 +30,8 @@ func migrateServer(_ sessions: any Sessions) async throws {
     }.run()
 }
 
-func rememberSockets(_ server: ConnectionRegistry, user: String) async {
-    await server.send(.text("your order is on its way"), toUser: user)
+func rememberSockets(_ server: WebSocketServer<NativeTransport>, user: String) async {
+    await server.registry.send(.text("your order is on its way"), toUser: user)
 }
 
 func allowOldSizes() -> EndpointConfiguration {

@@ -37,7 +37,8 @@ func makeRoomsWithHistory() -> Route {
     ) { socket, position in
         let room = Topic("room:\(socket.path)")
         try await socket.subscribe(to: room, from: position) { subscription in
-            .text(subscription.isRecovered ? "welcome back" : "welcome; what you missed is gone")
+            guard position != nil else { return "welcome" }
+            return subscription.isRecovered ? "welcome back" : "welcome; what you missed is gone"
         }
         for try await message in socket {
             try await broadcaster.publish(message, to: room)
@@ -75,14 +76,17 @@ func makeRoomsWithPresence(_ broadcaster: InMemoryBroadcaster) -> WebSocketEndpo
         let room = Topic("room:\(socket.path)")
         try await socket.subscribe(to: room)
         try await broadcaster.enter(member, room)
+        var failure: (any Error)?
         do {
             for try await message in socket {
                 try await broadcaster.publish(message, to: room)
             }
         } catch {
-            // However the connection ended, its member leaves.
+            failure = error
         }
+        // However the connection ended, its member leaves.
         try await broadcaster.leave(member.id, from: room)
+        if let failure { throw failure }
     }
 }
 

@@ -62,6 +62,8 @@ struct Ticker: ConnectionHandler {
     }
 }
 
+let ticker = WebSocketEndpoint(handler: Ticker())
+
 struct Counter: ConnectionHandler {
     struct State {
         var received = 0
@@ -77,4 +79,4 @@ struct Counter: ConnectionHandler {
     }
 }
 
-let ticker = WebSocketEndpoint(handler: Ticker())
+let counter = WebSocketEndpoint(handler: Counter())
