@@ -78,7 +78,7 @@ func restrict() -> (EndpointConfiguration, ServerConfiguration) {
 
 func signOut(
     _ user: String,
-    _ server: WebSocketServer<NativeTransport>,
+    _ server: WebSocketServer<some Transport>,
     _ cluster: ClusterRegistry
 ) async throws {
     await server.registry.close(user: user, .policyViolation, reason: "signed out")

@@ -6,7 +6,7 @@ internal import StarlingDeflate
 /// All the connections of one event loop, without I/O: bytes in, events and bytes out, the time passed in.
 ///
 /// Every transport drives the same one. It is bound to its thread and has no lock inside. A transport calls
-/// ``beginTick(at:)``, reports what happened (``accept(from:)``, ``received(_:on:)``, ``writable(_:)``,
+/// ``beginTick(at:)``, reports what happened (``accept(from:handshakeByteCount:)``, ``received(_:on:)``, ``writable(_:)``,
 /// ``readingEnded(_:)``, ``failed(_:_:reason:)``), calls ``endTick()`` — which runs handlers' tasks, delivers publications and
 /// writes, each connection once — and may sleep as long as ``prepareToSleep()`` says.
 ///

@@ -90,7 +90,7 @@ public final class ServerContext: Sendable {
         self.state.withLock { $0.isListening && !$0.isDraining } && self.broadcasters.allSatisfy(\.isReady)
     }
 
-    /// What to write to a connection that ``ConnectionDriver/accept(from:)`` does not take, as far as it can be written
+    /// What to write to a connection that ``ConnectionDriver/accept(from:handshakeByteCount:)`` does not take, as far as it can be written
     /// at once: 503 with a `Retry-After` that is not the same each time.
     public var fullResponse: [UInt8] {
         self.fullResponses[Int(self.surroundings.random(1...UInt32(self.fullResponses.count))) - 1]
