@@ -58,7 +58,8 @@ public struct CloseCode: RawRepresentable, Hashable, Sendable, ExpressibleByInte
     /// meet the same end again.
     public var invitesReconnect: Bool {
         switch self {
-        case .goingAway, .abnormalClosure, .internalError, .serviceRestart, .tryAgainLater, .noStatusReceived, 1014, 1015:
+        case .goingAway, .abnormalClosure, .internalError, .serviceRestart, .tryAgainLater, .noStatusReceived,
+            1014, 1015:
             true
         default: false
         }

@@ -3,8 +3,9 @@ public import StarlingDeflate
 
 /// Everything about an endpoint that has a default.
 public struct EndpointConfiguration: Sendable {
-    /// What a peer may make the server hold, in bytes and fragments. What heads may have is said by
-    /// ``ServerConfiguration/headLimits``.
+    /// What a peer may make the server hold, in bytes and fragments.
+    ///
+    /// What a request's head may have is said by ``ServerConfiguration/headLimits``, and not here.
     public var limits = Limits()
     /// How long a peer may take, and how long a connection may last.
     public var timeouts = ConnectionTimeouts()

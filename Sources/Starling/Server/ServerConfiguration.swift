@@ -35,8 +35,9 @@ public struct ServerConfiguration: Sendable {
     ///
     /// One that would have to wait longer is refused at once, with 503 and `Retry-After`; and so is one that has.
     public var upgradeQueueTimeout: Duration = .seconds(3)
-    /// Bytes and fields of a request's head: ``/StarlingCore/Limits/headBytesMax`` and ``/StarlingCore/Limits/headFieldsMax``. The
-    /// others are an endpoint's.
+    /// Bytes and fields of a request's head.
+    ///
+    /// The other limits here are not looked at: they are an endpoint's.
     public var headLimits = Limits()
     /// A request's head must arrive within this time; a connection that is kept must send the next one within it.
     public var handshakeTimeout: Duration = .seconds(5)
