@@ -122,8 +122,8 @@ extension NativeLoop {
     }
 
     func stopListening() {
-        // A loop that was to take over, and does not, leaves them to the process that serves.
-        self.closeListeners(areGone: !self.mustEnd)
+        // A loop that was to take over, and has not, leaves them to the process that serves.
+        self.closeListeners(areGone: !self.isTakingOver)
     }
 
     /// Listens no more; `areGone` says that nobody else has the listeners.

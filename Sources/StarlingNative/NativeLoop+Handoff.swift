@@ -74,6 +74,7 @@ extension NativeLoop {
     /// The other process has let go: serves its connections, with what was asked of them too late for their records.
     func begin(_ indices: [Int], _ orders: [Int: [UInt8]], _ driver: ConnectionDriver) {
         for index in indices { driver.beginServing(index, orders[index]) }
+        self.isTakingOver = false
         self.isPaused = false
     }
 

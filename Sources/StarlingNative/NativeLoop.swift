@@ -52,6 +52,8 @@ internal import Starling
     ///
     /// What happens on the sockets stays in the epoll, and is told when it is over.
     var isPaused: Bool
+    /// Whether another process still serves, and this one waits for what it has.
+    var isTakingOver: Bool
     /// Whether the loop ends although the server goes on: what it was to take over has failed.
     var mustEnd = false
 
@@ -102,6 +104,7 @@ internal import Starling
         self.server = server
         self.listeners = listeners
         self.isPaused = isPaused
+        self.isTakingOver = isPaused
         unsafe self.hot = .allocate(capacity: 1)
         unsafe self.hot.initialize(to: HotState(speaksTLS: tls != nil))
         self.sink = tls.map { _ in TLSSink() }

@@ -88,13 +88,23 @@ public struct NativeTransport: Transport {
 
     private func serve(_ server: ServerContext, _ point: HandoffPoint) async throws {
         defer { point.close() }
-        let takeover = try await Thread.run { () throws(TransportError) in try Takeover.begin(point, self) }
-        let listeners = try takeover?.listeners ?? Listener.open(self.endpoint, count: self.eventLoops)
+        let takeover: Takeover?
+        let listeners: [Listener]
+        switch try await Thread.run({ () throws(TransportError) in try Takeover.begin(point, self) }) {
+        case .alone:
+            takeover = nil
+            listeners = try Listener.open(self.endpoint, count: self.eventLoops)
+        case .behind:
+            takeover = nil
+            listeners = try await self.openListeners(within: point.handoff.timeout)
+        case .takingOver(let found):
+            takeover = found
+            listeners = found.listeners
+        }
         let service = NativeService(self, server, Listener.spread(listeners, over: self.eventLoops))
         let all = Lock(listeners)
         let endpoint = HandoffServer(point, server, loops: service.loops) {
-            // A shutdown closes the listeners of its loops; one that they share is closed at its end.
-            server.isDraining && !listeners[0].isShared ? nil : HandoffOffer(self, all.withLock { $0 })
+            server.isDraining ? nil : HandoffOffer(self, all.withLock { $0 })
         }
         let waiting = Lock<Task<Void, Never>?>(nil)
         do throws(HandoffError) {
@@ -117,6 +127,21 @@ public struct NativeTransport: Transport {
         await waiting.withLock { $0 }?.value
         // The file is the successor's, if there is one.
         if !endpoint.isHandedOff { listeners[0].removeFile() }
+    }
+}
+
+extension NativeTransport {
+    /// Opens listeners as soon as a process that shuts down has closed its own.
+    private func openListeners(within timeout: Duration) async throws -> [Listener] {
+        let deadline = ContinuousClock.now + timeout
+        while true {
+            do {
+                return try Listener.open(self.endpoint, count: self.eventLoops)
+            } catch {
+                guard ContinuousClock.now < deadline else { throw error }
+                try await Task.sleep(for: .milliseconds(20))
+            }
+        }
     }
 }
 

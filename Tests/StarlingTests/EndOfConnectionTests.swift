@@ -308,7 +308,15 @@ import Testing
             server.advance(by: .seconds(8))
             server.driver.wrotePart(client.connection)
         }
+        // It goes out now, and the pong has its time.
+        server.limitOutput(of: client.connection, to: nil)
+        server.advance(by: .seconds(8))
+        #expect(client.takeFrames().last == [0x89])
         #expect(!recorder.entries.contains { $0.message == "connection closed" })
+        server.advance(by: .seconds(3))
+        #expect(
+            recorder.entries.last { $0.message == "connection closed" }?[LoggingKeys.cause] == "pingTimeout"
+        )
     }
 
     @Test("So does a connection that is not even accepted, and one that a drain cuts at its deadline")

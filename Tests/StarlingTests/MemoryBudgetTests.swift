@@ -254,6 +254,28 @@ import Testing
         #expect(server.takeOutput(of: client.connection).count == 30_004)
     }
 
+    @Test("What is said to thousands that go takes memory, and does not begin it all again for each of them")
+    func manySmallHeads() throws {
+        let memory = MemoryBudget(byteCountMax: 40_000)
+        let server = Self.server(memory, WebSocketEndpoint(handler: EchoHandler()))
+        let client = try Self.open(server)
+        let strangers = try (0..<5000).map { _ in try #require(server.connect()) }
+        for stranger in strangers { server.receive(Array("GET / HT".utf8), on: stranger) }
+        #expect(memory.byteCount == 40_000)
+        // Another one that is connected holds something as well, and neither goes for it.
+        let other = try Self.open(server)
+        server.receive(Array(Client.frame(.binary, [7, 7]).dropLast()), on: other.connection)
+        let message = Client.frame(.binary, [UInt8](repeating: 7, count: 20_000))
+        server.receive(Array(message.dropLast()), on: client.connection)
+        #expect(memory.byteCount < 40_000)
+        server.receive([7], on: other.connection)
+        #expect(server.takeOutput(of: other.connection).count == 4)
+        let refused = strangers.filter { !server.takeOutput(of: $0).isEmpty }
+        #expect(refused.count == 5000)
+        server.receive([message[message.count - 1]], on: client.connection)
+        #expect(server.takeOutput(of: client.connection).count == 20_004)
+    }
+
     @Test("What a batch is made of stays until it is written, whoever must go meanwhile")
     func shedWithinBatch() async throws {
         let (memory, broadcaster) = (MemoryBudget(byteCountMax: 100_000), InMemoryBroadcaster())

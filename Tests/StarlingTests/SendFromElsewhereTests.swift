@@ -68,6 +68,34 @@ import Testing
         #expect(client.takeFrames().isEmpty)
     }
 
+    @Test(
+        "Senders that wait together all send, though the first fills the buffer again",
+        .timeLimit(.minutes(1))
+    )
+    func together() async throws {
+        let (client, socket) = try self.connect { _ in }
+        client.server.limitOutput(of: client.connection, to: 0)
+        let big = Message.binary([UInt8](repeating: 1, count: 70_000))
+        try await socket.send(big)
+        client.server.advance(by: .milliseconds(1))
+        let senders = (0..<3).map { _ in
+            Task { await self.failure { () throws(WebSocketError) in try await socket.send(big) } }
+        }
+        // Each time only one more message goes out: whoever is first fills the buffer for the others.
+        var byteCount = 0
+        for _ in 0..<400 where byteCount < 4 * 70_010 {
+            client.server.limitOutput(of: client.connection, to: 70_010)
+            for _ in 0..<10 {
+                await Task.yield()
+                client.server.advance(by: .milliseconds(1))
+            }
+            byteCount += client.server.takeOutput(of: client.connection).count
+            client.server.limitOutput(of: client.connection, to: 0)
+        }
+        for sender in senders { #expect(await client.server.waiting { await sender.value } == nil) }
+        #expect(byteCount == 4 * 70_010)
+    }
+
     // MARK: - The connection
 
     private func connect(

@@ -365,33 +365,43 @@ internal import Synchronization
         self.isAboveHighWatermark.load(ordering: .relaxed) ? nil : self.sendOnLoop(message)
     }
 
-    /// Waits until the buffer is below its low watermark, the connection has ended, the task is cancelled, or the body is told
-    /// to return.
+    /// Waits until the buffer is below its low watermark, or the connection has ended.
     ///
-    /// - Parameter staysBehind: Whether it waits on although the body is to return: then the connection does not go to the
-    ///   other process.
+    /// - Parameter staysBehind: Whether it waits on although the body is to return, whose task may be cancelled then: the
+    ///   connection does not go to the other process.
+    /// - Returns: False if it has given up, because the task is cancelled, or the body is told to return.
     @usableFromInline
-    func waitUntilDrained(staysBehind: Bool = false) async {
+    @discardableResult
+    func waitUntilDrained(staysBehind: Bool = false) async -> Bool {
         guard self.loop.isCurrent else {
             return await withTaskExecutorPreference(self.loop) {
                 await self.waitOnLoopUntilDrained(staysBehind)
             }
         }
-        await self.waitOnLoopUntilDrained(staysBehind)
+        return await self.waitOnLoopUntilDrained(staysBehind)
     }
 
-    private func waitOnLoopUntilDrained(_ staysBehind: Bool) async {
-        while self.end == nil, self.isAboveHighWatermark.load(ordering: .relaxed), !Task.isCancelled,
-            staysBehind || !self.mustReturn
-        {
-            await withTaskCancellationHandler {
-                unsafe await withUnsafeContinuation { continuation in
-                    unsafe self.rare.drainWaiters.append(continuation)
-                    if Task.isCancelled { self.releaseDrainWaiters() }
+    private func waitOnLoopUntilDrained(_ staysBehind: Bool) async -> Bool {
+        while self.end == nil, self.isAboveHighWatermark.load(ordering: .relaxed) {
+            if self.mustReturn {
+                guard staysBehind else { return false }
+                await self.waitForDrain()
+            } else {
+                if Task.isCancelled { return false }
+                await withTaskCancellationHandler {
+                    await self.waitForDrain(mayBeCancelledMeanwhile: true)
+                } onCancel: {
+                    self.loop.post(.perform { _ in self.releaseDrainWaiters() })
                 }
-            } onCancel: {
-                self.loop.post(.perform { _ in self.releaseDrainWaiters() })
             }
+        }
+        return true
+    }
+
+    private func waitForDrain(mayBeCancelledMeanwhile: Bool = false) async {
+        unsafe await withUnsafeContinuation { continuation in
+            unsafe self.rare.drainWaiters.append(continuation)
+            if mayBeCancelledMeanwhile, Task.isCancelled { self.releaseDrainWaiters() }
         }
     }
 
@@ -412,8 +422,7 @@ internal import Synchronization
         }
         if let driver = self.loop.currentDriver {
             guard driver.isOpen(self.id) else { throw WebSocketError(.closed) }
-            await self.waitUntilDrained()
-            try self.checkIsDrained()
+            guard await self.waitUntilDrained() else { throw WebSocketError(.cancelled) }
             switch driver.send(message.kind, message.bytes, to: self.id) {
             case .sent: return
             case .buffered: self.passedHighWatermark()
@@ -421,15 +430,12 @@ internal import Synchronization
             }
             return
         }
-        if self.mustWait { await self.waitUntilDrained() }
+        // Others may be faster than the one that has waited.
+        while self.mustWait {
+            guard await self.waitUntilDrained() else { throw WebSocketError(.cancelled) }
+        }
         if self.isFinished.load(ordering: .acquiring) { throw WebSocketError(.closed) }
-        try self.checkIsDrained()
         self.post(message)
-    }
-
-    /// Who does not wait, because its task is cancelled or its body is to return, may not fill the buffer instead.
-    private func checkIsDrained() throws(WebSocketError) {
-        if self.isAboveHighWatermark.load(ordering: .relaxed) { throw WebSocketError(.cancelled) }
     }
 
     func trySend(_ message: Message) -> SendResult {

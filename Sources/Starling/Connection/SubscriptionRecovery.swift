@@ -69,31 +69,45 @@ struct SubscriptionRecovery {
             }
             try await self.connection.sendSlowly(message)
         }
+        do throws(WebSocketError) {
+            // What an incomplete history still has is not wanted: it would follow a hole.
+            let publications = isRecovered && start != nil ? page.publications : []
+            page = TopicHistory(publications: [], newest: page.newest, isComplete: true)
+            try await self.bringUp(from: base, publications, newest: page.newest, hub)
+            return subscription
+        } catch {
+            await self.sendAwayIfMustReturn()
+            throw error
+        }
+    }
 
-        var cursor = base
-        // What an incomplete history still has is not wanted: it would follow a hole.
-        var publications = isRecovered && start != nil ? page.publications : []
+    private func bringUp(
+        from base: StreamPosition?,
+        _ first: [Publication],
+        newest: StreamPosition?,
+        _ hub: BroadcastHub
+    ) async throws(WebSocketError) {
+        var (cursor, publications, newest) = (base, first, newest)
         while true {
             let count = try await self.replay(publications)
             if count > 0, let last = publications[count - 1].position { cursor = last }
             if count == publications.count {
-                switch await self.progress(cursor, newest: page.newest) {
-                case .finished: return subscription
+                switch await self.progress(cursor, newest: newest) {
+                case .finished: return
                 case .ended: throw WebSocketError(.closed)
                 case .readOn: break
                 }
             } else {
                 // A page that a slow peer waited with would be a copy for each: the rest is read again.
                 publications = []
-                page = TopicHistory(publications: [], newest: page.newest, isComplete: true)
                 try await self.waitUntilDrained()
             }
-            page = try await self.page(after: cursor, hub)
-            publications = page.publications
+            let page = try await self.page(after: cursor, hub)
+            (publications, newest) = (page.publications, page.newest)
             if !page.isComplete {
                 // The window has passed the subscriber while it was being brought up to date.
-                try await self.reportGap(page.newest)
-                cursor = page.newest
+                try await self.reportGap(newest)
+                cursor = newest
                 publications = []
             }
         }
@@ -116,18 +130,32 @@ struct SubscriptionRecovery {
     /// Sends publications until the peer takes no more; how many.
     private func replay(_ publications: [Publication]) async throws(WebSocketError) -> Int {
         let id = self.connection.id
-        guard let count = await self.connection.onLoop(orElse: nil, { $0.replay(publications[...], to: id) })
-        else {
-            throw WebSocketError(.closed)
+        let connection = self.connection
+        let count: Int? = await connection.onLoop(orElse: nil) { driver in
+            let count = driver.replay(publications[...], to: id)
+            // Here, and not when the count has arrived elsewhere: it may be drained by then.
+            if let count, count < publications.count { connection.passedHighWatermark() }
+            return count
         }
+        guard let count else { throw WebSocketError(.closed) }
         return count
     }
 
     private func waitUntilDrained() async throws(WebSocketError) {
-        self.connection.passedHighWatermark()
         // What is half replayed cannot go on in another process: its connection stays, and is drained.
-        await self.connection.waitUntilDrained(staysBehind: true)
-        if Task.isCancelled { throw WebSocketError(.cancelled) }
+        guard await self.connection.waitUntilDrained(staysBehind: true) else {
+            throw WebSocketError(.cancelled)
+        }
+    }
+
+    /// What has begun and cannot be finished, since the body is to return, would leave the next body with a subscription of which
+    /// nobody knows how far it is: the client is to come back.
+    private func sendAwayIfMustReturn() async {
+        let connection = self.connection
+        await connection.onLoop(orElse: ()) { driver in
+            guard connection.mustReturn, let index = driver.index(of: connection.id) else { return }
+            driver.closeForGap(index)
+        }
     }
 
     private func progress(_ cursor: StreamPosition?, newest: StreamPosition?) async -> RecoveryProgress {

@@ -76,7 +76,9 @@ public struct WebSocket: Sendable, AsyncSequence {
     public func send(_ message: Message) async throws(WebSocketError) {
         switch self.connection.sendIfDrained(message) {
         case .sent: return
-        case .buffered: return await self.connection.waitUntilDrained()
+        case .buffered:
+            await self.connection.waitUntilDrained()
+            return
         case .dropped, nil: break
         }
         try await self.connection.sendSlowly(message)

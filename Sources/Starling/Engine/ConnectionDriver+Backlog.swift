@@ -115,10 +115,22 @@ extension ConnectionDriver {
             }
         }
         self.flush(index)
+        if unsafe slot.pointee.flags.contains(.writeBlocked) { self.letGoOfPages(index) }
         if !isBehind {
             unsafe slot.pointee.flags.remove(.behind)
         } else if mayGoOn, unsafe !slot.pointee.flags.contains(.writeBlocked) {
             self.scheduleCatchUp(index)
+        }
+    }
+
+    /// A page that a slow peer waited with would be a copy for each: what is left of it is read again.
+    private func letGoOfPages(_ index: Int) {
+        for subscription in unsafe self.slots.pointer(index).pointee.subscriptions {
+            guard let backlog = subscription.entry.backlog, var cursor = backlog.cursors[UInt32(index)],
+                case .page(let rest, _, _) = cursor.reading, !rest.isEmpty
+            else { continue }
+            cursor.reading = .none
+            backlog.update(UInt32(index), cursor)
         }
     }
 
@@ -145,13 +157,8 @@ extension ConnectionDriver {
             // There was no memory for what it has just been sent.
             guard unsafe slot.pointee.closing.isOpen else { return .waiting }
             guard unsafe slot.pointee.outbound.byteCount < endpoint.outbound.highWatermark else {
-                let isBlocked = unsafe slot.pointee.flags.contains(.writeBlocked)
-                // A page that a slow peer waited with would be a copy for each: it is read again, from where this one ends.
-                if isBlocked, case .page(let rest, _, _) = cursor.reading, !rest.isEmpty {
-                    cursor.reading = .none
-                }
                 backlog.update(subscriber, cursor)
-                return isBlocked ? .waiting : .more
+                return unsafe slot.pointee.flags.contains(.writeBlocked) ? .waiting : .more
             }
             if case .asked = cursor.reading { return .waiting }
             if case .page(var rest, let newest, let askedAt) = cursor.reading {
@@ -253,7 +260,9 @@ extension ConnectionDriver {
             guard let backlog = entry.backlog, var cursor = backlog.cursors[UInt32(index)] else { continue }
             // No history has the presence events that wait for it.
             let isReadThere = cursor.position != nil && endpoint.hub.spansProcesses
-            if isReadThere, !backlog.holdsPresence(for: cursor) { continue }
+            if isReadThere, !self.isSentPresence(index, endpoint) || !backlog.holdsPresence(for: cursor) {
+                continue
+            }
             while unsafe slot.pointee.closing.isOpen {
                 if backlog.hasPassed(cursor) {
                     let next = self.passed(index, entry, backlog, cursor, endpoint, mayRead: false)
@@ -265,6 +274,10 @@ extension ConnectionDriver {
             }
             backlog.update(UInt32(index), cursor)
         }
+    }
+
+    private func isSentPresence(_ index: Int, _ endpoint: LoopEndpoint) -> Bool {
+        unsafe endpoint.formats[Int(self.slots.pointer(index).pointee.format)].presence != nil
     }
 
     // MARK: - What the ring has given up
@@ -279,9 +292,7 @@ extension ConnectionDriver {
         _ endpoint: LoopEndpoint,
         mayRead: Bool = true
     ) -> TopicBacklog.Cursor? {
-        if unsafe endpoint.formats[Int(self.slots.pointer(index).pointee.format)].presence != nil,
-            backlog.hasLostPresence(cursor)
-        {
+        if self.isSentPresence(index, endpoint), backlog.hasLostPresence(cursor) {
             self.counts.slowConsumerDisconnects &+= 1
             self.closeForGap(index)
             return nil
@@ -426,7 +437,17 @@ extension ConnectionDriver {
                 self.counts.slowConsumerRecoveries &+= 1
                 cursor.isRecovering = true
             }
-            cursor.reading = .page(page.publications[...], newest: newest, askedAt: askedAt)
+            var rest = page.publications[...]
+            // At least one, also if something else has filled the buffer again: it would be read for ever otherwise.
+            if let publication = rest.popFirst() {
+                cursor.position = publication.position ?? cursor.position
+                self.deliver(publication, to: index, entry, endpoint)
+            }
+            cursor.reading = .page(rest, newest: newest, askedAt: askedAt)
+            backlog.update(UInt32(index), cursor)
+            if unsafe self.slots.pointer(index).pointee.flags.contains(.writeBlocked) {
+                return self.letGoOfPages(index)
+            }
         } else {
             // The history does not reach back so far, or has not what the ring has passed: go on with the ring.
             guard let next = self.skipped(index, entry, backlog, cursor, endpoint),

@@ -103,7 +103,13 @@ extension ConnectionDriver {
         // What was handed over before counts.
         EventLoop.withCurrent(self) { self.takeMail() }
         self.handoff?.takesOrders = false
-        return (self.handoff?.late ?? [:]).map { index, orders in
+        guard let handoff = self.handoff else { return [] }
+        var late = handoff.late
+        for index in handoff.overrun {
+            // Something for it has been dropped.
+            late[index, default: []].append(.close(.tryAgainLater, reason: "too much was sent at once"))
+        }
+        return late.map { index, orders in
             ConnectionRecord(index: index, bytes: ConnectionRecord.write(orders))
         }
     }

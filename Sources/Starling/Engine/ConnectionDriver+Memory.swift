@@ -136,6 +136,9 @@ extension ConnectionDriver {
     ///
     /// - Parameter newest: The connection that has just come to hold more; of two that hold the same, the one to go.
     private func shedLargest(atLeast newest: Int? = nil) {
+        guard !self.isShedding else { return }
+        self.isShedding = true
+        defer { self.isShedding = false }
         let excess = self.server.memory.byteCount - self.server.memory.byteCountMax
         let total = max(1, self.server.memory.byteCount)
         var rings = self.endpoints.flatMap { $0.topics.list.compactMap(\.backlog) }
@@ -172,12 +175,14 @@ extension ConnectionDriver {
             self.details(of: index).headReader = HTTPHeadReader(
                 limits: self.server.configuration.headLimits
             )
+            // Before it is answered: an answer that the peer takes is gone with this tick, and nobody's burden.
+            self.chargeMemory(of: index)
+            freed -= unsafe Int(slot.pointee.chargedByteCount)
             self.refuse(
                 index,
                 Self.busy("The server is out of memory.\n", retryAfter: self.randomRetryDelay()),
                 .memory
             )
-            self.chargeMemory(of: index)
         }
         return freed
     }

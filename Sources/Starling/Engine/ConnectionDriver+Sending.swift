@@ -7,7 +7,8 @@ extension ConnectionDriver {
         let slot = unsafe self.slots.pointer(index)
         guard unsafe slot.pointee.flags.contains(.writeBlocked) else { return }
         unsafe slot.pointee.flags.remove(.writeBlocked)
-        // A ping may have been due meanwhile.
+        // A ping may have been due meanwhile, or waits among what goes out now.
+        if unsafe slot.pointee.flags.contains(.awaitingPong) { unsafe slot.pointee.pingedAt = self.now }
         self.scheduleDeadline(index)
         if let pong = unsafe slot.pointee.details?.pendingPong {
             unsafe slot.pointee.details?.pendingPong = nil

@@ -46,6 +46,8 @@ internal import StarlingDeflate
     /// Connections that are not read because memory is scarce, and the one that is read all the same.
     var waitingForMemory: [ConnectionID] = []
     var memoryTurn: (connection: ConnectionID, until: LoopInstant)?
+    /// Whether memory is being freed: what is said to those who go takes some, and must not begin it again.
+    var isShedding = false
     var isMemoryScarce = false
     var nextMemorySweep = LoopInstant(hundredths: 0)
     private var expired: [Int] = []

@@ -38,19 +38,27 @@ internal import StarlingCore
         }
     }
 
-    /// Takes the listeners of the process at a path; nil if there is none.
-    static func begin(_ point: HandoffPoint, _ transport: NativeTransport) throws(TransportError) -> Takeover?
-    {
-        guard let channel = try point.connectToPredecessor() else { return nil }
+    /// What a new process finds.
+    enum Start {
+        /// Nobody serves.
+        case alone
+        /// Who serves shuts down, and has closed its listeners, or is about to.
+        case behind
+        case takingOver(Takeover)
+    }
+
+    /// Takes the listeners of the process at a path.
+    static func begin(_ point: HandoffPoint, _ transport: NativeTransport) throws(TransportError) -> Start {
+        guard let channel = try point.connectToPredecessor() else { return .alone }
         do throws(HandoffError) {
-            guard let takeover = try Takeover(channel, point.handoff.timeout) else { return nil }
+            guard let takeover = try Takeover(channel, point.handoff.timeout) else { return .behind }
             do throws(HandoffError) {
                 try takeover.check(transport)
             } catch {
                 takeover.closeListeners(areLoopsGone: false)
                 throw error
             }
-            return takeover
+            return .takingOver(takeover)
         } catch {
             throw Self.failure(point, error)
         }
