@@ -21,6 +21,18 @@ import Testing
         return client
     }
 
+    /// A connection whose body takes nothing until the gate opens.
+    private static func openWithLateBody(
+        _ memory: MemoryBudget
+    ) throws -> (Client, gate: AsyncStream<Void>.Continuation) {
+        let gate = AsyncStream<Void>.makeStream()
+        let endpoint = WebSocketEndpoint { socket in
+            for await _ in gate.stream { break }
+            for try await _ in socket {}
+        }
+        return (try Self.open(Self.server(memory, endpoint)), gate.continuation)
+    }
+
     private static let closeTryAgainLater: [UInt8] = [0x88, 0x03, 0xF5]
 
     @Test("Who comes to hold too much of a message is told to come back; the others go on")
@@ -461,19 +473,14 @@ import Testing
     @Test("Of what waits for an async handler, what stops the reading is charged")
     func inboxes() async throws {
         let memory = MemoryBudget(byteCountMax: 10_000_000)
-        let gate = AsyncStream<Void>.makeStream()
-        let endpoint = WebSocketEndpoint { socket in
-            for await _ in gate.stream { break }
-            for try await _ in socket {}
-        }
-        let server = Self.server(memory, endpoint)
-        let client = try Self.open(server)
+        let (client, gate) = try Self.openWithLateBody(memory)
+        let server = client.server
         client.send(.binary, [UInt8](repeating: 7, count: 200_000))
         #expect(memory.byteCount == 0)
         client.send(.binary, [UInt8](repeating: 7, count: 200_000))
         #expect(memory.byteCount == 256 << 10)
         #expect(!server.isReading(client.connection))
-        gate.continuation.yield()
+        gate.yield()
         while !server.isReading(client.connection) { await server.waiting {} }
         #expect(memory.byteCount == 0)
     }
@@ -481,13 +488,8 @@ import Testing
     @Test("Messages without a byte fill an async handler's inbox as well")
     func emptyMessages() async throws {
         let memory = MemoryBudget(byteCountMax: 10_000_000)
-        let gate = AsyncStream<Void>.makeStream()
-        let endpoint = WebSocketEndpoint { socket in
-            for await _ in gate.stream { break }
-            for try await _ in socket {}
-        }
-        let server = Self.server(memory, endpoint)
-        let client = try Self.open(server)
+        let (client, gate) = try Self.openWithLateBody(memory)
+        let server = client.server
         let empty = Client.frame(.binary, [])
         for _ in 0..<21 {
             server.receive(Array(repeatElement(empty, count: 100).joined()), on: client.connection)
@@ -495,7 +497,7 @@ import Testing
         // 128 bytes for each.
         #expect(!server.isReading(client.connection))
         #expect(memory.byteCount == 256 << 10)
-        gate.continuation.yield()
+        gate.yield()
         while !server.isReading(client.connection) { await server.waiting {} }
         #expect(memory.byteCount == 0)
     }
