@@ -164,14 +164,9 @@ internal import Synchronization
     /// Suspends until the connection is over, which the deadlines for closing bound once a close is decided.
     func waitUntilClosed() async {
         await withCheckedContinuation { (waiter: CheckedContinuation<Void, Never>) in
-            let begin: @Sendable (ConnectionDriver?) -> Void = { driver in
+            self.perform { driver in
                 guard driver != nil, self.end == nil else { return waiter.resume() }
                 self.rare.closeWaiters.append(waiter)
-            }
-            if let driver = self.loop.currentDriver {
-                begin(driver)
-            } else {
-                self.loop.post(.perform(begin))
             }
         }
     }
@@ -213,11 +208,7 @@ internal import Synchronization
 
     /// The endpoint's body is done; on whatever thread it ended.
     private func bodyReturned(_ failure: (any Error)?) {
-        if let driver = self.loop.currentDriver {
-            self.finish(driver, failure)
-        } else {
-            self.loop.post(.perform { self.finish($0, failure) })
-        }
+        self.perform { self.finish($0, failure) }
     }
 
     private func finish(_ driver: ConnectionDriver?, _ failure: (any Error)?) {
@@ -479,24 +470,13 @@ internal import Synchronization
     }
 
     func close(_ code: CloseCode, reason: String) {
-        if let driver = self.loop.currentDriver {
-            driver.close(self.id, code, reason: reason, cause: .applicationClosed)
-        } else {
-            self.loop.post(.perform { $0?.close(self.id, code, reason: reason, cause: .applicationClosed) })
-        }
+        self.perform { $0?.close(self.id, code, reason: reason, cause: .applicationClosed) }
     }
 
     func ping() async throws(WebSocketError) -> Duration {
         let caller = PingCaller()
         let roundTrip: Duration? = await withTaskCancellationHandler {
-            await withCheckedContinuation { waiter in
-                let begin: @Sendable (ConnectionDriver?) -> Void = { self.sendPing($0, caller, waiter) }
-                if let driver = self.loop.currentDriver {
-                    begin(driver)
-                } else {
-                    self.loop.post(.perform(begin))
-                }
-            }
+            await withCheckedContinuation { waiter in self.perform { self.sendPing($0, caller, waiter) } }
         } onCancel: {
             caller.isCancelled.store(true, ordering: .relaxed)
             self.loop.post(.perform { if $0 != nil { self.endPings(of: caller) } })
@@ -523,6 +503,15 @@ internal import Synchronization
     private func endPings(of caller: PingCaller) {
         guard let index = self.rare.pings.firstIndex(where: { $0.caller === caller }) else { return }
         self.rare.pings.remove(at: index).waiter.resume(returning: nil)
+    }
+
+    /// Runs a piece of work in the loop's tick: now, if this is one; nil stands for a loop that has ended.
+    private func perform(_ work: @escaping @Sendable (ConnectionDriver?) -> Void) {
+        if let driver = self.loop.currentDriver {
+            work(driver)
+        } else {
+            self.loop.post(.perform(work))
+        }
     }
 
     /// Runs a piece of work in the loop's tick and returns its result.

@@ -73,7 +73,7 @@ struct SubscriptionRecovery {
             // What an incomplete history still has is not wanted: it would follow a hole.
             let publications = isRecovered && start != nil ? page.publications : []
             page = TopicHistory(publications: [], newest: page.newest, isComplete: true)
-            try await self.bringUp(from: base, publications, newest: page.newest, hub)
+            try await self.bringUp(from: base, consume publications, newest: page.newest, hub)
             return subscription
         } catch {
             await self.sendAwayIfMustReturn()
@@ -83,11 +83,11 @@ struct SubscriptionRecovery {
 
     private func bringUp(
         from base: StreamPosition?,
-        _ first: [Publication],
+        _ publications: consuming [Publication],
         newest: StreamPosition?,
         _ hub: BroadcastHub
     ) async throws(WebSocketError) {
-        var (cursor, publications, newest) = (base, first, newest)
+        var (cursor, newest) = (base, newest)
         while true {
             let count = try await self.replay(publications)
             if count > 0, let last = publications[count - 1].position { cursor = last }

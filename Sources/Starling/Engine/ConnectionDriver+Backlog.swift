@@ -161,12 +161,9 @@ extension ConnectionDriver {
                 return unsafe slot.pointee.flags.contains(.writeBlocked) ? .waiting : .more
             }
             if case .asked = cursor.reading { return .waiting }
-            if case .page(var rest, let newest, let askedAt) = cursor.reading {
-                if let publication = rest.popFirst() {
-                    cursor.reading = .page(rest, newest: newest, askedAt: askedAt)
-                    cursor.position = publication.position ?? cursor.position
-                    self.deliver(publication, to: index, entry, endpoint)
-                } else if let position = cursor.position,
+            if self.deliverFromPage(&cursor, to: index, entry, endpoint) { continue }
+            if case .page(_, let newest, let askedAt) = cursor.reading {
+                if let position = cursor.position,
                     let number = backlog.number(after: position, newest: newest, askedAt: askedAt)
                 {
                     cursor.next = number
@@ -226,6 +223,22 @@ extension ConnectionDriver {
             return true
         }
         return self.tellGap(TopicGap(topic: publication.topic, newest: newest), to: index, endpoint)
+    }
+
+    /// Sends a subscriber the next publication of its page of the history; false if it has none.
+    private func deliverFromPage(
+        _ cursor: inout TopicBacklog.Cursor,
+        to index: Int,
+        _ entry: TopicEntry,
+        _ endpoint: LoopEndpoint
+    ) -> Bool {
+        guard case .page(var rest, let newest, let askedAt) = cursor.reading,
+            let publication = rest.popFirst()
+        else { return false }
+        cursor.reading = .page(rest, newest: newest, askedAt: askedAt)
+        cursor.position = publication.position ?? cursor.position
+        self.deliver(publication, to: index, entry, endpoint)
+        return true
     }
 
     /// Frames a publication for one subscriber.
@@ -437,13 +450,9 @@ extension ConnectionDriver {
                 self.counts.slowConsumerRecoveries &+= 1
                 cursor.isRecovering = true
             }
-            var rest = page.publications[...]
+            cursor.reading = .page(page.publications[...], newest: newest, askedAt: askedAt)
             // At least one, also if something else has filled the buffer again: it would be read for ever otherwise.
-            if let publication = rest.popFirst() {
-                cursor.position = publication.position ?? cursor.position
-                self.deliver(publication, to: index, entry, endpoint)
-            }
-            cursor.reading = .page(rest, newest: newest, askedAt: askedAt)
+            _ = self.deliverFromPage(&cursor, to: index, entry, endpoint)
             backlog.update(UInt32(index), cursor)
             if unsafe self.slots.pointer(index).pointee.flags.contains(.writeBlocked) {
                 return self.letGoOfPages(index)

@@ -190,12 +190,11 @@ extension ConnectionDriver {
                 self.resumeReading(index, from: .rate)
             }
         } else if let idle = endpoint.idleTimeout, unsafe self.isDue(slot.pointee.lastMessageAt + idle) {
-            guard unsafe slot.pointee.readingPauses.isEmpty else {
-                // What it has sent may wait in the socket, because we do not read.
-                unsafe slot.pointee.lastMessageAt = self.now
-                return self.servePing(index, endpoint)
+            if unsafe slot.pointee.readingPauses.isEmpty {
+                return self.close(index, .goingAway, reason: "no message for too long", cause: .idleTimeout)
             }
-            return self.close(index, .goingAway, reason: "no message for too long", cause: .idleTimeout)
+            // What it has sent may wait in the socket, because we do not read.
+            unsafe slot.pointee.lastMessageAt = self.now
         }
         if let deflate = unsafe slot.pointee.details?.deflate, deflate.hasWindow,
             let timeout = endpoint.compressionWindowTimeout, self.isDue(deflate.usedAt + timeout)

@@ -198,11 +198,7 @@ extension ConnectionDriver {
             return self.refuse(index, self.shutsDown, .draining)
         }
         guard !self.server.memory.isFull else {
-            return self.refuse(
-                index,
-                Self.busy("The server is out of memory.\n", retryAfter: self.randomRetryDelay()),
-                .memory
-            )
+            return self.refuseForMemory(index)
         }
         // The time may be long until its turn comes: what can be told of it now is told now.
         let verdict = self.server.admission.requestUpgrade(
@@ -539,6 +535,12 @@ extension ConnectionDriver {
         }
         self.appendBytes(reply.serialized(keepsConnection: false, isHeadRequest: false), to: index)
         self.finishAfterFlush(index, cause: cause.closeCause)
+    }
+
+    /// Refuses a request for which there is no memory.
+    func refuseForMemory(_ index: Int) {
+        let reply = Self.busy("The server is out of memory.\n", retryAfter: self.randomRetryDelay())
+        self.refuse(index, reply, .memory)
     }
 
     /// What a client is told that comes while the server shuts down: to come back when the others that are here do.

@@ -178,11 +178,7 @@ extension ConnectionDriver {
             // Before it is answered: an answer that the peer takes is gone with this tick, and nobody's burden.
             self.chargeMemory(of: index)
             freed -= unsafe Int(slot.pointee.chargedByteCount)
-            self.refuse(
-                index,
-                Self.busy("The server is out of memory.\n", retryAfter: self.randomRetryDelay()),
-                .memory
-            )
+            self.refuseForMemory(index)
         }
         return freed
     }
