@@ -42,7 +42,7 @@ struct UpgradeDoor {
             if self.queue.takeTurn(at: now, isDecided: false, self.rules) {
                 served.append((.upgraded, attempt))
             } else if !now.isBefore(since + self.timeout) {
-                self.queue.waiting -= 1
+                self.queue.stopWaiting(isDecided: false)
                 served.append(
                     (.refused(retryAfter: Self.retryAfter(self.queue.promise(at: now, self.rules))), attempt)
                 )

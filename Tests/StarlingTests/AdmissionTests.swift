@@ -98,6 +98,70 @@ import Testing
         #expect(try Client(server).takeStatus() == 101)
     }
 
+    /// A server with an endpoint that decides, and one that does not.
+    private static func halfDecided(
+        _ gate: Gate,
+        _ asked: Lock<Int>,
+        _ change: (inout ServerConfiguration) -> Void
+    ) -> EmbeddedTransport {
+        var configuration = ServerConfiguration()
+        change(&configuration)
+        return EmbeddedTransport(configuration: configuration) {
+            WebSocketRoute("/decided", Self.gated(gate, asked))
+            WebSocketRoute("/open", WebSocketEndpoint(handler: RoomHandler()))
+        }
+    }
+
+    @Test(
+        "Upgrades that wait for a decision hold up none that needs no decision, nor do they take its place in the queue"
+    )
+    func undecidedPass() async throws {
+        let (gate, asked) = (Gate(), Lock(0))
+        let server = Self.halfDecided(gate, asked) {
+            $0.authenticationsMax = 1
+            $0.upgradeQueueMax = 2
+            $0.upgradesPerSecondMax = 100
+            $0.upgradeBurstMax = 5
+        }
+        let decided = try (0..<4).map { _ in try Client(server, path: "/decided") }
+        // One is decided about and two wait.
+        #expect(try Self.retryAfter(decided[3]) != nil)
+        let atOnce = try (0..<4).map { _ in try Client(server, path: "/open") }
+        #expect(atOnce.allSatisfy { $0.takeStatus() == 101 })
+        // Those that have to wait for a token get theirs too.
+        let later = try (0..<2).map { _ in try Client(server, path: "/open") }
+        #expect(later.allSatisfy { $0.takeStatus() == nil })
+        server.advance(by: .milliseconds(20))
+        #expect(later.allSatisfy { $0.takeStatus() == 101 })
+        #expect(asked.withLock { $0 } == 1)
+        await server.waiting { await gate.open() }
+        for _ in 0..<2 {
+            server.advance(by: .milliseconds(100))
+            await server.waiting {}
+        }
+        #expect(decided[..<3].map { $0.takeStatus() } == [101, 101, 101])
+    }
+
+    @Test("Where places for decisions are free, upgrades have their turn in the order in which they came")
+    func orderOfBoth() async throws {
+        let (gate, asked) = (Gate(), Lock(0))
+        await gate.open()
+        let server = Self.halfDecided(gate, asked) {
+            $0.upgradesPerSecondMax = 10
+            $0.upgradeBurstMax = 1
+        }
+        let paths = ["/open", "/decided", "/open", "/open", "/decided", "/decided", "/open"]
+        let clients = try paths.map { try Client(server, path: $0) }
+        for (number, client) in clients.enumerated() {
+            if number > 0 {
+                server.advance(by: .milliseconds(100))
+                await server.waiting {}
+            }
+            #expect(client.takeStatus() == 101, "\(number)")
+            #expect(clients[(number + 1)...].allSatisfy { $0.takeStatus() == nil }, "\(number)")
+        }
+    }
+
     @Test("Who has waited for as long as it may is told to come back, and its place is nobody's")
     func deadline() async throws {
         let (gate, asked) = (Gate(), Lock(0))

@@ -74,6 +74,7 @@ private func texts(_ client: Client) -> [String] {
             ("\(epoch) 7", ["from 7 recovered true", "8=8", "9=9", "10=10"]),
             ("\(epoch &+ 1) 9", ["from 10 recovered false"]),
             ("\(epoch) 11", ["from 10 recovered false"]),
+            ("\(epoch) \(UInt64.max)", ["from 10 recovered false"]),
             ("now", ["from 10 recovered true"]),
         ] {
             let client = try Client(server)

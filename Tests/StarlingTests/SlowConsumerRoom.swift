@@ -38,6 +38,14 @@ struct Room {
             topic.name.hasPrefix("h") ? HistoryLimits(countMax: historyCountMax, byteCountMax: 64 << 20) : nil
         }
         self.memory = memory
+        self.server = Self.server(self.broadcaster, memory, configure)
+    }
+
+    static func server(
+        _ broadcaster: any Broadcaster,
+        _ memory: MemoryBudget = MemoryBudget(byteCountMax: 1 << 30),
+        _ configure: (inout EndpointConfiguration) -> Void = { _ in }
+    ) -> EmbeddedTransport {
         var configuration = EndpointConfiguration()
         configuration.deflate = nil
         configuration.outbound.backlogByteCountMax = 20_000
@@ -51,13 +59,13 @@ struct Room {
         }
         configure(&configuration)
         let endpoint = WebSocketEndpoint(
-            broadcaster: self.broadcaster,
+            broadcaster: broadcaster,
             configuration: configuration,
             handler: SubscriberHandler()
         )
         var server = ServerConfiguration()
         server.memory = memory
-        self.server = EmbeddedTransport(configuration: server) { WebSocketRoute("*", endpoint) }
+        return EmbeddedTransport(configuration: server) { WebSocketRoute("*", endpoint) }
     }
 
     func subscriber(_ path: String) throws -> Client {

@@ -12,7 +12,7 @@ final class BroadcastHub: Sendable {
         var active: Set<Topic> = []
         /// Topics whose interest changed since `run` last looked.
         var changed: Set<Topic> = []
-        var waiters: [Topic: [CheckedContinuation<BroadcastError?, Never>]] = [:]
+        var waiters: [Topic: [Waiter]] = [:]
         var queue: [Publication] = []
         var queuedByteCount = 0
         var wakeup: CheckedContinuation<Void, Never>?
@@ -94,18 +94,24 @@ final class BroadcastHub: Sendable {
         wakeup?.resume()
     }
 
-    /// Returns once the broadcaster delivers the topic, which a loop has noted its interest in before.
+    /// Returns once the broadcaster delivers the topic, which a loop has noted its interest in before; throws if all subscribers have
+    /// gone by then.
     func waitUntilSubscribed(to topic: Topic) async throws(BroadcastError) {
         guard self.needsInterest else { return }
-        let error = await withCheckedContinuation { continuation in
-            let isDone = self.state.withLock { state in
-                if state.active.contains(topic) || state.isFinished { return true }
+        let error: BroadcastError? = await withCheckedContinuation { continuation in
+            let outcome: BroadcastError?? = self.state.withLock { state in
+                if state.active.contains(topic) || state.isFinished { return .some(nil) }
+                guard state.interest[topic] != nil else { return .some(Self.nobodySubscribes) }
                 state.waiters[topic, default: []].append(continuation)
-                return false
+                return nil
             }
-            if isDone { continuation.resume(returning: nil) }
+            if let outcome { continuation.resume(returning: outcome) }
         }
         if let error { throw error }
+    }
+
+    private static var nobodySubscribes: BroadcastError {
+        BroadcastError(.unavailable, message: "the subscription ended before the broadcaster delivered its topic")
     }
 
     /// A page of a topic's history for a subscriber that is brought up to date: what has come behind `position`, or for nil where the
@@ -158,7 +164,8 @@ final class BroadcastHub: Sendable {
     /// Brings interest and queued publications to the broadcaster until the task is cancelled.
     func run() async {
         while await self.waitForWork() {
-            let (added, removed, publications) = self.takeWork()
+            let (added, removed, publications, abandoned) = self.takeWork()
+            for waiter in abandoned { waiter.resume(returning: Self.nobodySubscribes) }
             if !added.isEmpty {
                 var failure: BroadcastError?
                 do throws(BroadcastError) {
@@ -207,7 +214,12 @@ final class BroadcastHub: Sendable {
         return !Task.isCancelled
     }
 
-    private func takeWork() -> (added: Set<Topic>, removed: Set<Topic>, publications: [Publication]) {
+    private typealias Waiter = CheckedContinuation<BroadcastError?, Never>
+
+    /// What has changed; `abandoned` wait for topics that nobody is subscribed to any more.
+    private func takeWork() -> (
+        added: Set<Topic>, removed: Set<Topic>, publications: [Publication], abandoned: [Waiter]
+    ) {
         self.state.withLock { state in
             let wanted = state.changed.filter { state.interest[$0] != nil }
             let added = wanted.subtracting(state.active)
@@ -219,7 +231,7 @@ final class BroadcastHub: Sendable {
                 state.queue = []
                 state.queuedByteCount = 0
             }
-            return (added, removed, state.queue)
+            return (added, removed, state.queue, Self.takeWaiters(of: removed, in: &state))
         }
     }
 
@@ -231,10 +243,14 @@ final class BroadcastHub: Sendable {
                 // Their subscribers are still there; the next round tries again.
                 state.changed.formUnion(topics)
             }
-            // In one order, so that a simulation always takes the same course.
-            let awaited = topics.filter { state.waiters[$0] != nil }.sorted { $0.name < $1.name }
-            return awaited.flatMap { state.waiters.removeValue(forKey: $0) ?? [] }
+            return Self.takeWaiters(of: topics, in: &state)
         }
         for waiter in waiters { waiter.resume(returning: failure) }
+    }
+
+    /// In one order, so that a simulation always takes the same course.
+    private static func takeWaiters(of topics: Set<Topic>, in state: inout State) -> [Waiter] {
+        let awaited = topics.filter { state.waiters[$0] != nil }.sorted { $0.name < $1.name }
+        return awaited.flatMap { state.waiters.removeValue(forKey: $0) ?? [] }
     }
 }

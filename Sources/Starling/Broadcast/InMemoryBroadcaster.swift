@@ -256,8 +256,8 @@ private struct TopicStream {
     func after(_ position: StreamPosition, countMax: Int) -> TopicHistory {
         let firstOffset = self.lastOffset - UInt64(self.entries.count) + 1
         let isComplete =
-            position.epoch == self.epoch && position.offset + 1 >= firstOffset
-            && position.offset <= self.lastOffset
+            position.epoch == self.epoch && position.offset <= self.lastOffset
+            && position.offset + 1 >= firstOffset
         let skipped = isComplete ? Int(position.offset + 1 - firstOffset) : 0
         return TopicHistory(
             publications: self.entries.elements(from: skipped, countMax: countMax).map(\.publication),

@@ -3,6 +3,8 @@
 /// Live publications wait here meanwhile. They are a convenience, not a promise: if too many bytes come together they are
 /// let go, and read from the history like the rest.
 final class Recovery {
+    /// Tells it from others of the same subscriber, which take its place when the subscription begins anew.
+    let number: UInt64
     private(set) var pending: [Publication] = []
     private var byteCount = 0
     /// Whether live publications were let go, so that ``pending`` says nothing about what came before it.
@@ -16,6 +18,10 @@ final class Recovery {
     /// Bytes of live publications that may wait for one subscriber, and of presence events.
     static let byteCountMax = 256 << 10
 
+    init(number: UInt64) {
+        self.number = number
+    }
+
     func append(_ publication: Publication) {
         switch publication.notice {
         case .gap: return self.letGo()
@@ -24,7 +30,7 @@ final class Recovery {
             self.presenceByteCount += 64 + event.member.id.utf8.count + event.member.info.utf8.count
             if self.presenceByteCount > Self.byteCountMax { self.isLost = true }
         case nil:
-            self.byteCount += publication.message.byteCount
+            self.byteCount += TopicBacklog.entryByteCount + publication.message.byteCount
             if self.byteCount > Self.byteCountMax { return self.letGo() }
         }
         if !self.isLost { self.pending.append(publication) }

@@ -460,9 +460,15 @@ internal import Synchronization
             do {
                 try await hub.waitUntilSubscribed(to: topic)
             } catch {
-                throw WebSocketError(.broadcasting, underlying: error)
+                throw self.failure(of: error)
             }
         }
+    }
+
+    /// What a broadcaster's failure is for whoever has asked: nothing of its own, if the connection has ended.
+    func failure(of error: BroadcastError) -> WebSocketError {
+        self.isFinished.load(ordering: .acquiring)
+            ? WebSocketError(.closed) : WebSocketError(.broadcasting, underlying: error)
     }
 
     func unsubscribe(from topic: Topic) async {
@@ -565,7 +571,7 @@ enum SubscriptionOutcome: Sendable {
 
 /// What became of the begin of a subscription from a position on.
 enum RecoveryOutcome: Sendable {
-    case began(BroadcastHub)
+    case began(BroadcastHub, recovery: UInt64)
     case tooMany
     case closed
 }
@@ -574,6 +580,8 @@ enum RecoveryOutcome: Sendable {
 enum RecoveryProgress: Sendable {
     case readOn
     case finished
-    /// The connection or the subscription is gone.
+    /// The connection is gone, or the subscription, since there was no room for what waited.
     case ended
+    /// The subscription has been ended, or begun anew, by somebody else.
+    case replaced
 }

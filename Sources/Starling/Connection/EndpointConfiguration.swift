@@ -132,7 +132,7 @@ public struct OutboundConfiguration: Sendable, Hashable {
     ///
     /// Publications do not wait for a connection: it has a cursor in the topic's ring.
     public var byteCountMax = 1 << 20
-    /// Bytes that wait for the connection: above it `send` suspends, and a synchronous send says ``SendResult/buffered``.
+    /// Bytes that wait for the connection: above it `send` suspends, and a synchronous send says ``SendResult/buffered``; one at least.
     public var highWatermark = 64 << 10
     /// Bytes that wait for the connection: below it again, `send` goes on and `drained` is called.
     public var lowWatermark = 16 << 10
@@ -142,7 +142,8 @@ public struct OutboundConfiguration: Sendable, Hashable {
     /// Bytes of publications that a topic's ring keeps for those of its subscribers that take no bytes: once per event loop,
     /// however many they are, and only while there are some.
     ///
-    /// Each publication counts 160 bytes more than its payload. Above the soft limit of ``MemoryBudget`` an eighth.
+    /// Each publication counts 160 bytes more than its payload. Half of them may be taken by the newest of their keys, for those who
+    /// conflate. Above the soft limit of ``MemoryBudget`` an eighth.
     public var backlogByteCountMax = 256 << 10
     /// How long the ring keeps a publication.
     public var backlogAgeMax: Duration = .seconds(30)

@@ -28,16 +28,16 @@ struct SubscriptionRecovery {
     }
 
     func run(from start: StreamPosition?) async throws(WebSocketError) -> TopicSubscription {
-        let hub = try await self.begin()
+        let (hub, number) = try await self.begin()
         do {
-            return try await self.recover(from: start, hub)
+            return try await self.recover(from: start, hub, number)
         } catch {
-            await self.connection.unsubscribe(from: self.topic)
+            await self.giveUp(number, isHalfTold: false)
             throw error
         }
     }
 
-    private func begin() async throws(WebSocketError) -> BroadcastHub {
+    private func begin() async throws(WebSocketError) -> (BroadcastHub, recovery: UInt64) {
         guard !self.connection.facts.isClient else { throw WebSocketError(.noTopics) }
         guard !self.topic.isReserved else { throw WebSocketError(.reservedTopic) }
         let (id, topic, policy, goesOn) = (self.connection.id, self.topic, self.policy, self.goesOn)
@@ -45,7 +45,7 @@ struct SubscriptionRecovery {
             $0.beginRecovery(id, to: topic, policy, goesOn: goesOn)
         }
         switch outcome {
-        case .began(let hub): return hub
+        case .began(let hub, let number): return (hub, number)
         case .tooMany: throw WebSocketError(.tooManySubscriptions)
         case .closed: throw WebSocketError(.closed)
         }
@@ -53,7 +53,8 @@ struct SubscriptionRecovery {
 
     private func recover(
         from start: StreamPosition?,
-        _ hub: BroadcastHub
+        _ hub: BroadcastHub,
+        _ number: UInt64
     ) async throws(WebSocketError) -> TopicSubscription {
         try await self.asking { () async throws(BroadcastError) in
             try await hub.waitUntilSubscribed(to: self.topic)
@@ -73,10 +74,12 @@ struct SubscriptionRecovery {
             // What an incomplete history still has is not wanted: it would follow a hole.
             let publications = isRecovered && start != nil ? page.publications : []
             page = TopicHistory(publications: [], newest: page.newest, isComplete: true)
-            try await self.bringUp(from: base, consume publications, newest: page.newest, hub)
+            try await self.bringUp(from: base, consume publications, newest: page.newest, hub, number)
             return subscription
         } catch {
-            await self.sendAwayIfMustReturn()
+            // A client that was told of the subscription would believe in it, and where the body is to return, nobody would tell the
+            // next one how far it is.
+            await self.giveUp(number, isHalfTold: self.prologue != nil || self.connection.mustReturn)
             throw error
         }
     }
@@ -85,16 +88,18 @@ struct SubscriptionRecovery {
         from base: StreamPosition?,
         _ publications: consuming [Publication],
         newest: StreamPosition?,
-        _ hub: BroadcastHub
+        _ hub: BroadcastHub,
+        _ number: UInt64
     ) async throws(WebSocketError) {
         var (cursor, newest) = (base, newest)
         while true {
             let count = try await self.replay(publications)
             if count > 0, let last = publications[count - 1].position { cursor = last }
             if count == publications.count {
-                switch await self.progress(cursor, newest: newest) {
+                switch await self.progress(number, cursor, newest: newest) {
                 case .finished: return
                 case .ended: throw WebSocketError(.closed)
+                case .replaced: throw WebSocketError(.cancelled)
                 case .readOn: break
                 }
             } else {
@@ -106,7 +111,7 @@ struct SubscriptionRecovery {
             (publications, newest) = (page.publications, page.newest)
             if !page.isComplete {
                 // The window has passed the subscriber while it was being brought up to date.
-                try await self.reportGap(newest)
+                try await self.reportGap(after: cursor, newest)
                 cursor = newest
                 publications = []
             }
@@ -148,26 +153,30 @@ struct SubscriptionRecovery {
         }
     }
 
-    /// What has begun and cannot be finished, since the body is to return, would leave the next body with a subscription of which
-    /// nobody knows how far it is: the client is to come back.
-    private func sendAwayIfMustReturn() async {
-        let connection = self.connection
-        await connection.onLoop(orElse: ()) { driver in
-            guard connection.mustReturn, let index = driver.index(of: connection.id) else { return }
-            driver.closeForGap(index)
+    private func giveUp(_ number: UInt64, isHalfTold: Bool) async {
+        let (id, topic) = (self.connection.id, self.topic)
+        await self.connection.onLoop(orElse: ()) {
+            $0.giveUpRecovery(number, of: topic, id, isHalfTold: isHalfTold)
         }
     }
 
-    private func progress(_ cursor: StreamPosition?, newest: StreamPosition?) async -> RecoveryProgress {
+    private func progress(
+        _ number: UInt64,
+        _ cursor: StreamPosition?,
+        newest: StreamPosition?
+    ) async -> RecoveryProgress {
         let (id, topic) = (self.connection.id, self.topic)
         return await self.connection.onLoop(orElse: .ended) {
-            $0.continueRecovery(id, of: topic, after: cursor, newest: newest)
+            $0.continueRecovery(number, of: topic, id, after: cursor, newest: newest)
         }
     }
 
-    private func reportGap(_ newest: StreamPosition?) async throws(WebSocketError) {
+    private func reportGap(
+        after cursor: StreamPosition?,
+        _ newest: StreamPosition?
+    ) async throws(WebSocketError) {
         guard let newest else { throw WebSocketError(.publicationsLost) }
-        let (id, gap) = (self.connection.id, TopicGap(topic: self.topic, newest: newest))
+        let (id, gap) = (self.connection.id, TopicGap(topic: self.topic, after: cursor, newest: newest))
         guard await self.connection.onLoop(orElse: false, { $0.reportGap(gap, to: id) }) else {
             throw WebSocketError(.publicationsLost)
         }
@@ -179,7 +188,7 @@ struct SubscriptionRecovery {
         do {
             return try await question()
         } catch {
-            throw WebSocketError(.broadcasting, underlying: error)
+            throw self.connection.failure(of: error)
         }
     }
 }

@@ -135,7 +135,9 @@ public struct WebSocket: Sendable, AsyncSequence {
     ///     published while it suspends waits, presence events included.
     /// - Returns: Where the subscription begins.
     /// - Throws: As ``subscribe(to:slowConsumerPolicy:)``, and ``WebSocketError/Code/cancelled`` if the task is cancelled while the
-    ///   peer reads slowly; there is no subscription then.
+    ///   peer reads slowly; there is no subscription then. The same if the topic is unsubscribed or subscribed anew meanwhile, which
+    ///   counts. What fails behind the prologue closes the connection with 1013 (try again later), since the client believes to be
+    ///   subscribed.
     @discardableResult
     public func subscribe(
         to topic: Topic,

@@ -31,7 +31,8 @@ public struct WebSocketError: Error, Sendable {
         public static let noTopics = Code(base: .noTopics)
         /// The connection was closed because publications were lost; see ``PublicationFormat/gap``.
         public static let publicationsLost = Code(base: .publicationsLost)
-        /// The operation would have had to wait, and was not done: its task is cancelled, or the connection goes to another process.
+        /// The operation would have had to wait, and was not done: its task is cancelled, the connection goes to another process, or
+        /// a later subscription to the same topic, or its end, has taken the place of this one.
         public static let cancelled = Code(base: .cancelled)
         /// The broadcaster failed; see ``WebSocketError/underlying``.
         public static let broadcasting = Code(base: .broadcasting)

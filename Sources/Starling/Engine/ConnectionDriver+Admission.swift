@@ -12,29 +12,33 @@ extension ConnectionDriver {
     static let turnIntervalMilliseconds: Int32 = 10
 
     /// Puts an upgrade at the end of this loop's queue.
-    func awaitTurn(_ index: Int) {
+    func awaitTurn(_ index: Int, isDecided: Bool) {
         self.details(of: index).isAwaitingTurn = true
-        self.waitingUpgrades.append(self.id(of: index))
+        self.waitingUpgrades.append(self.id(of: index), isDecided: isDecided)
         self.decide(index)
     }
 
     /// Lets those in whose turn it is.
     func serveWaitingUpgrades() {
         var turnsLeft = Self.turnsPerTickMax
-        while turnsLeft > 0, let id = self.waitingUpgrades.first {
+        var undecidedOnly = false
+        while turnsLeft > 0, let upgrade = self.waitingUpgrades.first(undecidedOnly: undecidedOnly) {
             // Gone, or refused because its time was up.
-            guard let index = self.index(of: id), let details = self.waitingDetails(of: index) else {
-                self.server.admission.stopWaiting()
-                _ = self.waitingUpgrades.removeFirst()
+            guard let index = self.index(of: upgrade.id), let details = self.waitingDetails(of: index) else {
+                self.server.admission.stopWaiting(isDecided: upgrade.isDecided)
+                self.waitingUpgrades.remove(upgrade)
                 continue
             }
-            let isDecided = self.isDecided(index)
             if self.drain == nil {
-                guard self.server.admission.takeTurn(at: self.now, isDecided: isDecided) else { return }
+                guard self.server.admission.takeTurn(at: self.now, isDecided: upgrade.isDecided) else {
+                    guard upgrade.isDecided else { return }
+                    undecidedOnly = true
+                    continue
+                }
             } else {
-                self.server.admission.stopWaiting()
+                self.server.admission.stopWaiting(isDecided: upgrade.isDecided)
             }
-            _ = self.waitingUpgrades.removeFirst()
+            self.waitingUpgrades.remove(upgrade)
             turnsLeft -= 1
             details.isAwaitingTurn = false
             unsafe self.slots.pointer(index).pointee.phase = .http
@@ -80,11 +84,5 @@ extension ConnectionDriver {
             let details = unsafe slot.pointee.details, details.isAwaitingTurn
         else { return nil }
         return details
-    }
-
-    /// Whether `authenticate` has a word in the upgrade that a connection asks for.
-    private func isDecided(_ index: Int) -> Bool {
-        guard let endpoint = unsafe self.slots.pointer(index).pointee.endpoint else { return false }
-        return self.server.endpoint(endpoint.index).authenticate != nil
     }
 }

@@ -38,8 +38,9 @@ extension ConnectionDriver {
         let policy = unsafe slot.pointee.subscriptions.first { $0.entry === entry }?.policy ?? .disconnect
         let backlog = entry.backlog ?? TopicBacklog(budget: self.server.memory)
         entry.backlog = backlog
-        // Everything before this publication has been sent to it.
-        let position = publication.position.map { $0.before } ?? entry.position(of: UInt32(index))
+        // Everything before this publication has been sent to it; what is before a gap is only known if something was sent.
+        let before = publication.notice == nil ? publication.position?.before : nil
+        let position = entry.position(of: UInt32(index)) ?? before
         backlog.add(UInt32(index), after: position, policy)
         unsafe slot.pointee.flags.insert(.behind)
         self.counts.slowConsumers &+= 1
@@ -166,6 +167,9 @@ extension ConnectionDriver {
                 if let position = cursor.position,
                     let number = backlog.number(after: position, newest: newest, askedAt: askedAt)
                 {
+                    guard self.deliverPresence(before: number, cursor, backlog, to: index, endpoint) else {
+                        return .waiting
+                    }
                     cursor.next = number
                     cursor.reading = .none
                     cursor.isRecovering = false
@@ -198,11 +202,11 @@ extension ConnectionDriver {
                 self.counts.slowConsumerConflations &+= missed.number - cursor.next
             }
             cursor.next = missed.number + 1
-            if let position = missed.publication.position, let had = cursor.position,
-                missed.publication.notice == nil
-            {
+            if let position = missed.publication.position {
                 // The history has brought it further than this.
-                if position.epoch == had.epoch, position.offset <= had.offset { continue }
+                if let had = cursor.position, position.epoch == had.epoch, position.offset <= had.offset {
+                    continue
+                }
                 cursor.position = position
             }
             return missed.publication
@@ -238,6 +242,39 @@ extension ConnectionDriver {
         cursor.reading = .page(rest, newest: newest, askedAt: askedAt)
         cursor.position = publication.position ?? cursor.position
         self.deliver(publication, to: index, entry, endpoint)
+        return true
+    }
+
+    /// Sends a subscriber the presence events of the ring that it passes over, since it has had the publications there from the
+    /// history, which has no such events; false if some are lost and it was closed for that.
+    private func deliverPresence(
+        before number: UInt64,
+        _ cursor: TopicBacklog.Cursor,
+        _ backlog: TopicBacklog,
+        to index: Int,
+        _ endpoint: LoopEndpoint
+    ) -> Bool {
+        guard self.isSentPresence(index, endpoint) else { return true }
+        guard !self.closeForLostPresence(index, cursor, backlog, endpoint) else { return false }
+        for event in backlog.presence(from: cursor.next, to: number) {
+            guard let message = unsafe endpoint.format(event, self.slots.pointer(index).pointee.format) else {
+                continue
+            }
+            self.appendMessage(message, to: index)
+        }
+        return true
+    }
+
+    /// Closes a subscriber that presence events are lost to, which nothing can replace; false if none are.
+    private func closeForLostPresence(
+        _ index: Int,
+        _ cursor: TopicBacklog.Cursor,
+        _ backlog: TopicBacklog,
+        _ endpoint: LoopEndpoint
+    ) -> Bool {
+        guard self.isSentPresence(index, endpoint), backlog.hasLostPresence(cursor) else { return false }
+        self.counts.slowConsumerDisconnects &+= 1
+        self.closeForGap(index)
         return true
     }
 
@@ -305,11 +342,7 @@ extension ConnectionDriver {
         _ endpoint: LoopEndpoint,
         mayRead: Bool = true
     ) -> TopicBacklog.Cursor? {
-        if self.isSentPresence(index, endpoint), backlog.hasLostPresence(cursor) {
-            self.counts.slowConsumerDisconnects &+= 1
-            self.closeForGap(index)
-            return nil
-        }
+        guard !self.closeForLostPresence(index, cursor, backlog, endpoint) else { return nil }
         switch cursor.policy.base {
         case .disconnect:
             self.disconnectSlowConsumer(index)
@@ -436,7 +469,9 @@ extension ConnectionDriver {
     }
 
     private func take(_ page: TopicHistory?, _ reading: BacklogReading) {
-        guard let index = self.index(of: reading.connection) else { return }
+        guard let index = self.index(of: reading.connection),
+            unsafe self.slots.pointer(index).pointee.closing.isOpen
+        else { return }
         let endpoint = self.endpoints[reading.endpoint]
         guard let entry = endpoint.topics.subscribers(of: reading.topic), let backlog = entry.backlog,
             var cursor = backlog.cursors[UInt32(index)], cursor.position == reading.position,
@@ -459,7 +494,8 @@ extension ConnectionDriver {
             }
         } else {
             // The history does not reach back so far, or has not what the ring has passed: go on with the ring.
-            guard let next = self.skipped(index, entry, backlog, cursor, endpoint),
+            guard !self.closeForLostPresence(index, cursor, backlog, endpoint),
+                let next = self.skipped(index, entry, backlog, cursor, endpoint),
                 unsafe self.slots.pointer(index).pointee.closing.isOpen
             else { return }
             cursor = next

@@ -201,10 +201,8 @@ extension ConnectionDriver {
             return self.refuseForMemory(index)
         }
         // The time may be long until its turn comes: what can be told of it now is told now.
-        let verdict = self.server.admission.requestUpgrade(
-            at: self.now,
-            isDecided: self.server.endpoint(number).authenticate != nil
-        )
+        let isDecided = self.server.endpoint(number).authenticate != nil
+        let verdict = self.server.admission.requestUpgrade(at: self.now, isDecided: isDecided)
         if case .refuse(let delay) = verdict {
             return self.refuse(index, self.tooManyUpgrades(delay), .upgradeRate)
         }
@@ -218,7 +216,11 @@ extension ConnectionDriver {
         if self.server.routes[self.server.routeIndex(ofEndpoint: number)].isWildcard {
             details.path = String(path)
         }
-        if verdict == .wait { self.awaitTurn(index) } else { self.proceedWithUpgrade(index) }
+        if verdict == .wait {
+            self.awaitTurn(index, isDecided: isDecided)
+        } else {
+            self.proceedWithUpgrade(index)
+        }
     }
 
     /// An upgrade's turn has come: the application decides about it, or it is accepted.

@@ -208,7 +208,7 @@ extension ConnectionDriver {
             // A broker within the process is another one here: it has nothing that was published there.
             guard let position, endpoint.hub.history != nil, endpoint.hub.spansProcesses else { continue }
             // Live publications wait, until what came between is read.
-            endpoint.topics.subscribers(of: topic)?.recovering[UInt32(index)] = Recovery()
+            endpoint.topics.subscribers(of: topic)?.recovering[UInt32(index)] = self.makeRecovery()
             resumed.append(ResumedSubscription(topic: topic, position: position))
         }
         if !resumed.isEmpty { self.resumedSubscriptions[index] = resumed }

@@ -9,9 +9,9 @@ extension ConnectionDriver {
         else {
             return false
         }
-        guard unsafe slot.pointee.subscriptions.count < endpoint.configuration.subscriptionsMax else {
-            return false
-        }
+        guard unsafe slot.pointee.subscriptions.count < endpoint.configuration.subscriptionsMax
+            || endpoint.topics.isSubscribed(index, to: topic, in: self.slots)
+        else { return false }
         let policy = policy ?? endpoint.outbound.slowConsumerPolicy
         if endpoint.topics.subscribe(index, to: topic, policy, in: self.slots) == true {
             endpoint.hub.addInterest(in: topic, of: self.loop)
@@ -43,8 +43,9 @@ extension ConnectionDriver {
 
     // MARK: - From a position on
 
-    /// Subscribes, with live publications held back until ``finishRecovery(_:of:in:)``; a subscription that there was
-    /// begins anew, unless it came from another process and `goesOn`: then what is held back for it already stays.
+    /// Subscribes, with live publications held back until ``continueRecovery(_:of:after:newest:)`` says that it is finished; a
+    /// subscription that there was begins anew, unless it came from another process and `goesOn`: then what is held back for it
+    /// already stays.
     func beginRecovery(
         _ id: ConnectionID,
         to topic: Topic,
@@ -61,10 +62,28 @@ extension ConnectionDriver {
         }
         guard isSubscribed || self.subscribe(index, to: topic, policy) else { return .tooMany }
         guard let entry = endpoint.topics.subscribers(of: topic) else { return .closed }
-        if goesOn, entry.recovering[UInt32(index)] != nil { return .began(endpoint.hub) }
+        if goesOn, let recovery = entry.recovering[UInt32(index)] {
+            return .began(endpoint.hub, recovery: recovery.number)
+        }
         entry.forget(UInt32(index))
-        entry.recovering[UInt32(index)] = Recovery()
-        return .began(endpoint.hub)
+        let recovery = self.makeRecovery()
+        entry.recovering[UInt32(index)] = recovery
+        return .began(endpoint.hub, recovery: recovery.number)
+    }
+
+    func makeRecovery() -> Recovery {
+        self.recoveryCount += 1
+        return Recovery(number: self.recoveryCount)
+    }
+
+    /// Ends a subscription that could not be brought up to date, unless it has ended or begun anew meanwhile, and the connection too
+    /// if the peer believes to be subscribed.
+    func giveUpRecovery(_ number: UInt64, of topic: Topic, _ id: ConnectionID, isHalfTold: Bool) {
+        guard let index = self.index(of: id), let endpoint = unsafe self.slots.pointer(index).pointee.endpoint,
+            endpoint.topics.subscribers(of: topic)?.recovering[UInt32(index)]?.number == number
+        else { return }
+        self.unsubscribe(index, from: topic)
+        if isHalfTold { self.closeForGap(index) }
     }
 
     /// Sends publications of the history until the outbound buffer is above its high watermark; how many were taken.
@@ -87,16 +106,18 @@ extension ConnectionDriver {
 
     /// Goes on with a recovery that has sent everything up to `cursor`: finished if what waits connects to it.
     func continueRecovery(
-        _ id: ConnectionID,
+        _ number: UInt64,
         of topic: Topic,
+        _ id: ConnectionID,
         after cursor: StreamPosition?,
         newest: StreamPosition?
     ) -> RecoveryProgress {
-        guard let index = self.index(of: id),
-            let endpoint = unsafe self.slots.pointer(index).pointee.endpoint,
-            let entry = endpoint.topics.subscribers(of: topic),
-            let recovery = entry.recovering[UInt32(index)]
+        guard self.isOpen(id), let index = self.index(of: id),
+            let endpoint = unsafe self.slots.pointer(index).pointee.endpoint
         else { return .ended }
+        guard let entry = endpoint.topics.subscribers(of: topic),
+            let recovery = entry.recovering[UInt32(index)], recovery.number == number
+        else { return .replaced }
         if recovery.isLost {
             self.closeForGap(index)
             return .ended
@@ -110,12 +131,12 @@ extension ConnectionDriver {
             }
             entry.broughtUp(UInt32(index), to: cursor)
         }
-        entry.recovering[UInt32(index)] = nil
         let format = unsafe self.slots.pointer(index).pointee.format
         for publication in waiting {
             guard let message = endpoint.format(publication, format) else { continue }
             guard self.send(message.kind, message.bytes, to: index) != .dropped else { return .ended }
         }
+        entry.recovering[UInt32(index)] = nil
         return .finished
     }
 
@@ -148,9 +169,10 @@ extension ConnectionDriver {
 
     func deliver(_ publication: Publication, _ endpoint: LoopEndpoint) {
         guard let entry = endpoint.topics.subscribers(of: publication.topic) else { return }
-        if let position = publication.position { entry.lastPosition = position }
         self.counts.publicationsDelivered &+= 1
         for format in entry.formats { self.deliver(publication, endpoint, entry, format) }
+        // Not before: who falls behind at this one has had what came before it.
+        if let position = publication.position { entry.lastPosition = position }
         if entry.backlog != nil { self.keep(publication, entry, endpoint) }
     }
 

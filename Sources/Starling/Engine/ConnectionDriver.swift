@@ -40,7 +40,8 @@ internal import StarlingDeflate
     var catchingUp: [UInt32] = []
     /// Pages of histories that are asked for on behalf of such connections, and those to be asked for after them.
     var backlogReadings = 0
-    var waitingReadings: [BacklogReading] = []
+    var waitingReadings = Deque<BacklogReading>()
+    var recoveryCount: UInt64 = 0
     /// What of the budget is charged for this loop's connections.
     var chargedByteCount = 0
     /// Connections that are not read because memory is scarce, and the one that is read all the same.
@@ -65,7 +66,7 @@ internal import StarlingDeflate
     var taskCount = 0
     var drain: Drain?
     /// Upgrades that wait for their turn, in order.
-    var waitingUpgrades = Deque<ConnectionID>()
+    var waitingUpgrades = WaitingUpgrades()
     /// Set while connections are handed to another process.
     var handoff: HandoffInProgress?
     /// What connections that came from another process have to be brought up to date with.

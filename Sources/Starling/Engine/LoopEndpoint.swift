@@ -77,7 +77,10 @@ final class LoopEndpoint {
         precondition(configuration.subprotocols.count <= 255, "an endpoint speaks at most 255 subprotocols")
         self.formats =
             [configuration.publicationFormat] + configuration.subprotocols.map(\.publicationFormat)
-        self.outbound = configuration.outbound
+        var outbound = configuration.outbound
+        // What waits is compared with it before anything is added.
+        outbound.highWatermark = max(1, outbound.highWatermark)
+        self.outbound = outbound
         self.burstByteCountMax = min(
             configuration.outbound.highWatermark,
             configuration.outbound.byteCountMax

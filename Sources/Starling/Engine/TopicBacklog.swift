@@ -64,6 +64,7 @@ final class TopicBacklog {
 
     /// The newest publications of their keys that the ring had to give up, for those who conflate; oldest first.
     private var kept: [Entry] = []
+    private var keptByteCount = 0
     private var newestOfKey: [String: UInt64] = [:]
     private var conflatingCount = 0
     /// The newest publication that there was no room for although nothing had taken its place.
@@ -106,8 +107,9 @@ final class TopicBacklog {
         guard cursor.policy == .conflate else { return }
         self.conflatingCount -= 1
         guard self.conflatingCount == 0 else { return }
-        self.charge(-self.kept.reduce(0) { $0 + $1.byteCount })
+        self.charge(-self.keptByteCount)
         self.kept = []
+        self.keptByteCount = 0
         self.newestOfKey = [:]
         self.lastKeptTrimmed = nil
     }
@@ -151,15 +153,26 @@ final class TopicBacklog {
     }
 
     /// Gives up the oldest publications until the bounds hold; the newest one always stays.
+    ///
+    /// Half of the bytes may be those that are kept for who conflates: the ring is there for the others too.
     func trim(byteCountMax: Int, arrivedBefore: LoopInstant) {
         while self.ring.count - self.start > 1,
             self.byteCount > byteCountMax || self.ring[self.start].arrivedAt.isBefore(arrivedBefore)
         {
             self.trimFirst()
+            self.loseKept(over: byteCountMax / 2)
         }
-        while self.byteCount > byteCountMax, !self.kept.isEmpty {
-            self.lose(self.kept.removeFirst())
+        let ringByteCount = self.byteCount - self.keptByteCount
+        self.loseKept(over: max(0, byteCountMax - ringByteCount))
+    }
+
+    private func loseKept(over byteCountMax: Int) {
+        var count = 0
+        while self.keptByteCount > byteCountMax, count < self.kept.count {
+            self.lose(self.kept[count])
+            count += 1
         }
+        if count > 0 { self.kept.removeFirst(count) }
     }
 
     /// Gives up everything but the newest publication.
@@ -175,7 +188,7 @@ final class TopicBacklog {
     private func lose(_ entry: Entry) {
         self.lastKeptTrimmed = (entry.number, entry.publication.position)
         if let key = entry.key, self.newestOfKey[key] == entry.number { self.newestOfKey[key] = nil }
-        self.charge(-entry.byteCount)
+        self.chargeKept(-entry.byteCount)
         for (subscriber, cursor) in self.cursors
         where cursor.policy == .conflate && cursor.next <= entry.number {
             self.cursors[subscriber]?.lostCount += 1
@@ -195,6 +208,7 @@ final class TopicBacklog {
         }
         if self.conflatingCount > 0, entry.isForConflating {
             self.kept.append(entry)
+            self.keptByteCount += entry.byteCount
         } else {
             self.charge(-entry.byteCount)
         }
@@ -204,8 +218,13 @@ final class TopicBacklog {
         if number >= self.firstNumber {
             self.ring[self.start + Int(number - self.firstNumber)].isSuperseded = true
         } else if let index = self.kept.firstIndex(where: { $0.number == number }) {
-            self.charge(-self.kept.remove(at: index).byteCount)
+            self.chargeKept(-self.kept.remove(at: index).byteCount)
         }
+    }
+
+    private func chargeKept(_ byteCount: Int) {
+        self.keptByteCount += byteCount
+        self.charge(byteCount)
     }
 
     private func charge(_ byteCount: Int) {
@@ -224,6 +243,16 @@ final class TopicBacklog {
         return self.ring[self.start...].contains { entry in
             guard entry.number >= cursor.next, case .presence = entry.publication.notice else { return false }
             return true
+        }
+    }
+
+    /// The presence events that the ring has of these numbers.
+    func presence(from first: UInt64, to end: UInt64) -> [Publication] {
+        let first = max(first, self.firstNumber)
+        guard first < end else { return [] }
+        let entries = self.ring[self.start...].dropFirst(Int(first - self.firstNumber)).prefix(Int(end - first))
+        return entries.lazy.map(\.publication).filter {
+            if case .presence = $0.notice { true } else { false }
         }
     }
 

@@ -84,8 +84,8 @@ final class AdmissionControl: Sendable {
     }
 
     /// A waiting upgrade is gone, or was refused after all.
-    func stopWaiting() {
-        self.state.withLock { $0.upgrades.waiting -= 1 }
+    func stopWaiting(isDecided: Bool) {
+        self.state.withLock { $0.upgrades.stopWaiting(isDecided: isDecided) }
     }
 
     /// `authenticate` has returned.

@@ -1,7 +1,10 @@
 /// Who may upgrade now, who waits, and when the others are to come back: a token bucket, and a queue before it that is no
 /// longer than can be served in time.
 ///
-/// A value without a clock; the queue itself is kept by the event loops, each its own part, in order.
+/// An upgrade that `authenticate` decides about needs a place among those that are decided about too. While none is free, it does
+/// not hold up those that need none.
+///
+/// A value without a clock; the queue itself is kept by the event loops, each its own part, in order (`WaitingUpgrades`).
 struct UpgradeQueue {
     /// What the server's configuration says about it.
     struct Rules {
@@ -34,8 +37,9 @@ struct UpgradeQueue {
         case refuse(retryAfter: Duration?)
     }
 
-    /// Upgrades that wait for their turn, on all loops.
-    var waiting = 0
+    /// Upgrades that wait for their turn, on all loops: those that `authenticate` decides about, and the others.
+    private var waitingDecided = 0
+    private var waitingUndecided = 0
     /// Upgrades that `authenticate` decides about.
     var deciding = 0
     private var used: UInt64 = 0
@@ -45,20 +49,28 @@ struct UpgradeQueue {
 
     mutating func request(at now: LoopInstant, isDecided: Bool, _ rules: Rules) -> Verdict {
         self.update(to: now, rules)
-        if self.waiting == 0, self.take(isDecided: isDecided, rules) { return .proceed }
-        guard self.waiting < rules.waitingMax,
-            self.waitMicroseconds(rules) <= UInt64(rules.timeout.hundredths) * 10_000
+        let ahead = self.waiting(aheadOf: isDecided, rules)
+        if ahead == 0, self.take(isDecided: isDecided, rules) { return .proceed }
+        guard (isDecided ? self.waitingDecided : self.waitingUndecided) < rules.waitingMax,
+            self.waitMicroseconds(behind: ahead, rules) <= UInt64(rules.timeout.hundredths) * 10_000
         else { return .refuse(retryAfter: self.promise(rules)) }
-        self.waiting += 1
+        self.countWaiting(1, isDecided: isDecided)
         return .wait
     }
 
     mutating func takeTurn(at now: LoopInstant, isDecided: Bool, _ rules: Rules) -> Bool {
         self.update(to: now, rules)
         guard self.take(isDecided: isDecided, rules) else { return false }
-        self.waiting -= 1
+        self.stopWaiting(isDecided: isDecided)
         return true
     }
+
+    mutating func stopWaiting(isDecided: Bool) {
+        self.countWaiting(-1, isDecided: isDecided)
+    }
+
+    /// How many wait for their turn.
+    var waiting: Int { self.waitingDecided + self.waitingUndecided }
 
     mutating func promise(at now: LoopInstant, _ rules: Rules) -> Duration? {
         self.update(to: now, rules)
@@ -84,10 +96,20 @@ struct UpgradeQueue {
         return true
     }
 
-    /// How long one more would wait.
-    private func waitMicroseconds(_ rules: Rules) -> UInt64 {
+    private mutating func countWaiting(_ change: Int, isDecided: Bool) {
+        if isDecided { self.waitingDecided += change } else { self.waitingUndecided += change }
+    }
+
+    /// How many wait whose turn is before that of one that comes now.
+    private func waiting(aheadOf isDecided: Bool, _ rules: Rules) -> Int {
+        let passes = !isDecided && self.deciding >= rules.decisionsMax
+        return passes ? self.waitingUndecided : self.waiting
+    }
+
+    /// How long one more would wait for a token.
+    private func waitMicroseconds(behind count: Int, _ rules: Rules) -> UInt64 {
         guard let bucket = rules.bucket else { return 0 }
-        return bucket.microseconds(until: UInt64(self.waiting) + 1, used: self.used)
+        return bucket.microseconds(until: UInt64(count) + 1, used: self.used)
     }
 
     /// Each is told a moment of its own, behind those that wait and those that were told before: who keeps to it finds a
@@ -95,7 +117,8 @@ struct UpgradeQueue {
     private mutating func promise(_ rules: Rules) -> Duration? {
         guard let bucket = rules.bucket else { return nil }
         self.promisedAhead =
-            max(self.promisedAhead, self.waitMicroseconds(rules)) + bucket.microsecondsPerToken
+            max(self.promisedAhead, self.waitMicroseconds(behind: self.waiting, rules))
+            + bucket.microsecondsPerToken
         return .microseconds(Int64(self.promisedAhead))
     }
 }

@@ -89,8 +89,8 @@ final class SimulatedBroker: @unchecked Sendable {
         }
         let firstOffset = stream.lastOffset - UInt64(stream.window.count) + 1
         let isComplete =
-            position.epoch == stream.epoch && position.offset + 1 >= firstOffset
-            && position.offset <= stream.lastOffset
+            position.epoch == stream.epoch && position.offset <= stream.lastOffset
+            && position.offset + 1 >= firstOffset
         let skipped = isComplete ? Int(position.offset + 1 - firstOffset) : 0
         return TopicHistory(
             publications: self.publications(of: topic, stream.window.dropFirst(skipped).prefix(countMax)),

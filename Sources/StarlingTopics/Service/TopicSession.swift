@@ -224,14 +224,22 @@ struct TopicSession<UserData: Sendable>: Sendable {
         if access.member != nil, !(self.broadcaster is any PresenceBroadcaster) {
             throw TopicRefusal(.internal, "the broadcaster knows no presence")
         }
-        let subscription = try await self.client.socket.subscribe(to: topic, from: position) { subscription in
-            let position = subscription.position.map(TopicPosition.init)
-            return ServerMessage.subscribed(
-                id: id,
-                topic: topic,
-                position: position,
-                isRecovered: subscription.isRecovered
-            ).message
+        let subscription: TopicSubscription
+        do {
+            subscription = try await self.client.socket.subscribe(to: topic, from: position) { subscription in
+                let position = subscription.position.map(TopicPosition.init)
+                return ServerMessage.subscribed(
+                    id: id,
+                    topic: topic,
+                    position: position,
+                    isRecovered: subscription.isRecovered
+                ).message
+            }
+        } catch {
+            // A subscription that there was has ended with it.
+            self.office?.unsubscribed(self.client.socket.id, from: topic)
+            await self.leave(topic, &members)
+            throw error
         }
         self.office?.subscribed(
             self.client.socket.id,
