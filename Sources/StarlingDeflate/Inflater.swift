@@ -155,7 +155,8 @@ public final class Inflater {
                 (status, roomLeft) = unsafe self.stream.write(room: room, to: &output) { stream in
                     unsafe CZlib.inflate(stream, Z_SYNC_FLUSH)
                 }
-                message.room = max(256, output.count - message.start)
+                // Behind a final block little is to be expected: a message of many empty ones would cost the room for each.
+                message.room = status == Z_STREAM_END ? 256 : max(256, output.count - message.start)
             } else {
                 // At the limit it takes a try to know whether the message ends here.
                 (status, roomLeft) = unsafe self.stream.writeToOneByte { stream in

@@ -21,9 +21,12 @@ public struct NativeConnector: Connector {
         let first = options.proxy.map { ConnectTarget.tcp(host: $0.host, port: $0.port) } ?? target
         let addresses = try await Self.resolve(first, deadline, options.timeout)
         var failure = TransportError("cannot connect to \(target): the name has no address")
-        for address in addresses {
+        for (number, address) in addresses.enumerated() {
+            // One that does not answer leaves the others their part of the time.
+            let now = ContinuousClock.now
+            let end = min(deadline, now + (deadline - now) / (addresses.count - number))
             do {
-                return try await Self.open(address, target, tls, options, deadline)
+                return try await Self.open(address, target, tls, options, until: end)
             } catch {
                 failure = error
                 if Task.isCancelled || .now >= deadline { break }
@@ -37,12 +40,13 @@ public struct NativeConnector: Connector {
         _ target: ConnectTarget,
         _ tls: TLSContext?,
         _ options: ConnectOptions,
-        _ deadline: ContinuousClock.Instant
+        until end: ContinuousClock.Instant
     ) async throws(TransportError) -> any ByteStream {
         let stream = try NativeStream(address, target)
+        let timeout = end - .now
         let timer = Task { [weak stream] in
-            try await Task.sleep(until: deadline)
-            stream?.close(TransportError("cannot connect to \(target): no answer within \(options.timeout)"))
+            try await Task.sleep(until: end)
+            stream?.close(TransportError("cannot connect to \(target): no answer within \(timeout)"))
         }
         defer { timer.cancel() }
         try await stream.finishConnecting()
@@ -93,7 +97,11 @@ public struct NativeConnector: Connector {
                 )
             }
             defer { timer.cancel() }
-            Thread.start { answer.give(SocketAddress.resolve(host, port)) }
+            if !Thread.start({ answer.give(SocketAddress.resolve(host, port)) }) {
+                answer.give(
+                    .failure(TransportError("cannot resolve '\(host)': no thread is left for the question"))
+                )
+            }
             let result = await withTaskCancellationHandler {
                 await withCheckedContinuation { answer.wait($0) }
             } onCancel: {

@@ -48,12 +48,18 @@ final class NativeStream: HalfClosableStream {
     private static let readByteCountMax = 64 << 10
 
     private let target: ConnectTarget
-    private let poller = StreamPoller.shared
+    private let poller: StreamPoller
     private let token: UInt64
     private let state: Lock<State>
 
     /// Begins to connect.
     init(_ address: SocketAddress, _ target: ConnectTarget) throws(TransportError) {
+        guard let poller = StreamPoller.shared else {
+            throw TransportError(
+                "cannot connect to \(target): no descriptor, or no thread, is left to wait with"
+            )
+        }
+        self.poller = poller
         let descriptor = socket(
             address.family,
             Int32(SOCK_STREAM.rawValue | SOCK_NONBLOCK.rawValue | SOCK_CLOEXEC.rawValue),
@@ -291,7 +297,15 @@ final class NativeStream: HalfClosableStream {
 
 /// The thread that waits for all streams of the process.
 @safe final class StreamPoller: Sendable {
-    static let shared = StreamPoller()
+    private static let made = Lock<StreamPoller?>(nil)
+
+    /// The process' one, made when it is first needed; nil while the system has no descriptor or thread for it.
+    static var shared: StreamPoller? {
+        self.made.withLock { made in
+            if made == nil { made = StreamPoller() }
+            return made
+        }
+    }
 
     private struct Registry {
         var streams: [UInt64: Weak] = [:]
@@ -305,12 +319,14 @@ final class NativeStream: HalfClosableStream {
     private let epoll: Int32
     private let registry = Lock(Registry())
 
-    private init() {
-        let epoll = starling_epoll_create()
-        precondition(epoll >= 0, "no descriptor is left for connections to other servers")
-        self.epoll = epoll
+    private init?() {
+        self.epoll = starling_epoll_create()
+        guard self.epoll >= 0 else { return nil }
         // It waits for ever where nothing happens; the process does not wait for it.
-        Thread.start { self.run() }
+        guard Thread.start({ self.run() }) else {
+            _ = Glibc.close(self.epoll)
+            return nil
+        }
     }
 
     func makeToken() -> UInt64 {

@@ -383,18 +383,20 @@ enum Thread {
         _ body: @escaping @Sendable () throws(Failure) -> Success
     ) async throws(Failure) -> Success {
         let result: Result<Success, Failure> = await withCheckedContinuation { continuation in
-            self.start {
+            let hasStarted = self.start {
                 do throws(Failure) {
                     continuation.resume(returning: .success(try body()))
                 } catch {
                     continuation.resume(returning: .failure(error))
                 }
             }
+            precondition(hasStarted, "no thread could be made for an event loop")
         }
         return try result.get()
     }
 
-    static func start(_ body: @escaping @Sendable () -> Void) {
+    /// Runs work on a thread of its own; false, with nothing done, if the system gives none.
+    static func start(_ body: @escaping @Sendable () -> Void) -> Bool {
         let work = unsafe Unmanaged.passRetained(Work(body))
         var thread = pthread_t()
         let result = unsafe pthread_create(
@@ -409,8 +411,12 @@ enum Thread {
             },
             unsafe work.toOpaque()
         )
-        precondition(result == 0, "no thread could be made for an event loop")
+        guard result == 0 else {
+            unsafe work.release()
+            return false
+        }
         pthread_detach(thread)
+        return true
     }
 }
 #endif

@@ -59,6 +59,15 @@ import Testing
         #expect(throws: DeflateError.self) { try inflater.inflate(payload, byteCountMax: 0) }
     }
 
+    @Test("Nor do they cost more behind a long message", .timeLimit(.minutes(1)))
+    func finalBlocksBehindMessage() throws {
+        let message = [UInt8](repeating: 7, count: 1 << 19)
+        var payload = try Deflater(windowBits: 15, level: 9, memLevel: 9).compress(message) + marker
+        for _ in 0..<(1 << 18) { payload += [0x03, 0x00] }
+        let inflater = try Inflater(windowBits: 15)
+        #expect(try inflater.inflate(payload + [0x00], byteCountMax: 1 << 20) == message)
+    }
+
     @Test("The output grows by doubling, and not beyond the limit")
     func growth() throws {
         let message = [UInt8](repeating: 1, count: 900_000)

@@ -81,6 +81,21 @@ import Testing
         #expect((2...3).contains(try Self.retryAfter(Client(server)) ?? 0))
     }
 
+    @Test("A flood of requests does not push those away that come a minute later")
+    func flood() throws {
+        let server = Self.server {
+            $0.upgradesPerSecondMax = 10
+            $0.upgradeQueueMax = 0
+        }
+        for _ in 0..<5000 { _ = try Client(server) }
+        // Those who were told a time take the tokens meanwhile.
+        for _ in 0..<62 {
+            server.advance(by: .seconds(1))
+            for _ in 0..<10 { _ = try Client(server) }
+        }
+        #expect((1...3).contains(try Self.retryAfter(Client(server)) ?? 0))
+    }
+
     @Test("No more upgrades are decided about at once than may be; the next wait without a task")
     func decisions() async throws {
         let (gate, asked) = (Gate(), Lock(0))
@@ -248,6 +263,23 @@ import Testing
         #expect(client.takeFrames().isEmpty)
         Self.send(1, client)
         #expect(client.takeFrames().count == 1)
+    }
+
+    @Test("What it has waited for is not waited for again, whatever comes then")
+    func delayOnce() throws {
+        let (server, client) = try Self.server {
+            $0.rates.messagesPerSecondMax = 10
+            $0.rates.policy = .delay
+        }
+        Self.send(20, client)
+        #expect(!server.isReading(client.connection))
+        server.advance(by: .seconds(1.2))
+        #expect(server.isReading(client.connection))
+        // No message as a whole.
+        client.send(.pong, [])
+        #expect(server.isReading(client.connection))
+        server.receive(Array(Client.frame(.text, [0x61, 0x62]).prefix(7)), on: client.connection)
+        #expect(server.isReading(client.connection))
     }
 
     @Test("Over a long time it gets its rate, and not more")

@@ -279,4 +279,26 @@ import Testing
             #expect(RetryHint(in: reason) == nil, "\(reason)")
         }
     }
+
+    @Test("What the connection would not take is refused at once, and holds up nothing")
+    func tooBig() throws {
+        var core = Self.core {
+            $0.connection.outbound.byteCountMax = 1000
+            $0.publicationByteCountMax = 1 << 20
+        }
+        _ = core.connected()
+        let data = try JSONText(encoding: String(repeating: "x", count: 1000))
+        for asked in [
+            core.request("r", data, timeout: .seconds(1)), core.publish(data, to: "a", key: "k"),
+        ] {
+            let (id, effects) = try #require(asked)
+            guard case .answer(let answered, .refused(let refusal)) = effects.first, effects.count == 1 else {
+                Issue.record("\(effects)")
+                continue
+            }
+            #expect(answered == id && refusal.code == .invalidData)
+        }
+        // Nor does it wait.
+        #expect(try Self.publish(.null, "k2", in: &core).effects.count == 1)
+    }
 }

@@ -111,7 +111,10 @@ final class BroadcastHub: Sendable {
     }
 
     private static var nobodySubscribes: BroadcastError {
-        BroadcastError(.unavailable, message: "the subscription ended before the broadcaster delivered its topic")
+        BroadcastError(
+            .unavailable,
+            message: "the subscription ended before the broadcaster delivered its topic"
+        )
     }
 
     /// A page of a topic's history for a subscriber that is brought up to date: what has come behind `position`, or for nil where the

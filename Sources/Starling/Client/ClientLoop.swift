@@ -32,6 +32,10 @@ final class ClientLoop: ConnectionIO, @unchecked Sendable {
     /// Then others get the queue's thread.
     private static let ticksInARowMax = 16
     private static let sleepMax = LoopInterval(.seconds(60))
+    /// How often it is looked whether there is memory again, or somebody's turn is over.
+    private static let memoryInterval = LoopInterval(.milliseconds(80))
+    /// Bytes that are handed to the stream at a time: a peer that takes so many within the deadline for writing is not silent.
+    private static let pieceByteCount = 8 << 10
 
     private enum Arrival {
         case bytes([UInt8])
@@ -103,7 +107,10 @@ final class ClientLoop: ConnectionIO, @unchecked Sendable {
         } else if mustContinue || driver.prepareToSleep() == 0 {
             self.wake()
         } else {
-            self.setTimer(driver.timeUntilNextDeadline(atMost: Self.sleepMax))
+            let isWaitingForMemory = !driver.waitingForMemory.isEmpty
+            self.setTimer(
+                driver.timeUntilNextDeadline(atMost: isWaitingForMemory ? Self.memoryInterval : Self.sleepMax)
+            )
         }
     }
 
@@ -177,14 +184,31 @@ final class ClientLoop: ConnectionIO, @unchecked Sendable {
             guard !self.isClosed else { return }
             let bytes = self.unsent
             self.unsent = []
-            let isWritten = (try? await self.stream.write(bytes)) != nil
+            guard await self.write(bytes) else { return }
             guard let driver = self.loop.currentDriver, !self.isClosed else { return }
-            guard isWritten else { return driver.failed(0) }
             if self.isBlocked {
                 self.isBlocked = false
                 driver.writable(0)
             }
         }
+    }
+
+    /// Writes all of the bytes; false if the connection has ended.
+    private func write(_ bytes: [UInt8]) async -> Bool {
+        var rest = bytes[...]
+        while !rest.isEmpty {
+            // Few bytes, as most are, go as they are.
+            let piece = bytes.count <= Self.pieceByteCount ? bytes : Array(rest.prefix(Self.pieceByteCount))
+            rest = rest.dropFirst(piece.count)
+            let isWritten = (try? await self.stream.write(piece)) != nil
+            guard let driver = self.loop.currentDriver, !self.isClosed else { return false }
+            guard isWritten else {
+                driver.failed(0)
+                return false
+            }
+            if !rest.isEmpty { driver.wrotePart(0) }
+        }
+        return true
     }
 
     // MARK: - What the driver asks

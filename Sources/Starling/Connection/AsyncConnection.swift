@@ -46,6 +46,8 @@ internal import Synchronization
         var closure: WebSocketClosure?
         var closeWaiters: [CheckedContinuation<Void, Never>] = []
         var handoff = AsyncHandoff()
+        /// For messages that wait though their connection is gone, as long as there is a task that may take them.
+        var inboxCharge: MemoryCharge?
     }
 
     enum End {
@@ -96,11 +98,10 @@ internal import Synchronization
     func received(_ message: borrowing MessageView, _ context: ConnectionContext) {
         self.preconditionOnLoop()
         unsafe self.state.pointee.inbox.append(context.copy(message))
-        if unsafe self.state.pointee.inbox.byteCount >= self.facts.inboundByteCountMax,
-            unsafe !self.state.pointee.isReadingPaused
-        {
+        let byteCount = unsafe self.state.pointee.inbox.byteCount
+        if byteCount >= self.facts.inboundByteCountMax {
             unsafe self.state.pointee.isReadingPaused = true
-            context.pauseReading(holding: self.facts.inboundByteCountMax)
+            context.pauseReading(for: self, holding: byteCount)
         }
         self.resumeReader()
     }
@@ -125,8 +126,13 @@ internal import Synchronization
     func closed(_ closure: WebSocketClosure, driver: ConnectionDriver) {
         self.preconditionOnLoop()
         unsafe self.state.pointee.ownsSlot = false
-        if unsafe self.state.pointee.task != nil { driver.stragglers[self.id] = self }
         let rare = self.rare
+        if closure.cause == .memoryExhausted { self.letGoOfInbox() }
+        if unsafe self.state.pointee.task != nil {
+            driver.stragglers[self.id] = self
+            let byteCount = unsafe self.state.pointee.inbox.byteCount
+            if byteCount > 0 { rare.inboxCharge = MemoryCharge(byteCount, to: driver.server.memory) }
+        }
         rare.closure = closure
         let code = closure.code
         switch closure.cause {
@@ -148,6 +154,13 @@ internal import Synchronization
         let waiters = rare.closeWaiters
         rare.closeWaiters = []
         for waiter in waiters { waiter.resume() }
+    }
+
+    /// Gives up what the application has not taken, for want of memory; it is told by the end of its iteration.
+    func letGoOfInbox() {
+        self.preconditionOnLoop()
+        while unsafe self.state.pointee.inbox.popFirst() != nil {}
+        unsafe self.state.pointee.isReadingPaused = false
     }
 
     /// A client's application is there.
@@ -213,6 +226,7 @@ internal import Synchronization
 
     private func finish(_ driver: ConnectionDriver?, _ failure: (any Error)?) {
         unsafe self.state.pointee.task = nil
+        unsafe self.state.pointee.rare?.inboxCharge = nil
         // One that was told to return may throw whatever its task's cancellation has become on the way.
         if let driver, self.takeSuspension(driver) { return }
         // That the connection ended is told by the connection's own log message.

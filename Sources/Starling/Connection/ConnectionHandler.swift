@@ -233,9 +233,11 @@ public struct Connection<Handler: ConnectionHandler>: ~Copyable, ~Escapable {
         return unsafe self.driver._withUnsafeGuaranteedRef { $0.sendFirst(kind, bytes, to: self.index) }
     }
 
-    /// The application does not take its messages, of which `byteCount` bytes wait.
-    func pauseReading(holding byteCount: Int) {
-        unsafe self.driver._withUnsafeGuaranteedRef { $0.inboxIsFull(self.index, byteCount: byteCount) }
+    /// An async handler does not take its messages, of which `byteCount` bytes wait.
+    func pauseReading(for connection: AsyncConnection, holding byteCount: Int) {
+        unsafe self.driver._withUnsafeGuaranteedRef {
+            $0.inboxIsFull(self.index, connection, byteCount: byteCount)
+        }
     }
 
     /// A connection that is being made from another process' record is not to be read at first.

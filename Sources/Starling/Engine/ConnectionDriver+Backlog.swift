@@ -182,10 +182,12 @@ extension ConnectionDriver {
                 continue
             }
             if backlog.hasPassed(cursor) {
+                let givenUp = backlog.givenUpCount
                 guard let next = self.passed(index, entry, backlog, cursor, endpoint) else { return .waiting }
                 cursor = next
                 if case .asked = cursor.reading { return .waiting }
-                guard unsafe slot.pointee.closing.isOpen else { return .waiting }
+                // What it was told may have been too much for the memory, and made the ring give up more.
+                if backlog.givenUpCount != givenUp { continue }
             }
             guard let missed = self.takeNext(backlog, &cursor) else { break }
             if !self.deliverMissed(missed, to: index, entry, endpoint) { return .waiting }
@@ -315,9 +317,11 @@ extension ConnectionDriver {
             }
             while unsafe slot.pointee.closing.isOpen {
                 if backlog.hasPassed(cursor) {
+                    let givenUp = backlog.givenUpCount
                     let next = self.passed(index, entry, backlog, cursor, endpoint, mayRead: false)
                     guard let next else { return }
                     cursor = next
+                    if backlog.givenUpCount != givenUp { continue }
                 }
                 guard let missed = self.takeNext(backlog, &cursor) else { break }
                 guard self.deliverMissed(missed, to: index, entry, endpoint) else { return }

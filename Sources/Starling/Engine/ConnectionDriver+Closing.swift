@@ -125,6 +125,7 @@ extension ConnectionDriver {
         let slot = unsafe self.slots.pointer(index)
         guard unsafe slot.pointee.phase != .free, unsafe !slot.pointee.flags.contains(.ending) else { return }
         if unsafe slot.pointee.cause == .none { unsafe slot.pointee.cause = cause }
+        if unsafe slot.pointee.phase == .deciding { self.cancelDecision(of: index) }
         unsafe slot.pointee.closing.connectionLost()
         unsafe slot.pointee.flags.insert(.ending)
         self.explainEnd(of: index)

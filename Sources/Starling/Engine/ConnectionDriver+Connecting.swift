@@ -207,7 +207,7 @@ struct RefusedResponse {
             guard let size = Int(String(decoding: digits, as: UTF8.self), radix: 16), size >= 0 else {
                 return (body, true)
             }
-            if size == 0 { return (body, true) }
+            guard size > 0, size <= Self.byteCountMax else { return (body, true) }
             rest = rest[(lineEnd + 1)...]
             body += rest.prefix(size)
             guard rest.count >= size + 2 else { return (body, false) }

@@ -150,6 +150,7 @@ extension ConnectionDriver {
         guard let endpoint = unsafe slot.pointee.endpoint,
             unsafe self.isDue(slot.pointee.waitingSince + endpoint.authenticationTimeout)
         else { return }
+        self.cancelDecision(of: index)
         self.refuse(
             index,
             Self.busy("The server did not decide in time.\n", retryAfter: self.randomRetryDelay()),

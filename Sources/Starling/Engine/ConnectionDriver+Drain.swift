@@ -71,6 +71,7 @@ extension ConnectionDriver {
             }
             self.endConnections()
             for connection in self.stragglers.values { connection.cancel() }
+            for decision in self.decisions.values { decision.cancel() }
         }
         self.drain = drain
     }

@@ -202,7 +202,8 @@ extension ConnectionDriver {
             else { return nil }
             self.gatherMissed(index, endpoint)
             // It was closed if it could not be told of what is lost to it.
-            guard unsafe slot.pointee.closing.isOpen else { return nil }
+            // What is not decoded yet because nobody takes it stays with what is.
+            guard unsafe slot.pointee.closing.isOpen, !self.isUndecoded(index) else { return nil }
             do {
                 let state = try handoff.export(context)
                 writer.write(ConnectionRecord.Kind.open.rawValue)

@@ -303,12 +303,13 @@ extension ConnectionDriver {
         let id = self.id(of: index)
         self.taskCount += 1
         let loop = self.loop
-        Task(executorPreference: loop) {
+        self.decisions[id] = Task(executorPreference: loop) {
             let proceed = await decide()
             loop.post(
                 .perform { driver in
                     guard let driver else { return }
                     driver.taskCount -= 1
+                    driver.decisions[id] = nil
                     // The peer may have gone, or the time may be up.
                     guard let index = driver.index(of: id),
                         unsafe driver.slots.pointer(index).pointee.phase == .deciding
@@ -318,6 +319,11 @@ extension ConnectionDriver {
                 }
             )
         }
+    }
+
+    /// Nobody waits for a decision any more; what the application asks for it may be given up.
+    func cancelDecision(of index: Int) {
+        if !self.decisions.isEmpty { self.decisions[self.id(of: index)]?.cancel() }
     }
 
     /// Goes on with the bytes that arrived while the application decided.
@@ -472,7 +478,10 @@ extension ConnectionDriver {
 
     /// Answers plain HTTP; the connection is kept if both sides want it.
     func respond(_ index: Int, _ reply: HTTPReply, to head: HTTPRequestHead) {
-        let keeps = head.keepsConnection && self.drain == nil
+        // A client of HTTP/1.0 would have to be told that it is kept; it can do without.
+        let unread = unsafe self.slots.pointer(index).pointee.outbound.byteCount
+        let keeps =
+            head.keepsConnection && head.isHTTP11 && self.drain == nil && unread <= Self.responseByteCountMax
         self.counts.httpResponses &+= 1
         self.appendBytes(
             reply.serialized(keepsConnection: keeps, isHeadRequest: head.request.method == .head),
@@ -483,6 +492,9 @@ extension ConnectionDriver {
         unsafe self.slots.pointer(index).pointee.waitingSince = self.now
         self.scheduleDeadline(index)
     }
+
+    /// Bytes of responses that may wait for a peer that asks for more; the response to a further request is the last.
+    static let responseByteCountMax = 64 << 10
 
     /// The bytes received are no request, and the transport can tell why: answers with 400 and ends the stream.
     public func refuse(_ index: Int, malformed reason: String) {

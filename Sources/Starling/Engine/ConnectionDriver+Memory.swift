@@ -9,7 +9,8 @@ extension ConnectionDriver {
         let slot = unsafe self.slots.pointer(index)
         let waiting = unsafe slot.pointee.outbound.byteCount
         self.countWaiting(waiting, of: index)
-        var held = unsafe waiting + slot.pointee.codec.partialByteCount
+        var held =
+            unsafe waiting - slot.pointee.outbound.chargedByteCount + slot.pointee.codec.partialByteCount
         if let details = unsafe slot.pointee.details { held += details.heldByteCount }
         let before = unsafe Int(slot.pointee.chargedByteCount)
         guard held != before else { return }
@@ -17,7 +18,12 @@ extension ConnectionDriver {
         let growth = unsafe Int(slot.pointee.chargedByteCount) - before
         self.chargedByteCount += growth
         self.server.memory.charge(growth)
-        if growth > 0, self.server.memory.isScarce { self.grew(index) }
+        if growth > 0 {
+            if self.server.memory.isScarce { self.grew(index, by: growth) }
+        } else if held == 0, unsafe slot.pointee.readingPauses.contains(.memory) {
+            // It holds nothing any more: what its peer sends next is for the budget to judge.
+            self.resumeReading(index, from: .memory)
+        }
     }
 
     /// The connection is gone, and what it held with it.
@@ -42,18 +48,29 @@ extension ConnectionDriver {
     // MARK: - While memory is scarce
 
     /// A connection has come to hold more while memory is scarce: it is not read, unless it is the one whose turn it is.
-    private func grew(_ index: Int) {
-        if self.server.memory.isFull { self.shedLargest(atLeast: index) }
+    private func grew(_ index: Int, by growth: Int) {
+        self.growthSinceShedding += growth
+        if self.server.memory.isFull, self.growthSinceShedding >= self.growthBetweenSheddings {
+            self.shedLargest(atLeast: index)
+        }
         let slot = unsafe self.slots.pointer(index)
         guard unsafe slot.pointee.phase == .open, unsafe slot.pointee.closing.isOpen else { return }
         let id = self.id(of: index)
         guard self.memoryTurn?.connection != id, unsafe !slot.pointee.readingPauses.contains(.memory) else {
             return
         }
-        self.pauseReading(index, for: .memory)
-        self.waitingForMemory.append(id)
+        self.waitForMemory(id, index)
         self.counts.memoryPauses &+= 1
     }
+
+    private func waitForMemory(_ id: ConnectionID, _ index: Int) {
+        self.pauseReading(index, for: .memory)
+        // One that has held nothing for a while has kept its place.
+        if self.waitersForMemory.insert(id).inserted { self.waitingForMemory.append(id) }
+    }
+
+    /// Looking for the largest looks at all: within a tick that is done once for so many bytes, in a small budget for each.
+    private var growthBetweenSheddings: Int { min(64 << 10, self.server.memory.byteCountMax >> 14) }
 
     /// Once a tick: lets connections be read again as there is room, and takes what can be spared while there is none.
     func serveMemory() {
@@ -77,6 +94,7 @@ extension ConnectionDriver {
     private func endMemoryPauses() {
         let connections = self.waitingForMemory
         self.waitingForMemory = []
+        self.waitersForMemory = []
         for id in connections {
             if let index = self.index(of: id) { self.resumeReading(index, from: .memory) }
         }
@@ -90,22 +108,38 @@ extension ConnectionDriver {
         {
             return
         }
-        let last = self.memoryTurn?.connection
+        let last = self.memoryTurn
         self.memoryTurn = nil
         while !self.waitingForMemory.isEmpty {
             let id = self.waitingForMemory.removeFirst()
-            guard let index = self.index(of: id) else { continue }
-            self.memoryTurn = (id, self.now + LoopInterval(Self.memoryTurnMax))
+            self.waitersForMemory.remove(id)
+            guard let index = self.index(of: id),
+                unsafe self.slots.pointer(index).pointee.readingPauses.contains(.memory)
+            else { continue }
+            self.memoryTurn = MemoryTurn(
+                connection: id,
+                until: self.now + LoopInterval(Self.memoryTurnMax),
+                bytesReceived: unsafe self.slots.pointer(index).pointee.bytesReceived
+            )
             self.resumeReading(index, from: .memory)
             break
         }
-        // Whoever has not done in its time waits again, behind the others; but for one that is read for its close frame alone.
-        if let last, self.isOpen(last), let index = self.index(of: last),
-            unsafe self.slots.pointer(index).pointee.chargedByteCount > 0
+        if let last { self.endTurn(last) }
+    }
+
+    /// Whoever has not done in its time waits again, behind the others; but for one that is read for its close frame alone.
+    private func endTurn(_ turn: MemoryTurn) {
+        guard self.isOpen(turn.connection), let index = self.index(of: turn.connection) else { return }
+        let slot = unsafe self.slots.pointer(index)
+        guard unsafe slot.pointee.chargedByteCount > 0 else { return }
+        // Others wait for the memory of a message that does not go on.
+        if self.memoryTurn != nil, unsafe slot.pointee.codec.partialByteCount > 0,
+            unsafe slot.pointee.bytesReceived == turn.bytesReceived
         {
-            self.pauseReading(index, for: .memory)
-            self.waitingForMemory.append(last)
+            _ = unsafe self.shed(index, holding: Int(slot.pointee.chargedByteCount))
+            return
         }
+        self.waitForMemory(turn.connection, index)
     }
 
     /// How long a connection is read alone to complete its message, while others wait.
@@ -139,25 +173,56 @@ extension ConnectionDriver {
         guard !self.isShedding else { return }
         self.isShedding = true
         defer { self.isShedding = false }
+        self.growthSinceShedding = 0
         let excess = self.server.memory.byteCount - self.server.memory.byteCountMax
         let total = max(1, self.server.memory.byteCount)
         var rings = self.endpoints.flatMap { $0.topics.list.compactMap(\.backlog) }
-        let held = rings.reduce(self.chargedByteCount) { $0 + $1.byteCount }
+        let charged = self.chargedByteCount + self.publicationCharges.byteCount
+        let held = rings.reduce(charged) { $0 + $1.byteCount }
         // Each loop frees its share; whoever has just grown frees at least something.
         let share = Int((Double(excess) * Double(held) / Double(total)).rounded(.up))
         guard share > 0 else { return }
-        var freed = 0
         rings.sort { $0.byteCount > $1.byteCount }
+        var freed = 0
         for ring in rings where freed < share {
             freed += ring.byteCount
             ring.trimToNewest()
             freed -= ring.byteCount
         }
         if freed < share { freed += self.shedUnfinishedHeads() }
+        if freed < share { freed += self.shedRequests(share - freed) }
         guard freed < share else { return }
         for holder in self.holders(newest: newest) where freed < share {
             freed += self.shed(holder.index, holding: holder.byteCount)
         }
+    }
+
+    /// Refuses, or cuts, those who have asked for something and hold what is not theirs yet: requests that wait for a decision or for their
+    /// turn, and responses that are not taken; how many bytes that has freed.
+    private func shedRequests(_ byteCount: Int) -> Int {
+        var freed = 0
+        for index in 0..<self.slots.usedCapacity where freed < byteCount {
+            let slot = unsafe self.slots.pointer(index)
+            let held = unsafe Int(slot.pointee.chargedByteCount)
+            guard held > 0, unsafe !slot.pointee.flags.contains(.ending) else { continue }
+            switch unsafe slot.pointee.phase {
+            case .deciding:
+                self.cancelDecision(of: index)
+                let details = self.details(of: index)
+                details.stash = []
+                details.requestByteCount = 0
+                details.isAwaitingTurn = false
+                self.chargeMemory(of: index)
+                freed += unsafe held - Int(slot.pointee.chargedByteCount)
+                self.refuseForMemory(index)
+            case .http where unsafe slot.pointee.flags.contains(.writeBlocked):
+                self.end(index, cause: .memoryExhausted)
+                self.chargeMemory(of: index)
+                freed += unsafe held - Int(slot.pointee.chargedByteCount)
+            case .free, .http, .connecting, .open, .leaving, .lingering: continue
+            }
+        }
+        return freed
     }
 
     /// Refuses requests of which a part has come; how many bytes that has freed.
@@ -189,7 +254,7 @@ extension ConnectionDriver {
         for index in 0..<self.slots.usedCapacity {
             let slot = unsafe self.slots.pointer(index)
             guard unsafe slot.pointee.phase == .open, unsafe slot.pointee.closing.isOpen else { continue }
-            var held = unsafe Int(slot.pointee.chargedByteCount)
+            var held = unsafe Int(slot.pointee.chargedByteCount) + slot.pointee.outbound.sharedPartByteCount
             if unsafe slot.pointee.flags.contains(.behind) {
                 for subscription in unsafe slot.pointee.subscriptions {
                     held += subscription.entry.backlog?.part(of: UInt32(index)) ?? 0
@@ -203,19 +268,26 @@ extension ConnectionDriver {
         return holders
     }
 
-    /// Closes a connection for want of memory and lets go of what it holds, but for the rest of a frame that has begun; how many bytes
-    /// that has freed.
+    /// Closes a connection for want of memory and lets go of what it holds, but for the rest of a small frame that has begun; how many
+    /// bytes that has freed.
     private func shed(_ index: Int, holding held: Int) -> Int {
         let slot = unsafe self.slots.pointer(index)
         guard let endpoint = unsafe slot.pointee.endpoint else { return 0 }
-        var freed = unsafe Int(slot.pointee.chargedByteCount)
+        let before = unsafe Int(slot.pointee.chargedByteCount) + slot.pointee.outbound.sharedPartByteCount
         unsafe slot.pointee.outbound.removeAllButStarted()
+        let mustCut = unsafe slot.pointee.outbound.byteCount > Self.startedByteCountMax
         if self.decoding == index {
             self.mustResetDecoding = true
         } else {
             unsafe slot.pointee.codec = FrameCodec(settings: endpoint.codecSettings)
         }
-        unsafe slot.pointee.details?.deflate?.releaseAll()
+        if let details = unsafe slot.pointee.details {
+            details.deflate?.releaseAll()
+            details.stash = []
+            details.fullInbox?.letGoOfInbox()
+            details.fullInbox = nil
+            details.inboxByteCount = 0
+        }
         unsafe slot.pointee.flags.insert(.inputEnded)
         self.counts.memorySheds &+= 1
         self.fail(
@@ -224,7 +296,10 @@ extension ConnectionDriver {
             reason: "the server is out of memory, of which this connection held \(held) bytes",
             cause: .memoryExhausted
         )
+        if mustCut { self.end(index, cause: .memoryExhausted) }
         self.chargeMemory(of: index)
+        let after = unsafe Int(slot.pointee.chargedByteCount) + slot.pointee.outbound.sharedPartByteCount
+        var freed = before - after
         for subscription in unsafe slot.pointee.subscriptions {
             guard let ring = subscription.entry.backlog, ring.part(of: UInt32(index)) > 0 else { continue }
             subscription.entry.endBacklog(of: UInt32(index))
@@ -232,4 +307,15 @@ extension ConnectionDriver {
         }
         return freed
     }
+
+    /// The rest of a frame that has begun may have so many bytes for the connection to be closed behind it; it is cut otherwise.
+    private static let startedByteCountMax = 16 << 10
+}
+
+/// The one connection of a loop that is read though it holds something, while memory is scarce.
+struct MemoryTurn {
+    let connection: ConnectionID
+    let until: LoopInstant
+    /// What it had received when its turn began.
+    let bytesReceived: UInt64
 }

@@ -24,7 +24,11 @@ extension ConnectionDriver {
         unsafe slot.pointee.flags.remove(.awaitingPong)
         switch unsafe slot.pointee.phase {
         case .open:
-            self.receiveFrames(&bytes, on: index, after: elapsed)
+            if self.isUndecoded(index) {
+                self.stash(bytes.bytes, on: index)
+            } else {
+                self.receiveFrames(&bytes, on: index, after: elapsed)
+            }
             if unsafe slot.pointee.codec.holdsPartialInput || slot.pointee.chargedByteCount > 0 {
                 self.chargeMemory(of: index)
             }
@@ -52,6 +56,10 @@ extension ConnectionDriver {
         case .http, .deciding: self.end(index, cause: .connectionLost)
         case .connecting: self.responseEnded(index)
         case .open:
+            if self.isUndecoded(index) {
+                self.details(of: index).endsBehindStash = true
+                return
+            }
             // The peer's close frame may have come with the end, and counts first. It may still read the answer, which goes
             // out when the tick ends, behind what the application sends in reply to earlier messages.
             if unsafe slot.pointee.flags.contains(.inputEnded) {
@@ -112,6 +120,15 @@ extension ConnectionDriver {
         if endpoint.rates.delays { self.pauseForRate(index, endpoint, traffic) }
     }
 
+    /// The same for bytes that were counted when they came.
+    func receivePostponedFrames(_ bytes: inout MutableRawSpan, on index: Int) {
+        guard let endpoint = unsafe self.slots.pointer(index).pointee.endpoint else { return }
+        self.decodeFrames(&bytes, on: index, endpoint)
+        if endpoint.limitsRates, endpoint.rates.delays {
+            self.pauseForRate(index, endpoint, self.traffic(of: index))
+        }
+    }
+
     private func traffic(of index: Int) -> TrafficMeter {
         let slot = unsafe self.slots.pointer(index)
         if let traffic = unsafe slot.pointee.traffic { return traffic }
@@ -122,6 +139,7 @@ extension ConnectionDriver {
 
     private func decodeFrames(_ bytes: inout MutableRawSpan, on index: Int, _ endpoint: LoopEndpoint) {
         self.decoding = index
+        self.inflatedByteCount = 0
         self.decode(&bytes, on: index, endpoint)
         self.decoding = nil
         guard self.mustResetDecoding else { return }
@@ -148,6 +166,9 @@ extension ConnectionDriver {
                     guard unsafe self.accepts(on: slot, index, endpoint) else { continue }
                     if message.isCompressed {
                         try self.inflate(message, on: index, endpoint)
+                        guard unsafe slot.pointee.readingPauses.isEmpty,
+                            self.inflatedByteCount < Self.inflatedAtOnceMax
+                        else { return self.postponeDecoding(bytes.bytes, of: index) }
                     } else {
                         received(message, connection)
                     }
@@ -234,6 +255,7 @@ extension ConnectionDriver {
         guard let inflated = try self.inflate(message.bytes, for: deflate, on: index, endpoint),
             unsafe self.slots.pointer(index).pointee.closing.isOpen
         else { return }
+        self.inflatedByteCount += inflated.count
         let bytes = unsafe inflated.span.bytes
         guard message.kind == .binary || UTF8Validator.isValid(bytes) else {
             throw ProtocolError(.invalidUTF8)
@@ -304,7 +326,7 @@ extension ConnectionDriver {
     /// Stops to read a peer that has sent more than it may, until it has waited for that.
     private func pauseForRate(_ index: Int, _ endpoint: LoopEndpoint, _ traffic: TrafficMeter) {
         let slot = unsafe self.slots.pointer(index)
-        let debt = traffic.debt(endpoint.rates)
+        let debt = traffic.debt(at: self.now, endpoint.rates)
         guard debt.hundredths > 0, unsafe slot.pointee.phase == .open, unsafe slot.pointee.closing.isOpen,
             unsafe !slot.pointee.flags.contains(.inputEnded)
         else { return }

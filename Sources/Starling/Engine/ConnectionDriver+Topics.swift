@@ -9,8 +9,9 @@ extension ConnectionDriver {
         else {
             return false
         }
-        guard unsafe slot.pointee.subscriptions.count < endpoint.configuration.subscriptionsMax
-            || endpoint.topics.isSubscribed(index, to: topic, in: self.slots)
+        guard
+            unsafe slot.pointee.subscriptions.count < endpoint.configuration.subscriptionsMax
+                || endpoint.topics.isSubscribed(index, to: topic, in: self.slots)
         else { return false }
         let policy = policy ?? endpoint.outbound.slowConsumerPolicy
         if endpoint.topics.subscribe(index, to: topic, policy, in: self.slots) == true {
@@ -79,7 +80,8 @@ extension ConnectionDriver {
     /// Ends a subscription that could not be brought up to date, unless it has ended or begun anew meanwhile, and the connection too
     /// if the peer believes to be subscribed.
     func giveUpRecovery(_ number: UInt64, of topic: Topic, _ id: ConnectionID, isHalfTold: Bool) {
-        guard let index = self.index(of: id), let endpoint = unsafe self.slots.pointer(index).pointee.endpoint,
+        guard let index = self.index(of: id),
+            let endpoint = unsafe self.slots.pointer(index).pointee.endpoint,
             endpoint.topics.subscribers(of: topic)?.recovering[UInt32(index)]?.number == number
         else { return }
         self.unsubscribe(index, from: topic)
@@ -189,6 +191,7 @@ extension ConnectionDriver {
         let opcode = message.kind.opcode
         var plain: OutboundSegment?
         var compressed: [(windowBits: Int, segment: OutboundSegment)] = []
+        var takerCount = 0
         for subscriber in entry.subscribers {
             let index = Int(subscriber)
             let slot = unsafe self.slots.pointer(index)
@@ -255,10 +258,13 @@ extension ConnectionDriver {
             }
             guard let segment else { continue }
             self.counts.messagesSent &+= 1
+            takerCount += 1
             unsafe slot.pointee.outbound.append(segment)
             self.markDirty(index)
             if gainsWindow { self.chargeMemory(of: index) }
         }
+        plain?.chunk.sharerCount += takerCount
+        for (_, segment) in compressed { segment.chunk.sharerCount += takerCount }
     }
 
     /// What subscribers are sent; nil for nothing.

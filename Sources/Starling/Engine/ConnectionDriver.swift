@@ -42,11 +42,20 @@ internal import StarlingDeflate
     var backlogReadings = 0
     var waitingReadings = Deque<BacklogReading>()
     var recoveryCount: UInt64 = 0
+    /// Connections whose last bytes are to be decoded now; see ``postponeDecoding(_:of:)``.
+    var undecoded: [ConnectionID] = []
+    /// What the messages of one connection have inflated to, since it had its turn.
+    var inflatedByteCount = 0
     /// What of the budget is charged for this loop's connections.
     var chargedByteCount = 0
+    let publicationCharges: PublicationCharges
     /// Connections that are not read because memory is scarce, and the one that is read all the same.
     var waitingForMemory: [ConnectionID] = []
-    var memoryTurn: (connection: ConnectionID, until: LoopInstant)?
+    /// The same, to know who is among them.
+    var waitersForMemory: Set<ConnectionID> = []
+    var memoryTurn: MemoryTurn?
+    /// What connections have come to hold since it was last looked for the largest.
+    var growthSinceShedding = 0
     /// Whether memory is being freed: what is said to those who go takes some, and must not begin it again.
     var isShedding = false
     var isMemoryScarce = false
@@ -64,6 +73,8 @@ internal import StarlingDeflate
     /// Tasks whose connection is over and that have not returned.
     var stragglers: [ConnectionID: AsyncConnection] = [:]
     var taskCount = 0
+    /// The tasks in which the application decides about requests.
+    var decisions: [ConnectionID: Task<Void, Never>] = [:]
     var drain: Drain?
     /// Upgrades that wait for their turn, in order.
     var waitingUpgrades = WaitingUpgrades()
@@ -88,8 +99,10 @@ internal import StarlingDeflate
         let batchingIO = io as? any BatchingIO
         self.batchingIO = batchingIO.flatMap { $0.batchedWritesMax > 1 ? $0 : nil }
         self.statistics = LoopStatistics()
+        let charges = PublicationCharges(server.memory)
+        self.publicationCharges = charges
         unsafe self.hot = .allocate(capacity: 1)
-        unsafe self.hot.initialize(to: HotState(role: server.role))
+        unsafe self.hot.initialize(to: HotState(role: server.role, charges))
         self.endpoints = server.makeLoopEndpoints(for: loop)
         loop.attach(self)
         server.register(loop, self.statistics)
@@ -147,6 +160,7 @@ internal import StarlingDeflate
             self.takeMail()
             if !self.waitingUpgrades.isEmpty { self.serveWaitingUpgrades() }
             self.runJobs(&jobsLeft)
+            self.decodePostponed()
             self.fanOut()
             self.continueCatchingUp()
             self.answerInputEnds()
@@ -175,6 +189,7 @@ internal import StarlingDeflate
             self.statistics.publish(self.counts, self.gauges)
             return !self.jobs.isEmpty || !self.dirty.isEmpty || !self.drained.isEmpty
                 || !self.publications.isEmpty || !self.catchingUp.isEmpty || !self.inputEnds.isEmpty
+                || !self.undecoded.isEmpty
         }
     }
 
@@ -209,6 +224,7 @@ internal import StarlingDeflate
     ///
     /// Tasks that still prefer it go on elsewhere.
     public func finish() {
+        self.loop.detach()
         for message in self.loop.mailbox.close() { EventLoop.handleAfterEnd(message) }
         for job in self.jobs { EventLoop.handleAfterEnd(.job(job)) }
         self.jobs = []
@@ -325,9 +341,9 @@ internal import StarlingDeflate
         var direct: OutboundWriter
         var published: OutboundWriter
 
-        init(role: Role) {
+        init(role: Role, _ charges: PublicationCharges) {
             self.direct = OutboundWriter(role: role)
-            self.published = OutboundWriter(role: role)
+            self.published = OutboundWriter(role: role, chargedTo: charges)
         }
     }
 

@@ -124,8 +124,10 @@ final class ConnectionDetails {
     var user: String?
     /// What `authenticate` accepted with; taken by the handler's `opened`.
     var userData: (any Sendable)?
-    /// Bytes that arrived while the application decided.
+    /// Bytes that arrived while the application decided, or that are not decoded yet because it takes no messages.
     var stash: [UInt8] = []
+    /// Whether the stream ended behind ``stash``, which is to be decoded first.
+    var endsBehindStash = false
     var handshake: Handshake?
     /// The bytes of the request that is being decided.
     var requestByteCount = 0
@@ -147,6 +149,8 @@ final class ConnectionDetails {
     var pendingPong: [UInt8]?
     /// Bytes of messages that wait for an async handler, from the moment that they were too many until they are half of it.
     var inboxByteCount = 0
+    /// Whose messages these are.
+    var fullInbox: AsyncConnection?
     /// Whose `ping()` waits for a pong.
     var pinger: AsyncConnection?
 
@@ -163,7 +167,7 @@ final class ConnectionDetails {
     /// Whether an open connection still needs any of this.
     var isNeeded: Bool {
         !self.path.isEmpty || self.subprotocol != nil || self.user != nil || self.deflate != nil
-            || !self.endReason.isEmpty || self.inboxByteCount > 0
+            || !self.endReason.isEmpty || self.inboxByteCount > 0 || !self.stash.isEmpty
     }
 }
 

@@ -18,7 +18,7 @@ public final class EventLoop: TaskExecutor, Sendable {
 
     let mailbox = Mailbox()
     private let wakeup: @Sendable () -> Void
-    /// For comparison with the thread's current driver; a loop has one driver, so that it never changes.
+    /// For comparison with the thread's current driver; a loop has one driver, and none when it has ended.
     private let driverAddress = Atomic<UInt>(0)
     /// ``key``, read without the check whether it has been made.
     private let key = EventLoop.key
@@ -60,6 +60,11 @@ public final class EventLoop: TaskExecutor, Sendable {
     func attach(_ driver: ConnectionDriver) {
         let address = unsafe UInt(bitPattern: Unmanaged.passUnretained(driver).toOpaque())
         self.driverAddress.store(address, ordering: .relaxed)
+    }
+
+    /// Forgets the driver: another one may be at its address some day.
+    func detach() {
+        self.driverAddress.store(0, ordering: .relaxed)
     }
 
     /// The driver whose tick the calling thread is in.

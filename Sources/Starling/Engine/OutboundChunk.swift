@@ -9,12 +9,21 @@ internal import StarlingCore
     let capacity: Int
     /// Whether it is one connection's alone, whose last segment may grow within it.
     let isGathering: Bool
+    /// What is charged with it, if it is a big publication's: once, however many connections have yet to write it.
+    private let charges: PublicationCharges?
+    /// To how many connections it was given.
+    var sharerCount = 0
 
-    init(capacity: Int, isGathering: Bool = false) {
+    init(capacity: Int, isGathering: Bool = false, chargedTo charges: PublicationCharges? = nil) {
         self.capacity = capacity
         self.isGathering = isGathering
+        self.charges = charges
         unsafe self.base = .allocate(byteCount: capacity, alignment: 16)
+        charges?.charge(capacity)
     }
+
+    /// Whether connections that hold a part of it are charged nothing for that.
+    var isCharged: Bool { self.charges != nil }
 
     /// A chunk of exactly these bytes, or with room for more behind them.
     convenience init(copying bytes: RawSpan, withRoom: Bool = false) {
@@ -35,10 +44,28 @@ internal import StarlingCore
 
     deinit {
         unsafe self.base.deallocate()
+        self.charges?.charge(-self.capacity)
     }
 }
 
 @available(*, unavailable) extension OutboundChunk: Sendable {}
+
+/// What a loop's big publications hold that some have yet to write.
+final class PublicationCharges {
+    private(set) var byteCount = 0
+    private let budget: MemoryBudget
+
+    init(_ budget: MemoryBudget) {
+        self.budget = budget
+    }
+
+    func charge(_ byteCount: Int) {
+        self.byteCount += byteCount
+        self.budget.charge(byteCount)
+    }
+}
+
+@available(*, unavailable) extension PublicationCharges: Sendable {}
 
 /// A run of whole frames in a chunk, or the rest of one that was written in part.
 struct OutboundSegment {
@@ -108,6 +135,11 @@ struct OutboundSegment {
         Int(self.end &- self.start)
     }
 
+    /// How many of the bytes are charged by themselves.
+    var chargedByteCount: Int {
+        self.chunk.isCharged ? self.byteCount : 0
+    }
+
     /// Good as long as the segment, or another one, holds the chunk.
     var bytes: UnsafeRawBufferPointer {
         unsafe UnsafeRawBufferPointer(start: self.chunk.base + Int(self.start), count: self.byteCount)
@@ -127,11 +159,14 @@ struct OutboundSegment {
     private var used = 0
     /// Nil for a server: it does not mask.
     private var maskingKeys: MaskingKeys?
+    /// What big frames are charged to by themselves; nil where each is one connection's.
+    private let charges: PublicationCharges?
 
     static let chunkByteCount = 256 << 10
 
-    init(role: Role) {
+    init(role: Role, chargedTo charges: PublicationCharges? = nil) {
         self.maskingKeys = role == .client ? MaskingKeys() : nil
+        self.charges = charges
     }
 
     /// Encodes a frame at the end of the chunk, or in a new one if there is no space.
@@ -151,7 +186,7 @@ struct OutboundSegment {
         if byteCount > self.chunk.capacity - self.used {
             // A big frame gets a chunk of its own, so that the common one is not thrown away half empty.
             if byteCount > Self.chunkByteCount / 4 {
-                let chunk = OutboundChunk(capacity: byteCount)
+                let chunk = OutboundChunk(capacity: byteCount, chargedTo: self.charges)
                 unsafe FrameCodec.write(header, payload, to: chunk.base)
                 return OutboundSegment(chunk: chunk, start: 0, end: UInt32(byteCount))
             }

@@ -18,6 +18,19 @@ struct OutboundQueue: ~Copyable {
         (self.first?.byteCount ?? 0) + (self.rest?.byteCount ?? 0)
     }
 
+    /// How many of the bytes are charged to the memory budget as parts of a publication that others have yet to write too.
+    var chargedByteCount: Int {
+        (self.first?.chargedByteCount ?? 0) + (self.rest?.chargedByteCount ?? 0)
+    }
+
+    /// What the connection would have to answer for of these, if all that were given such a publication had yet to write it.
+    var sharedPartByteCount: Int {
+        guard self.chargedByteCount > 0 else { return 0 }
+        var sum = 0
+        self.forEachSegment { sum += $0.chargedByteCount / max(1, $0.chunk.sharerCount) }
+        return sum
+    }
+
     /// How many segments wait.
     var segmentCount: Int {
         (self.first == nil ? 0 : 1) + (self.rest?.count ?? 0)
@@ -157,10 +170,12 @@ private final class OutboundRest {
     /// How many of `storage` are gone already.
     private var start = 0
     private(set) var byteCount: Int
+    private(set) var chargedByteCount: Int
 
     init(_ segment: OutboundSegment) {
         self.storage = [segment]
         self.byteCount = segment.byteCount
+        self.chargedByteCount = segment.chargedByteCount
     }
 
     var count: Int {
@@ -174,6 +189,7 @@ private final class OutboundRest {
 
     func append(_ segment: OutboundSegment) {
         self.byteCount += segment.byteCount
+        self.chargedByteCount += segment.chargedByteCount
         let last = self.storage.count - 1
         if let segment = self.storage[last]?.joined(with: segment) {
             self.storage[last] = segment
@@ -187,6 +203,7 @@ private final class OutboundRest {
         guard let segment = self.storage[self.start] else { return nil }
         self.storage[self.start] = nil
         self.byteCount -= segment.byteCount
+        self.chargedByteCount -= segment.chargedByteCount
         self.start += 1
         if self.start >= 64, self.start * 2 >= self.storage.count {
             self.storage.removeFirst(self.start)
@@ -198,6 +215,7 @@ private final class OutboundRest {
     func leaveChunks() {
         for index in self.storage.indices[self.start...] {
             if let segment = self.storage[index], segment.isSmallPart {
+                self.chargedByteCount -= segment.chargedByteCount
                 self.storage[index] = segment.alone()
             }
         }
@@ -210,6 +228,7 @@ private final class OutboundRest {
     func leaveLastChunk(behind first: inout OutboundSegment?) -> Bool {
         let last = self.storage.count - 1
         guard let segment = self.storage[last], segment.isSmallPart else { return false }
+        self.chargedByteCount -= segment.chargedByteCount
         let isGathered =
             last == self.start
             ? first?.gather(segment) ?? false : self.storage[last - 1]?.gather(segment) ?? false

@@ -72,7 +72,8 @@ final class TrafficMeter {
     }
 
     /// How long the peer has to wait for what it has sent.
-    func debt(_ rules: RateRules) -> LoopInterval {
+    func debt(at now: LoopInstant, _ rules: RateRules) -> LoopInterval {
+        self.leak(to: now, rules)
         let messages = rules.messages?.debt(self.messages).hundredths ?? 0
         let bytes = rules.bytes?.debt(self.bytes).hundredths ?? 0
         return LoopInterval(hundredths: max(messages, bytes))

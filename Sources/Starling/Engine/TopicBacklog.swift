@@ -53,6 +53,8 @@ final class TopicBacklog {
 
     private(set) var cursors: [UInt32: Cursor] = [:]
     private(set) var byteCount = 0
+    /// How many publications were given up, by the ring or of those that are kept for who conflates.
+    private(set) var givenUpCount: UInt64 = 0
     /// The position of the newest publication that the ring had to give up.
     private(set) var lastTrimmedPosition: StreamPosition?
 
@@ -186,6 +188,7 @@ final class TopicBacklog {
     }
 
     private func lose(_ entry: Entry) {
+        self.givenUpCount += 1
         self.lastKeptTrimmed = (entry.number, entry.publication.position)
         if let key = entry.key, self.newestOfKey[key] == entry.number { self.newestOfKey[key] = nil }
         self.chargeKept(-entry.byteCount)
@@ -197,6 +200,7 @@ final class TopicBacklog {
 
     private func trimFirst() {
         let entry = self.ring[self.start]
+        self.givenUpCount += 1
         self.start += 1
         if self.start > 32, self.start > self.ring.count / 2 {
             self.ring.removeFirst(self.start)
@@ -250,7 +254,9 @@ final class TopicBacklog {
     func presence(from first: UInt64, to end: UInt64) -> [Publication] {
         let first = max(first, self.firstNumber)
         guard first < end else { return [] }
-        let entries = self.ring[self.start...].dropFirst(Int(first - self.firstNumber)).prefix(Int(end - first))
+        let entries = self.ring[self.start...].dropFirst(Int(first - self.firstNumber)).prefix(
+            Int(end - first)
+        )
         return entries.lazy.map(\.publication).filter {
             if case .presence = $0.notice { true } else { false }
         }

@@ -76,3 +76,21 @@ public final class MemoryBudget: Sendable {
         self.byteCount > self.byteCountMax
     }
 }
+
+/// What is charged to a budget as long as this lives.
+final class MemoryCharge {
+    private let byteCount: Int
+    private let budget: MemoryBudget
+
+    init(_ byteCount: Int, to budget: MemoryBudget) {
+        self.byteCount = byteCount
+        self.budget = budget
+        budget.charge(byteCount)
+    }
+
+    deinit {
+        self.budget.charge(-self.byteCount)
+    }
+}
+
+@available(*, unavailable) extension MemoryCharge: Sendable {}

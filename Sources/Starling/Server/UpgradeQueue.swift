@@ -47,6 +47,9 @@ struct UpgradeQueue {
     /// How far ahead, in microseconds, clients have been told to come back.
     private var promisedAhead: UInt64 = 0
 
+    /// What lies further ahead is no promise, but a moment at random: a flood of requests must not push away those that come after it.
+    private static let promiseMicrosecondsMax: UInt64 = 60_000_000
+
     mutating func request(at now: LoopInstant, isDecided: Bool, _ rules: Rules) -> Verdict {
         self.update(to: now, rules)
         let ahead = self.waiting(aheadOf: isDecided, rules)
@@ -116,9 +119,11 @@ struct UpgradeQueue {
     /// token.
     private mutating func promise(_ rules: Rules) -> Duration? {
         guard let bucket = rules.bucket else { return nil }
-        self.promisedAhead =
+        self.promisedAhead = min(
             max(self.promisedAhead, self.waitMicroseconds(behind: self.waiting, rules))
-            + bucket.microsecondsPerToken
+                + bucket.microsecondsPerToken,
+            Self.promiseMicrosecondsMax
+        )
         return .microseconds(Int64(self.promisedAhead))
     }
 }

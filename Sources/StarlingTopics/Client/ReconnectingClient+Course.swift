@@ -161,8 +161,10 @@ extension ReconnectingClient {
                 return contents.outbox
             }
             for message in messages {
-                // What was not taken is sent on the next connection.
-                guard (try? await socket.send(message)) != nil else { return }
+                // What was not taken is sent on the next connection, which must come then.
+                guard (try? await socket.send(message)) != nil else {
+                    return await socket.close(.goingAway, reason: "a message could not be sent")
+                }
             }
             if messages.isEmpty { await self.waitForMessages() }
         }

@@ -31,7 +31,7 @@ public struct ReconnectingConfiguration: Sendable {
     public var requestsMax = 1000
     /// How long a request may take, the time without a connection included, unless the call says otherwise.
     public var requestTimeout: Duration = .seconds(10)
-    /// Updates that one iteration over a topic may be behind.
+    /// Updates that one iteration over a topic may be behind; two at least.
     ///
     /// Then the client leaves the topic, and takes it up again from where it was when the iteration has caught up.
     public var bufferedUpdatesMax = 1024

@@ -53,6 +53,8 @@ struct TopicClientCore {
     private let publicationsMax: Int
     private let publicationByteCountMax: Int
     private let requestsMax: Int
+    /// Bytes of a message that the connection takes.
+    private let messageByteCountMax: Int
     private let policy: PublicationQueuePolicy
 
     private var isConnected = false
@@ -73,6 +75,7 @@ struct TopicClientCore {
         self.publicationsMax = configuration.publicationsMax
         self.publicationByteCountMax = configuration.publicationByteCountMax
         self.requestsMax = configuration.requestsMax
+        self.messageByteCountMax = configuration.connection.outbound.byteCountMax
         self.policy = configuration.publicationQueuePolicy
     }
 
@@ -215,9 +218,10 @@ struct TopicClientCore {
             effects += self.finish(oldest, .failed(.dropped))
         }
         let id = self.nextID()
+        let message = ClientMessage.publish(id: id, topic: topic, data: data, key: key)
+        if let refusal = self.refusal(of: message, data) { return (id, [.answer(id, .refused(refusal))]) }
         self.publicationCount += 1
         self.publicationByteCount += byteCount
-        let message = ClientMessage.publish(id: id, topic: topic, data: data, key: key)
         effects += self.begin(id, Pending(question: .publication(byteCount: byteCount), message: message))
         return (id, effects)
     }
@@ -228,7 +232,7 @@ struct TopicClientCore {
         _ data: JSONText,
         timeout: Duration
     ) -> (id: UInt64, effects: [Effect])? {
-        self.ask { .request(id: $0, name: name, data: data, timeout: timeout) }
+        self.ask(data) { .request(id: $0, name: name, data: data, timeout: timeout) }
     }
 
     /// A page of members; nil if no question may wait any more.
@@ -236,10 +240,30 @@ struct TopicClientCore {
         self.ask { .members(id: $0, topic: topic, from: cursor) }
     }
 
-    private mutating func ask(_ question: (UInt64) -> ClientMessage) -> (id: UInt64, effects: [Effect])? {
+    private mutating func ask(
+        _ data: JSONText? = nil,
+        _ question: (UInt64) -> ClientMessage
+    ) -> (id: UInt64, effects: [Effect])? {
         guard self.pending.count - self.publicationCount < self.requestsMax else { return nil }
         let id = self.nextID()
-        return (id, self.begin(id, Pending(question: .request, message: question(id))))
+        let message = question(id)
+        if let data, let refusal = self.refusal(of: message, data) {
+            return (id, [.answer(id, .refused(refusal))])
+        }
+        return (id, self.begin(id, Pending(question: .request, message: message)))
+    }
+
+    /// Why a message will never be sent, if it is too big: nothing behind it would be sent either.
+    private func refusal(of message: ClientMessage, _ data: JSONText) -> TopicRefusal? {
+        // What is around the data is never as big as that.
+        guard data.bytes.count > self.messageByteCountMax / 2 else { return nil }
+        let byteCount = message.message.byteCount
+        guard byteCount > self.messageByteCountMax else { return nil }
+        let limit = self.messageByteCountMax
+        return TopicRefusal(
+            .invalidData,
+            "the message has \(byteCount) bytes, and the connection takes \(limit) (outbound.byteCountMax)"
+        )
     }
 
     /// Nobody waits for an answer any more.

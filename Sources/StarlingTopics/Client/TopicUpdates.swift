@@ -150,7 +150,8 @@ final class TopicFeed: Sendable {
     /// Makes a feed; `hasCaughtUp` is called on the iterating task when it has seen all there is after ``append(_:)`` was false.
     init(_ topic: Topic, countMax: Int, hasCaughtUp: @escaping @Sendable (TopicFeed) -> Void) {
         self.topic = topic
-        self.countMax = countMax
+        // The news that it is subscribed is one of them, and is followed by an event.
+        self.countMax = max(2, countMax)
         self.hasCaughtUp = hasCaughtUp
     }
 

@@ -1,0 +1,50 @@
+import Starling
+import StarlingCore
+import StarlingTesting
+import Testing
+
+/// A publication that is longer than a socket's buffer.
+@Suite struct BigPublicationTests {
+    private static let publication = Message.text(String(repeating: "x", count: 300_000))
+
+    @Test("However many have yet to write it, it is charged once")
+    func once() async throws {
+        let memory = MemoryBudget(byteCountMax: 1_000_000, scarceByteCount: 1_000_000)
+        let room = Room(memory: memory)
+        let clients = try (0..<50).map { _ in try room.subscriber("/t") }
+        for client in clients { room.server.limitOutput(of: client.connection, to: 80_000) }
+        try await room.broadcaster.publish(Self.publication, to: "t")
+        room.settle()
+        #expect(memory.byteCount > 300_000 && memory.byteCount < 300_100)
+        for client in clients.dropLast() { room.server.limitOutput(of: client.connection, to: nil) }
+        room.settle()
+        #expect(memory.byteCount > 300_000)
+        // Little is left of it for the last one.
+        room.server.limitOutput(of: clients[49].connection, to: 180_000)
+        room.settle()
+        room.server.limitOutput(of: clients[49].connection, to: nil)
+        room.settle()
+        #expect(memory.byteCount == 0)
+        for client in clients { #expect(room.server.takeOutput(of: client.connection).count == 300_010) }
+    }
+
+    @Test("Those who hold the most of such publications go first, and only as many as must")
+    func shed() async throws {
+        let memory = MemoryBudget(byteCountMax: 1_000_000, scarceByteCount: 1_000_000)
+        let room = Room(memory: memory)
+        let many = try (0..<20).map { _ in try room.subscriber("/t") }
+        for client in many { room.server.limitOutput(of: client.connection, to: 80_000) }
+        try await room.broadcaster.publish(Self.publication, to: "t")
+        room.settle()
+        // Each has one of its own.
+        let alone = try (0..<3).map { try room.subscriber("/t\($0)") }
+        for (number, client) in alone.enumerated() {
+            room.server.limitOutput(of: client.connection, to: 80_000)
+            try await room.broadcaster.publish(Self.publication, to: Topic("t\(number)"))
+            room.settle()
+        }
+        #expect(memory.byteCount <= memory.byteCountMax)
+        #expect(alone.filter { room.server.isClosed($0.connection) }.count == 1)
+        #expect(many.allSatisfy { !room.server.isClosed($0.connection) })
+    }
+}
