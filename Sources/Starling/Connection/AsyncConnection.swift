@@ -33,6 +33,8 @@ internal import Synchronization
         var task: Task<Void, Never>?
         var rare: Rare?
         var isReadingPaused = false
+        /// Whether the body is to return, and is given no further message; see ``AsyncHandoff``.
+        var mustReturn = false
         /// Whether the slot of `id` is this connection's, as it is between its handler's `opened` and `closed`.
         var ownsSlot: Bool
     }
@@ -139,6 +141,7 @@ internal import Synchronization
         case .slowConsumer: rare.end = .failed(WebSocketError(.slowConsumer, closeCode: code))
         default: rare.end = .failed(WebSocketError(.timedOut, closeCode: code))
         }
+        unsafe self.state.pointee.mustReturn = false
         self.isFinished.store(true, ordering: .releasing)
         self.drained()
         self.resumeReader()
@@ -259,6 +262,7 @@ internal import Synchronization
     }
 
     private func takeMessageOnLoop() -> Message? {
+        if unsafe self.state.pointee.mustReturn { return nil }
         guard let message = unsafe self.state.pointee.inbox.popFirst() else { return nil }
         if unsafe self.state.pointee.isReadingPaused,
             unsafe self.state.pointee.inbox.byteCount <= self.facts.inboundByteCountMax / 2

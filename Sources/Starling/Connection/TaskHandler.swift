@@ -55,6 +55,9 @@ struct TaskHandler<UserData: Sendable>: ConnectionHandler {
         guard let driver = EventLoop.currentDriver else { preconditionFailure("closed outside a tick") }
         let async = unsafe connection.state.reference.takeRetainedValue()
         async.closed(connection.context.closure(code), driver: driver)
+        guard async.mustResumeAtEnd(), let userData = async.rare.handoff.userData as? UserData else { return }
+        connection.context.start(async, self.body(with: userData))
+        driver.stragglers[async.id] = async
     }
 }
 

@@ -129,10 +129,10 @@ extension ConnectionDriver {
         guard let handoff = self.handoff else { return }
         EventLoop.withCurrent(self) {
             self.handoff = nil
-            for index in handoff.exported.sorted()
-            where unsafe self.slots.pointer(index).pointee.phase != .free {
-                self.takeBack(index, handoff)
+            let kept = handoff.exported.sorted().filter {
+                unsafe self.slots.pointer($0).pointee.phase != .free
             }
+            for index in kept { self.takeBack(index, handoff) }
             for index in 0..<self.slots.usedCapacity {
                 self.handoffCallbacks(of: index)?.resume(ConnectionContext(self, index))
             }
