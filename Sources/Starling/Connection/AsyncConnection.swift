@@ -17,6 +17,8 @@ internal import Synchronization
     /// Whether senders must wait; written by the loop.
     private let isAboveHighWatermark = Atomic<Bool>(false)
     private let isFinished = Atomic<Bool>(false)
+    /// Whether another process has all that was asked of the connection, and takes no more from here; written by the loop.
+    let hasDeparted = Atomic<Bool>(false)
     /// Bytes handed over from other threads that the loop has not taken yet.
     private let postedByteCount = Atomic<Int>(0)
     /// In memory of its own, which lives as long as the object: a class's stored properties would be checked for
@@ -429,16 +431,16 @@ internal import Synchronization
         while self.mustWait {
             guard await self.waitUntilDrained() else { throw WebSocketError(.cancelled) }
         }
-        if self.isFinished.load(ordering: .acquiring) { throw WebSocketError(.closed) }
-        self.post(message)
+        guard !self.isFinished.load(ordering: .acquiring), self.post(message) else {
+            throw WebSocketError(.closed)
+        }
     }
 
     func trySend(_ message: Message) -> SendResult {
         if self.isFinished.load(ordering: .acquiring) { return .dropped }
         if let result = self.sendOnLoop(message) { return result }
         if self.mustWait || message.byteCount > self.facts.outboundByteCountMax { return .dropped }
-        self.post(message)
-        return .sent
+        return self.post(message) ? .sent : .dropped
     }
 
     private var mustWait: Bool {
@@ -446,9 +448,12 @@ internal import Synchronization
             || self.postedByteCount.load(ordering: .relaxed) > self.facts.inboundByteCountMax
     }
 
-    private func post(_ message: Message) {
+    /// Hands a message over to the loop; false if the connection is not the loop's any more.
+    private func post(_ message: Message) -> Bool {
         self.postedByteCount.add(message.byteCount, ordering: .relaxed)
-        self.loop.post(.send(message, to: self))
+        if self.loop.post(.send(message, to: self)) { return true }
+        self.postedByteCount.subtract(message.byteCount, ordering: .relaxed)
+        return false
     }
 
     func subscribe(to topic: Topic, _ policy: SlowConsumerPolicy?) async throws(WebSocketError) {

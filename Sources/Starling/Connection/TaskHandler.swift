@@ -1,4 +1,5 @@
 internal import StarlingCore
+internal import Synchronization
 
 /// The async form of an endpoint, built on the synchronous one: each connection has a task that prefers its loop.
 struct TaskHandler<UserData: Sendable>: ConnectionHandler {
@@ -89,6 +90,7 @@ extension TaskHandler: HandoffSource {
                 connection.write(to: &writer)
                 return writer.bytes
             },
+            depart: { connection($0).hasDeparted.store($1, ordering: .relaxed) },
             resume: { context in
                 if connection(context).resume() { start(context) }
             },

@@ -9,8 +9,8 @@ struct HandoffInProgress {
     var wereBlocked: Set<Int> = []
     /// Those that have come to hold too much since.
     var overrun: Set<Int> = []
-    /// What was asked of them since, in its order.
-    var late: [Int: [LateOrder]] = [:]
+    /// What was asked of them since.
+    var late: [Int: LateOrders] = [:]
     var lateByteCount = 0
     /// Whether more may be asked of them; otherwise they are gone, as far as anybody can tell.
     var takesOrders = true
@@ -18,6 +18,23 @@ struct HandoffInProgress {
     /// Bytes that may be sent to a loop's connections while they are between two processes; more is dropped, and its sender
     /// told.
     static let lateByteCountMax = 16 << 20
+}
+
+/// What was asked of a connection while it is between two processes, in its order.
+struct LateOrders {
+    private(set) var orders: [LateOrder] = []
+    /// Bytes of messages that wait with the others in its outbound buffer.
+    private(set) var byteCount = 0
+    /// Whether a close was the last.
+    private(set) var isClosing = false
+
+    mutating func append(_ order: LateOrder) {
+        self.orders.append(order)
+        switch order {
+        case .send(let message): self.byteCount += message.byteCount
+        case .close: self.isClosing = true
+        }
+    }
 }
 
 /// A topic of an endpoint.
@@ -100,17 +117,20 @@ extension ConnectionDriver {
 
     /// What was asked of connections since their records were made; from now on they are gone for everybody.
     package func takeLateOrders() -> [ConnectionRecord] {
+        for index in self.handoff?.exported ?? [] { self.depart(index, true) }
         // What was handed over before counts.
         EventLoop.withCurrent(self) { self.takeMail() }
         self.handoff?.takesOrders = false
         guard let handoff = self.handoff else { return [] }
         var late = handoff.late
-        for index in handoff.overrun {
+        for index in handoff.overrun where late[index]?.isClosing != true {
             // Something for it has been dropped.
-            late[index, default: []].append(.close(.tryAgainLater, reason: "too much was sent at once"))
+            late[index, default: LateOrders()].append(
+                .close(.tryAgainLater, reason: "too much was sent at once")
+            )
         }
-        return late.map { index, orders in
-            ConnectionRecord(index: index, bytes: ConnectionRecord.write(orders))
+        return late.map { index, late in
+            ConnectionRecord(index: index, bytes: ConnectionRecord.write(late.orders))
         }
     }
 
@@ -119,7 +139,9 @@ extension ConnectionDriver {
     /// They are closed through ``ConnectionIO/close(_:)``, which must not end their streams.
     package func finishHandoff(of indices: [Int]) {
         EventLoop.withCurrent(self) {
-            for index in indices { self.forget(index) }
+            for index in indices where unsafe self.slots.pointer(index).pointee.phase != .free {
+                self.forget(index)
+            }
         }
         self.abandonHandoff()
     }
@@ -136,27 +158,42 @@ extension ConnectionDriver {
             for index in 0..<self.slots.usedCapacity {
                 self.handoffCallbacks(of: index)?.resume(ConnectionContext(self, index))
             }
-            if self.drain != nil {
-                // Those whose turn came meanwhile were passed over.
-                for index in handoff.exported { self.drainConnection(index) }
+            // Not before: bodies of connections that are closed at once go on too.
+            for index in kept {
+                for order in handoff.late[index]?.orders ?? [] { self.perform(order, index) }
+                if handoff.overrun.contains(index) { self.disconnectSlowConsumer(index) }
             }
         }
     }
 
-    /// Keeps what is sent to a connection that is between two processes.
+    /// Keeps what is sent to a connection that is between two processes, as long as its outbound buffer has room for it there.
     func sendLate(_ kind: MessageView.Kind, _ bytes: RawSpan, to index: Int) -> SendResult {
-        self.order(.send(Message(kind, copying: bytes)), byteCount: bytes.byteCount, of: index)
-            ? .sent : .dropped
+        let slot = unsafe self.slots.pointer(index)
+        guard self.takesLateOrders(index), let outbound = unsafe slot.pointee.endpoint?.outbound else {
+            return .dropped
+        }
+        let lateByteCount = self.handoff?.late[index]?.byteCount ?? 0
+        let waiting = unsafe slot.pointee.outbound.byteCount + lateByteCount + bytes.byteCount
+        guard waiting <= outbound.byteCountMax else {
+            return self.refuseSend(of: bytes.byteCount, to: index)
+        }
+        let all = (self.handoff?.lateByteCount ?? 0) + bytes.byteCount
+        guard all <= HandoffInProgress.lateByteCountMax else { return .dropped }
+        self.handoff?.lateByteCount = all
+        self.keep(.send(Message(kind, copying: bytes)), for: index)
+        if waiting > outbound.highWatermark { unsafe slot.pointee.flags.insert(.aboveHighWatermark) }
+        return unsafe slot.pointee.flags.contains(.aboveHighWatermark) ? .buffered : .sent
     }
 
-    /// Keeps a close for a connection that is between two processes.
+    /// Keeps a close for a connection that is between two processes, whatever there is already; it is the last.
     func closeLate(_ index: Int, _ code: CloseCode, reason: String) {
-        _ = self.order(.close(code, reason: reason), byteCount: reason.utf8.count, of: index)
+        if self.takesLateOrders(index) { self.keep(.close(code, reason: reason), for: index) }
     }
 
-    /// Whether something can be asked of a connection that is between two processes.
-    var takesLateOrders: Bool {
-        self.handoff?.takesOrders ?? false
+    /// Whether something can be asked of a connection because it is between two processes.
+    func takesLateOrders(_ index: Int) -> Bool {
+        unsafe self.slots.pointer(index).pointee.phase == .leaving && self.handoff?.takesOrders == true
+            && self.handoff?.late[index]?.isClosing != true
     }
 
     /// A body has returned because it was told to.
@@ -224,6 +261,13 @@ extension ConnectionDriver {
         }
     }
 
+    /// Says to senders on other threads whether a connection has gone.
+    private func depart(_ index: Int, _ hasDeparted: Bool) {
+        let slot = unsafe self.slots.pointer(index)
+        guard unsafe slot.pointee.phase == .leaving else { return }
+        unsafe slot.pointee.endpoint?.callbacks.handoff?.depart(ConnectionContext(self, index), hasDeparted)
+    }
+
     private func writeAddressAndAges(of index: Int, to writer: inout ByteWriter) {
         let slot = unsafe self.slots.pointer(index)
         let address = unsafe slot.pointee.address
@@ -281,35 +325,31 @@ extension ConnectionDriver {
         self.leaveTable(index)
     }
 
-    /// The connection has stayed: what waited for it meanwhile is done.
+    /// The connection has stayed: it is served again.
     private func takeBack(_ index: Int, _ handoff: HandoffInProgress) {
         let slot = unsafe self.slots.pointer(index)
+        self.depart(index, false)
         if unsafe slot.pointee.phase == .leaving { unsafe slot.pointee.phase = .open }
         // Nobody could answer, or take anything, meanwhile.
         self.restartSilence(of: index)
         if !handoff.wereBlocked.contains(index) { self.writable(index) }
         self.scheduleDeadline(index)
-        for order in handoff.late[index] ?? [] { self.perform(order, index) }
-        if handoff.overrun.contains(index) { self.disconnectSlowConsumer(index) }
     }
 
     func perform(_ order: LateOrder, _ index: Int) {
         switch order {
-        case .send(let message): _ = self.send(message.kind, message.bytes, to: index)
+        case .send(let message):
+            // As for what another thread has handed over: its sender believes it to be on its way.
+            if self.send(message.kind, message.bytes, to: index) == .dropped {
+                self.disconnectSlowConsumer(index)
+            }
         case .close(let code, let reason):
             self.close(index, code, reason: reason, cause: .applicationClosed)
         }
     }
 
-    private func order(_ order: LateOrder, byteCount: Int, of index: Int) -> Bool {
-        guard unsafe self.slots.pointer(index).pointee.phase == .leaving, var handoff = self.handoff,
-            handoff.takesOrders, handoff.lateByteCount + byteCount <= HandoffInProgress.lateByteCountMax
-        else { return false }
-        self.handoff = nil
-        handoff.late[index, default: []].append(order)
-        handoff.lateByteCount += byteCount
-        self.handoff = handoff
-        return true
+    private func keep(_ order: LateOrder, for index: Int) {
+        self.handoff?.late[index, default: LateOrders()].append(order)
     }
 }
 

@@ -416,7 +416,7 @@ internal import StarlingDeflate
     func isOpen(_ id: ConnectionID) -> Bool {
         guard let index = self.index(of: id) else { return false }
         let slot = unsafe self.slots.pointer(index)
-        if unsafe slot.pointee.phase == .leaving { return self.takesLateOrders }
+        if unsafe slot.pointee.phase == .leaving { return self.takesLateOrders(index) }
         return unsafe slot.pointee.phase == .open && slot.pointee.closing.isOpen
     }
 
