@@ -12,9 +12,15 @@ final class Recovery {
     private var pendingBeforeRead = 0
     /// Whether presence events were let go, which cannot be made good.
     private(set) var isLost = false
+    /// Whether it was made with a connection that came from another process; any other one is a later one.
+    let isResumed: Bool
 
     /// Bytes of live publications that may wait for one subscriber, and of presence events.
     static let byteCountMax = 256 << 10
+
+    init(isResumed: Bool = false) {
+        self.isResumed = isResumed
+    }
 
     func append(_ publication: Publication) {
         switch publication.notice {

@@ -32,7 +32,8 @@ struct SubscriptionRecovery {
         do {
             return try await self.recover(from: start, hub)
         } catch {
-            await self.connection.unsubscribe(from: self.topic)
+            // One that goes on may be another one's by now, or its connection is closed.
+            if !self.goesOn { await self.connection.unsubscribe(from: self.topic) }
             throw error
         }
     }
@@ -131,7 +132,9 @@ struct SubscriptionRecovery {
     private func replay(_ publications: [Publication]) async throws(WebSocketError) -> Int {
         let id = self.connection.id
         let connection = self.connection
+        let (topic, goesOn) = (self.topic, self.goesOn)
         let count: Int? = await connection.onLoop(orElse: nil) { driver in
+            if goesOn, !driver.isResuming(id, topic) { return nil }
             let count = driver.replay(publications[...], to: id)
             // Here, and not when the count has arrived elsewhere: it may be drained by then.
             if let count, count < publications.count { connection.passedHighWatermark() }
@@ -159,9 +162,10 @@ struct SubscriptionRecovery {
     }
 
     private func progress(_ cursor: StreamPosition?, newest: StreamPosition?) async -> RecoveryProgress {
-        let (id, topic) = (self.connection.id, self.topic)
+        let (id, topic, goesOn) = (self.connection.id, self.topic, self.goesOn)
         return await self.connection.onLoop(orElse: .ended) {
-            $0.continueRecovery(id, of: topic, after: cursor, newest: newest)
+            if goesOn, !$0.isResuming(id, topic) { return .ended }
+            return $0.continueRecovery(id, of: topic, after: cursor, newest: newest)
         }
     }
 

@@ -61,10 +61,14 @@ extension ConnectionDriver {
         return topics
     }
 
-    /// Says where those topics were, some time before the hand-off begins.
-    package func notePositions(_ positions: [HandoffTopic: StreamPosition]) {
+    /// Says where those topics were, some time before the hand-off begins; nil for those without a history.
+    ///
+    /// The subscribers of one of which nothing is said stay: nobody could tell what they miss.
+    package func notePositions(_ positions: [HandoffTopic: StreamPosition?]) {
         for (topic, position) in positions {
-            self.endpoints[topic.endpoint].topics.subscribers(of: topic.topic)?.basePosition = position
+            let entry = self.endpoints[topic.endpoint].topics.subscribers(of: topic.topic)
+            entry?.basePosition = position
+            entry?.hasNoHistory = position == nil
         }
     }
 
@@ -235,7 +239,10 @@ extension ConnectionDriver {
             let context = ConnectionContext(self, index)
             guard let endpoint = unsafe slot.pointee.endpoint, let handoff = self.handoffCallbacks(of: index),
                 handoff.isAtRest(context),
-                unsafe slot.pointee.subscriptions.allSatisfy({ $0.entry.recovering[UInt32(index)] == nil })
+                unsafe slot.pointee.subscriptions.allSatisfy({
+                    $0.entry.recovering[UInt32(index)] == nil
+                        && self.isPlaceKnown(of: index, in: $0.entry, endpoint)
+                })
             else { return nil }
             self.gatherMissed(index, endpoint)
             // It was closed if it could not be told of what is lost to it.
@@ -259,6 +266,14 @@ extension ConnectionDriver {
             }
         case .free, .connecting, .deciding, .leaving, .lingering: return nil
         }
+    }
+
+    /// Whether a subscription can go on from where it is: with a history there must be a position to read it from.
+    private func isPlaceKnown(of index: Int, in entry: TopicEntry, _ endpoint: LoopEndpoint) -> Bool {
+        guard endpoint.hub.history != nil, endpoint.hub.spansProcesses, !entry.hasNoHistory else {
+            return true
+        }
+        return entry.position(of: UInt32(index)) != nil
     }
 
     /// Says to senders on other threads whether a connection has gone.

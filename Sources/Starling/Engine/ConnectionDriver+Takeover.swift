@@ -208,7 +208,7 @@ extension ConnectionDriver {
             // A broker within the process is another one here: it has nothing that was published there.
             guard let position, endpoint.hub.history != nil, endpoint.hub.spansProcesses else { continue }
             // Live publications wait, until what came between is read.
-            endpoint.topics.subscribers(of: topic)?.recovering[UInt32(index)] = Recovery()
+            endpoint.topics.subscribers(of: topic)?.recovering[UInt32(index)] = Recovery(isResumed: true)
             resumed.append(ResumedSubscription(topic: topic, position: position))
         }
         if !resumed.isEmpty { self.resumedSubscriptions[index] = resumed }
@@ -219,6 +219,13 @@ extension ConnectionDriver {
         self.unsubscribeFromAll(index)
         self.resumedSubscriptions[index] = nil
         self.leaveTable(index)
+    }
+
+    /// Whether a subscription is still the one that came with its connection, and is not up to date.
+    func isResuming(_ id: ConnectionID, _ topic: Topic) -> Bool {
+        guard let index = self.index(of: id), let endpoint = unsafe self.slots.pointer(index).pointee.endpoint
+        else { return false }
+        return endpoint.topics.subscribers(of: topic)?.recovering[UInt32(index)]?.isResumed ?? false
     }
 
     /// Reads from the history what was published while a subscription was between two processes.
@@ -259,7 +266,11 @@ extension ResumedSubscription {
     /// False if publications are lost and the subscriber could not be told.
     private func bringUp(_ connection: AsyncConnection) async -> Bool {
         let recovery = SubscriptionRecovery(connection, self.topic, nil, nil, goesOn: true)
-        guard let outcome = try? await recovery.run(from: self.position) else { return false }
+        guard let outcome = try? await recovery.run(from: self.position) else {
+            // What the next body has left, or begun anew, is its own.
+            let topic = self.topic
+            return await connection.onLoop(orElse: true) { !$0.isResuming(connection.id, topic) }
+        }
         guard !outcome.isRecovered, let newest = outcome.position else { return true }
         let gap = TopicGap(topic: self.topic, newest: newest)
         return await connection.onLoop(orElse: true) { $0.reportGap(gap, to: connection.id) }

@@ -44,7 +44,7 @@ extension ConnectionDriver {
     // MARK: - From a position on
 
     /// Subscribes, with live publications held back until ``finishRecovery(_:of:in:)``; a subscription that there was
-    /// begins anew, unless it came from another process and `goesOn`: then what is held back for it already stays.
+    /// begins anew. One that came from another process `goesOn` with what is held back for it already, or not at all.
     func beginRecovery(
         _ id: ConnectionID,
         to topic: Topic,
@@ -54,6 +54,7 @@ extension ConnectionDriver {
         guard self.isOpen(id), let index = self.index(of: id),
             let endpoint = unsafe self.slots.pointer(index).pointee.endpoint
         else { return .closed }
+        if goesOn { return self.isResuming(id, topic) ? .began(endpoint.hub) : .closed }
         // Not unsubscribed first: the hub would see a topic without subscribers.
         let isSubscribed = endpoint.topics.isSubscribed(index, to: topic, in: self.slots)
         if isSubscribed, let policy {
@@ -61,7 +62,6 @@ extension ConnectionDriver {
         }
         guard isSubscribed || self.subscribe(index, to: topic, policy) else { return .tooMany }
         guard let entry = endpoint.topics.subscribers(of: topic) else { return .closed }
-        if goesOn, entry.recovering[UInt32(index)] != nil { return .began(endpoint.hub) }
         entry.forget(UInt32(index))
         entry.recovering[UInt32(index)] = Recovery()
         return .began(endpoint.hub)

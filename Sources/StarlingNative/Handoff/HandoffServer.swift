@@ -186,7 +186,7 @@ final class HandoffServer: Sendable {
     private func askForPositions() throws(HandoffError) {
         let topics = Set(try self.ask { _, driver in driver.topicsWithoutPosition() }.joined())
         guard !topics.isEmpty else { return }
-        let (server, answer) = (self.server, LoopAnswer<[HandoffTopic: StreamPosition]>())
+        let (server, answer) = (self.server, LoopAnswer<[HandoffTopic: StreamPosition?]>())
         Task { answer.give(await server.newestPositions(of: topics)) }
         let positions = try answer.wait(self.point.handoff.timeout)
         try self.ask { _, driver in driver.notePositions(positions) }
