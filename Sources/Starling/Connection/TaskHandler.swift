@@ -105,7 +105,9 @@ extension TaskHandler: HandoffSource {
                 let userData = try handoff.decode(try reader.readBytes())
                 let connection = AsyncConnection(context)
                 connection.rare.handoff.userData = userData
-                if try connection.read(from: &reader) { context.pauseReadingFromTheStart() }
+                if try connection.read(from: &reader) {
+                    context.pauseReadingFromTheStart(holding: connection.facts.inboundByteCountMax)
+                }
                 unsafe context.initializeState(State(reference: .passRetained(connection)))
             },
             begin: start

@@ -41,13 +41,14 @@ extension ConnectionDriver {
     package func beginServing(_ index: Int, _ orders: [UInt8]? = nil) {
         EventLoop.withCurrent(self) {
             let slot = unsafe self.slots.pointer(index)
+            self.restored.remove(index)
             self.restartSilence(of: index)
             self.writable(index)
             self.scheduleDeadline(index)
+            self.chargeMemory(of: index)
             guard unsafe slot.pointee.phase == .open, let endpoint = unsafe slot.pointee.endpoint else {
                 return
             }
-            self.chargeMemory(of: index)
             if let orders = try? orders.map({ try ConnectionRecord.readOrders($0) }) {
                 for order in orders { self.perform(order, index) }
             }
@@ -63,7 +64,6 @@ extension ConnectionDriver {
         EventLoop.withCurrent(self) {
             for index in indices ?? Array(0..<self.slots.usedCapacity)
             where unsafe self.slots.pointer(index).pointee.phase != .free {
-                self.resumedSubscriptions[index] = nil
                 self.forget(index)
             }
         }
@@ -132,6 +132,7 @@ extension ConnectionDriver {
             self.server.admission.releaseConnection(from: address)
             throw ConnectionRecord.Unusable("there is no room for it")
         }
+        self.restored.insert(index)
         let slot = unsafe self.slots.pointer(index)
         unsafe slot.pointee.flags = [.admitted, .writeBlocked]
         unsafe slot.pointee.address = address
@@ -217,7 +218,6 @@ extension ConnectionDriver {
     /// The connection could not be made after all.
     private func giveUp(_ index: Int) {
         self.unsubscribeFromAll(index)
-        self.resumedSubscriptions[index] = nil
         self.leaveTable(index)
     }
 

@@ -68,6 +68,8 @@ internal import StarlingDeflate
     var waitingUpgrades = Deque<ConnectionID>()
     /// Set while connections are handed to another process.
     var handoff: HandoffInProgress?
+    /// Connections that another process has, until it has let go of them.
+    var restored: Set<Int> = []
     /// What connections that came from another process have to be brought up to date with.
     var resumedSubscriptions: [Int: [ResumedSubscription]] = [:]
     /// Those that are being brought up to date.
@@ -152,7 +154,7 @@ internal import StarlingDeflate
             self.flushDirty()
             self.serveDeadlines()
             self.serveMemory()
-            if self.handoff == nil { self.continueDrain() }
+            if self.handoff == nil, self.restored.isEmpty { self.continueDrain() }
             // Ends, and buffers that are low again, wake tasks; those may send, and those sends go out in this tick.
             var rounds = 0
             while rounds < 4,
@@ -275,7 +277,7 @@ internal import StarlingDeflate
 
     private func serveDeadlines() {
         // Nobody can keep one meanwhile.
-        guard self.handoff == nil else { return }
+        guard self.handoff == nil, self.restored.isEmpty else { return }
         self.wheel.advance(to: self.now, in: self.slots, expired: &self.expired)
         for index in self.expired { self.deadlineReached(index) }
         self.expired.removeAll(keepingCapacity: true)
