@@ -26,7 +26,14 @@ extension NativeLoop {
     /// Goes on with what is there.
     func resume(_ driver: ConnectionDriver) {
         driver.abandonHandoff()
+        self.endPause()
+    }
+
+    /// The listeners are this process'.
+    private func endPause() {
+        self.isTakingOver = false
         self.isPaused = false
+        if self.server.isDraining { self.stopListening() }
     }
 
     /// The connections that can go, with their descriptors, which stay this loop's.
@@ -74,8 +81,7 @@ extension NativeLoop {
     /// The other process has let go: serves its connections, with what was asked of them too late for their records.
     func begin(_ indices: [Int], _ orders: [Int: [UInt8]], _ driver: ConnectionDriver) {
         for index in indices { driver.beginServing(index, orders[index]) }
-        self.isTakingOver = false
-        self.isPaused = false
+        self.endPause()
     }
 
     /// The other process keeps its connections: forgets them, and ends.

@@ -53,7 +53,11 @@ final class HandoffServer: Sendable {
     func run() {
         while self.waitForSuccessor() {
             let socket = Glibc.accept(self.point.socket, nil, nil)
-            guard socket >= 0 else { continue }
+            guard socket >= 0 else {
+                // Without a descriptor to accept it with it would be there again at once, and again.
+                _ = Syscalls.wait(for: POLLIN, on: self.stopSignal, milliseconds: 100)
+                continue
+            }
             _ = fcntl(socket, F_SETFD, FD_CLOEXEC)
             let channel = HandoffChannel(socket, timeout: self.point.handoff.timeout)
             guard channel.isPeerTheSameUser else {
