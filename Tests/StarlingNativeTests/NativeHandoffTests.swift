@@ -103,6 +103,9 @@ import Testing
         var configuration = EndpointConfiguration()
         configuration.deflate = nil
         configuration.timeouts.pingInterval = nil
+        // The client's pings would wake the loop.
+        var client = ClientConfiguration()
+        client.timeouts.pingInterval = nil
         let body: @Sendable (WebSocket) async throws -> Void = { socket in
             try await socket.send(socket.isResumed ? "resumed" : "begun")
             for try await _ in socket {}
@@ -110,7 +113,7 @@ import Testing
         try await Self.withPath { path in
             let first = try await Self.start(path, endpoint: configuration, body)
             try await WebSocketClient(connector: NativeConnector())
-                .connect(to: "ws://127.0.0.1:\(first.port)/count") { socket in
+                .connect(to: "ws://127.0.0.1:\(first.port)/count", configuration: client) { socket in
                     var replies = socket.makeAsyncIterator()
                     let begun = try await replies.next()
                     #expect(begun?.text == "begun")
