@@ -36,14 +36,28 @@ extension NativeLoop {
         if self.server.isDraining { self.stopListening() }
     }
 
+    /// A connection that goes to another process, or comes from one.
+    struct Passenger: Sendable {
+        let record: ConnectionRecord
+        let descriptor: Int32
+        /// Whether a PROXY header is to come before all else, of which nothing has been read.
+        let awaitsProxyHeader: Bool
+    }
+
     /// The connections that can go, with their descriptors, which stay this loop's.
-    func export(_ driver: ConnectionDriver) -> [(record: ConnectionRecord, descriptor: Int32)] {
+    func export(_ driver: ConnectionDriver) -> [Passenger] {
         let records = driver.exportConnections { index in
             // A session's keys, and a PROXY header of which a part has come, are nobody else's.
             self.connections.isOpen(index) && !self.connections.isEncrypted(index)
-                && self.proxyHeaders[index] == nil
+                && self.proxyHeaders[index]?.isUntouched != false
         }
-        return records.map { unsafe ($0, self.connections.pointer($0.index).pointee.descriptor) }
+        return records.map { record in
+            Passenger(
+                record: record,
+                descriptor: unsafe self.connections.pointer(record.index).pointee.descriptor,
+                awaitsProxyHeader: self.proxyHeaders[record.index] != nil
+            )
+        }
     }
 
     /// Another process has the listeners and these connections.
@@ -60,16 +74,21 @@ extension NativeLoop {
     /// Makes a connection that another process still has; its number, or nil if it cannot be made.
     ///
     /// The descriptor is this loop's from now on.
-    func adopt(_ record: ConnectionRecord, _ descriptor: Int32, _ driver: ConnectionDriver) -> Int? {
+    func adopt(_ passenger: Passenger, _ driver: ConnectionDriver) -> Int? {
+        let descriptor = passenger.descriptor
         let index: Int
         do {
-            index = try driver.restore(record)
+            if passenger.awaitsProxyHeader, !driver.expectsProxyProtocol {
+                throw HandoffError("a PROXY header is to come, which nobody expects here")
+            }
+            index = try driver.restore(passenger.record)
         } catch {
             self.server.logger.info("not taken over", metadata: [LoggingKeys.error: "\(error)"])
             _ = Glibc.close(descriptor)
             return nil
         }
         self.connections.open(index, descriptor)
+        if passenger.awaitsProxyHeader { self.proxyHeaders[index] = ProxyHeaderReader() }
         unsafe self.connections.pointer(index).pointee.flags.set(.reading, driver.isReading(index))
         if !self.watch(index) {
             driver.abandonTakeover(of: [index])

@@ -28,6 +28,7 @@ import Testing
         port: Int = 0,
         loops: Int = 2,
         endpoint: EndpointConfiguration = EndpointConfiguration(),
+        proxies: TrustedProxies = .none,
         _ body: @escaping @Sendable (WebSocket) async throws -> Void = Self.count
     ) async throws -> Running {
         let (addresses, listening) = AsyncStream.makeStream(of: String.self)
@@ -40,6 +41,7 @@ import Testing
         )
         var configuration = ServerConfiguration()
         configuration.drainSpread = .zero
+        configuration.trustedProxies = proxies
         let server = WebSocketServer(transport: transport, configuration: configuration) {
             WebSocketRoute("/count", .resumable(configuration: endpoint, body))
         }
@@ -170,6 +172,49 @@ import Testing
         }
     }
 
+    @Test(
+        "A connection of which its proxy has said nothing yet goes to the next server",
+        .timeLimit(.minutes(1))
+    )
+    func proxied() async throws {
+        let proxies = try TrustedProxies(["127.0.0.1"], source: .proxyProtocol)
+        try await Self.withPath { path in
+            let first = try await Self.start(path, proxies: proxies)
+            let client = try TLSTestListener.connect(port: UInt16(first.port))
+            try await eventually("it is accepted") {
+                await first.server.snapshot().loops.map(\.connections).reduce(0, +) == 1
+            }
+            let second = try await Self.start(path, port: first.port, proxies: proxies)
+            try await first.task.value
+            try client.send(
+                Array("PROXY TCP4 192.0.2.1 198.51.100.1 4711 80\r\n".utf8) + Self.request("/count")
+            )
+            let answer = try await blocking {
+                try client.wait(for: Int32(POLLIN))
+                return client.receive().map { String(decoding: $0, as: UTF8.self) }
+            }
+            #expect(answer?.hasPrefix("HTTP/1.1 101") == true)
+            second.server.beginShutdown()
+            client.shutdownWriting()
+            try await second.task.value
+        }
+    }
+
+    private static func request(_ path: String) -> [UInt8] {
+        Array(
+            """
+            GET \(path) HTTP/1.1\r
+            Host: localhost\r
+            Upgrade: websocket\r
+            Connection: Upgrade\r
+            Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r
+            Sec-WebSocket-Version: 13\r
+            \r
+
+            """.utf8
+        )
+    }
+
     // MARK: - A Unix socket
 
     /// Connects; returns the socket, or the error's negative number.
@@ -214,18 +259,7 @@ import Testing
             }
             defer { Glibc.close(descriptor) }
             // Answers no close, so that the shutdown lasts.
-            let request = Array(
-                """
-                GET / HTTP/1.1\r
-                Host: localhost\r
-                Upgrade: websocket\r
-                Connection: Upgrade\r
-                Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r
-                Sec-WebSocket-Version: 13\r
-                \r
-
-                """.utf8
-            )
+            let request = Self.request("/")
             let client = descriptor
             let status = try await blocking {
                 _ = unsafe send(client, request, request.count, Int32(MSG_NOSIGNAL))

@@ -167,13 +167,14 @@ final class HandoffServer: Sendable {
             while !rest.isEmpty {
                 var writer = ByteWriter()
                 var descriptors: [Int32] = []
-                while let (record, descriptor) = rest.first, descriptors.count < Self.batchCount,
+                while let passenger = rest.first, descriptors.count < Self.batchCount,
                     writer.bytes.count < Self.batchByteCount
                 {
                     writer.write(loop)
-                    writer.write(record.bytes)
-                    descriptors.append(descriptor)
-                    sent.append(Sent(loop: loop, index: record.index))
+                    writer.write(passenger.record.bytes)
+                    writer.write(passenger.awaitsProxyHeader)
+                    descriptors.append(passenger.descriptor)
+                    sent.append(Sent(loop: loop, index: passenger.record.index))
                     rest.removeFirst()
                 }
                 try channel.send(
