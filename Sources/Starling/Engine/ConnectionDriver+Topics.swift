@@ -43,8 +43,10 @@ extension ConnectionDriver {
 
     // MARK: - From a position on
 
-    /// Subscribes, with live publications held back until ``finishRecovery(_:of:in:)``; a subscription that there was
-    /// begins anew. One that came from another process `goesOn` with what is held back for it already, or not at all.
+    /// Subscribes, with live publications held back until the recovery is finished.
+    ///
+    /// A subscription that there was begins anew. One that came from another process `goesOn` with what is held back for it
+    /// already, or not at all.
     func beginRecovery(
         _ id: ConnectionID,
         to topic: Topic,
