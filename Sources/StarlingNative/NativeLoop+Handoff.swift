@@ -12,8 +12,10 @@ extension NativeLoop {
         if self.acceptResumesAt == nil { self.watchListener(self.listeners.count - 1) }
     }
 
-    /// Neither accepts, nor reads nor writes, until ``resume(_:)``.
-    func pause(_ driver: ConnectionDriver) {
+    /// Neither accepts, nor reads nor writes, until ``resume(_:)``; false, with nothing done, if it listens no more because the
+    /// server ends.
+    func pause(_ driver: ConnectionDriver) -> Bool {
+        guard !driver.isDraining else { return false }
         self.isPaused = true
         // They can go as well as others.
         while !self.arrivals.isEmpty {
@@ -21,6 +23,7 @@ extension NativeLoop {
             self.accepted(arrival.descriptor, arrival.address, driver)
         }
         driver.beginHandoff()
+        return true
     }
 
     /// Goes on with what is there.

@@ -201,6 +201,11 @@ internal import StarlingDeflate
         self.drain != nil && self.slots.count == 0 && self.taskCount == 0
     }
 
+    /// Whether the server's planned end has reached this loop.
+    package var isDraining: Bool {
+        self.drain != nil
+    }
+
     /// Whether no connection, and no task of one, is left.
     var isEmpty: Bool {
         self.slots.count == 0 && self.taskCount == 0

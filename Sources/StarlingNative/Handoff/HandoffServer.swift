@@ -152,7 +152,9 @@ final class HandoffServer: Sendable {
     /// Brings the loops to rest and sends what they have.
     private func sendConnections(_ channel: HandoffChannel) throws(HandoffError) -> [Sent] {
         try self.askForPositions()
-        try self.ask { $0.pause($1) }
+        guard try self.ask({ $0.pause($1) }).allSatisfy({ $0 }) else {
+            throw HandoffError("this process has begun to shut down")
+        }
         let handoff = self.point.handoff
         let deadline = Syscalls.monotonicNanoseconds() &+ handoff.bodiesTimeout.wholeNanoseconds
         // Between two questions the loops run the bodies.
