@@ -122,7 +122,9 @@ extension NativeLoop {
     }
 
     func stopListening() {
-        // A loop that was to take over, and has not, leaves them to the process that serves.
+        // While connections are on their way to another process, or from one, it is not decided whose the listeners are: see
+        // `endPause`. A loop that was to take over, and has not, leaves them to the process that serves.
+        if self.isPaused, !self.mustEnd { return }
         self.closeListeners(areGone: !self.isTakingOver)
     }
 
@@ -133,8 +135,10 @@ extension NativeLoop {
         for listener in listeners {
             // Closing alone does not take it out of the epoll if another process has it too.
             if self.acceptResumesAt == nil { self.forget(listener) }
+            // A Unix socket's listener is every loop's, and is closed when the last one has ended. Nobody can connect from now on, and
+            // who waits can be accepted still.
+            if areGone, listener.isShared { _ = shutdown(listener.descriptor, Int32(SHUT_RDWR)) }
             if areGone { self.turnAwayWaiting(listener) }
-            // A Unix socket's listener is every loop's; the file is removed when the last one has ended.
             if !listener.isShared { _ = Glibc.close(listener.descriptor) }
         }
         self.acceptResumesAt = nil

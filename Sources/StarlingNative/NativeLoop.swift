@@ -80,12 +80,14 @@ internal import Starling
         let driver = ConnectionDriver(loop: loop, server: server, io: io)
         let start = Syscalls.monotonicNanoseconds()
         var mustContinue = false
-        while !driver.isFinished, !io.mustEnd {
+        // One that pauses is waited for by another process, though it may have nothing itself.
+        while io.isPaused || !driver.isFinished, !io.mustEnd {
             mustContinue =
                 io.isPaused
                 ? io.pausedTick(driver, since: start, mayWait: !mustContinue)
                 : io.tick(driver, since: start, mayWait: !mustContinue)
-            remote.perform(io, driver)
+            // It may have left tasks to run and bytes to write, which no socket will tell of.
+            if remote.perform(io, driver) { mustContinue = true }
         }
         remote.close()
         driver.finish()

@@ -81,7 +81,7 @@ public struct NativeTransport: Transport {
             let listeners = try Listener.open(self.endpoint, count: self.eventLoops)
             let service = NativeService(self, server, listeners.map { [$0] })
             try await service.run(after: nil) {}
-            return listeners[0].removeFile()
+            return listeners[0].end(isHandedOff: false)
         }
         try await self.serve(server, HandoffPoint(handoff))
     }
@@ -125,8 +125,7 @@ public struct NativeTransport: Transport {
         }
         endpoint.stop()
         await waiting.withLock { $0 }?.value
-        // The file is the successor's, if there is one.
-        if !endpoint.isHandedOff { listeners[0].removeFile() }
+        listeners[0].end(isHandedOff: endpoint.isHandedOff)
     }
 }
 
@@ -226,6 +225,16 @@ struct Listener: Sendable {
     let address: String
     let isShared: Bool
     let path: String?
+    /// The file at the path.
+    private let file: FileIdentity?
+
+    init(descriptor: Int32, address: String, isShared: Bool, path: String?) {
+        self.descriptor = descriptor
+        self.address = address
+        self.isShared = isShared
+        self.path = path
+        self.file = path.flatMap { FileIdentity(path: $0) }
+    }
 
     /// Connections that the kernel keeps until they are accepted; it keeps no more than `net.core.somaxconn`.
     static let backlog: Int32 = 4096
@@ -362,9 +371,12 @@ struct Listener: Sendable {
         return Listener(descriptor: descriptor, address: path, isShared: true, path: path)
     }
 
-    /// Removes a Unix socket's file.
-    func removeFile() {
-        if let path = self.path { unsafe unlink(path) }
+    /// All loops have ended: closes what is theirs together, and removes a Unix socket's file, unless another process has both.
+    func end(isHandedOff: Bool) {
+        // The file may be one that has come there since this process began to shut down. As long as the descriptor is open no other file
+        // gets its number.
+        if !isHandedOff, let path = self.path, FileIdentity(path: path) == self.file { unsafe unlink(path) }
+        if self.isShared { _ = Glibc.close(self.descriptor) }
     }
 }
 

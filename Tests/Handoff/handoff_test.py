@@ -21,7 +21,7 @@ PUBLISHERS = 4
 PAUSE_MS_MAX, ROUNDS_MAX = 1000, 3
 # Enough to have some in every state; Redis and the publishers take their part of the cores.
 REDIS_CONNECTIONS = 200
-VERSION = 1001
+VERSION = 1002
 MAGIC = b"starling-handoff"
 HELLO, OFFER, REFUSAL, RECORDS, END, RESTORED, COMMIT, TAKEN = range(1, 9)
 

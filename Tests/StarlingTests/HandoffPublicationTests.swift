@@ -1,6 +1,7 @@
 import Starling
 import StarlingCore
 import StarlingTesting
+import TestSupport
 import Testing
 
 /// Subscriptions go from one server to another.
@@ -8,6 +9,10 @@ import Testing
     /// A broker that both processes share, as they share a Redis.
     final class Broker: HistoryBroadcaster {
         private let base = InMemoryBroadcaster(history: { $0.name.hasPrefix("kept") ? HistoryLimits() : nil })
+        /// What a history waits for before it answers what was published after a position.
+        private let gates: [Topic: Latch]
+
+        init(gates: [Topic: Latch] = [:]) { self.gates = gates }
 
         func attach(_ sink: BroadcastSink) { self.base.attach(sink) }
         func subscribe(to topics: Set<Topic>) async throws(BroadcastError) {}
@@ -31,7 +36,8 @@ import Testing
             after position: StreamPosition,
             countMax: Int
         ) async throws(BroadcastError) -> TopicHistory {
-            try await self.base.history(of: topic, after: position, countMax: countMax)
+            await self.gates[topic]?.pass()
+            return try await self.base.history(of: topic, after: position, countMax: countMax)
         }
 
         func history(of topic: Topic, newest count: Int) async throws(BroadcastError) -> TopicHistory {
@@ -163,5 +169,114 @@ import Testing
         // Without a format of its own for a gap: try again later.
         let close = Client(server: new, connection: number).takeFrames().last
         #expect(close?.prefix(3) == [0x88, 0x03, 0xF5])
+    }
+
+    // MARK: - While subscriptions are brought up to date
+
+    /// A body that does what its client says.
+    private static func obedient(_ broker: Broker) -> EmbeddedTransport {
+        EmbeddedTransport {
+            WebSocketRoute(
+                "/",
+                .resumable(broadcaster: broker) { socket in
+                    for try await message in socket {
+                        let words = (message.text ?? "").split(separator: " ").map(String.init)
+                        switch words.first {
+                        case "subscribe": try await socket.subscribe(to: Topic(words[1]))
+                        case "begin": try await socket.subscribe(to: Topic(words[1]), from: nil)
+                        default: await socket.unsubscribe(from: Topic(words[1]))
+                        }
+                        try await socket.send("done")
+                    }
+                }
+            )
+        }
+    }
+
+    private static func say(_ order: String, _ client: Client) async {
+        client.send(.text, Array(order.utf8))
+        await client.server.waiting { await Task.yield() }
+        client.server.advance(by: .milliseconds(1))
+        #expect(Self.texts(client) == ["done"])
+    }
+
+    /// A client that has come from another server, and whose subscriptions to two topics wait for the first one's history.
+    private static func resuming(_ broker: Broker) async throws -> Client {
+        let old = Self.obedient(broker)
+        let first = try Client(old)
+        _ = old.takeOutput(of: first.connection)
+        for topic in ["kept-1", "kept-2"] { await Self.say("subscribe \(topic)", first) }
+        for topic in ["kept-1", "kept-2"] { await Self.publish(["a"], to: Topic(topic), broker, old) }
+        #expect(Self.texts(first) == ["a", "a"])
+        let new = Self.obedient(broker)
+        let second = Client(server: new, connection: try #require(old.handOff(to: new)[first.connection]))
+        for topic in ["kept-1", "kept-2"] { await Self.publish(["b"], to: Topic(topic), broker, new) }
+        #expect(Self.texts(second).isEmpty)
+        return second
+    }
+
+    private static func goOn(_ gate: Latch, _ client: Client) async {
+        gate.open()
+        await client.server.waiting { await Task.yield() }
+        client.server.advance(by: .milliseconds(1))
+    }
+
+    @Test("A topic that is left before its turn has come is not subscribed to again")
+    func leavesOther() async throws {
+        let gate = Latch()
+        let broker = Broker(gates: ["kept-1": gate])
+        let client = try await Self.resuming(broker)
+        await Self.say("leave kept-2", client)
+        await Self.goOn(gate, client)
+        for topic in ["kept-1", "kept-2"] {
+            await Self.publish(["c"], to: Topic(topic), broker, client.server)
+        }
+        #expect(Self.texts(client) == ["b", "c"])
+    }
+
+    @Test("A topic that is left while its history is read ends nothing else")
+    func leavesThis() async throws {
+        let gate = Latch()
+        let broker = Broker(gates: ["kept-1": gate])
+        let client = try await Self.resuming(broker)
+        await Self.say("leave kept-1", client)
+        await Self.goOn(gate, client)
+        for topic in ["kept-1", "kept-2"] {
+            await Self.publish(["c"], to: Topic(topic), broker, client.server)
+        }
+        #expect(Self.texts(client) == ["b", "c"])
+    }
+
+    @Test("A topic that is begun anew while its history is read comes once")
+    func beginsAnew() async throws {
+        let gate = Latch()
+        let broker = Broker(gates: ["kept-1": gate])
+        let client = try await Self.resuming(broker)
+        await Self.say("begin kept-1", client)
+        await Self.publish(["c"], to: "kept-1", broker, client.server)
+        #expect(Self.texts(client) == ["c"])
+        await Self.goOn(gate, client)
+        #expect(Self.texts(client) == ["b"])
+        await Self.publish(["d"], to: "kept-1", broker, client.server)
+        #expect(Self.texts(client) == ["d"])
+    }
+
+    @Test("A subscription to a history of which nobody knows where it is stays")
+    func unknownPosition() throws {
+        let server = Self.server(Broker(), "kept")
+        let client = try Client(server)
+        #expect(client.takeStatus() == 101)
+        let driver = server.driver
+        let topic = try #require(driver.topicsWithoutPosition().first)
+        func exportedCount() -> Int {
+            driver.beginHandoff()
+            defer { driver.abandonHandoff() }
+            return driver.exportConnections().count
+        }
+        #expect(exportedCount() == 0)
+        driver.notePositions([topic: nil])
+        #expect(exportedCount() == 1)
+        driver.notePositions([topic: StreamPosition(epoch: 1, offset: 0)])
+        #expect(exportedCount() == 1)
     }
 }

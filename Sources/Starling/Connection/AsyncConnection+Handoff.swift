@@ -12,8 +12,6 @@ struct AsyncHandoff {
     }
 
     var stage = Stage.none
-    /// Messages that the body has not taken.
-    var inbox: [Message] = []
     /// What the body wants to find again.
     var carried: [UInt8]?
     /// Whether there was a body before.
@@ -35,7 +33,8 @@ final class Resumption: Sendable {
 extension AsyncConnection {
     /// Tells the body that it is to return.
     ///
-    /// Its iteration ends, and it waits for its peer no more. What it has not taken stays.
+    /// Its iteration ends, and it waits for its peer no more. What it has not taken stays in the inbox for the next one, whichever
+    /// process that is in.
     ///
     /// - Parameter cancels: Whether its task is cancelled as well, and with it whatever else it waits for.
     func suspend(cancels: Bool) {
@@ -43,13 +42,13 @@ extension AsyncConnection {
         let rare = self.rare
         guard rare.handoff.stage != .suspending, rare.end == nil else { return }
         rare.handoff.stage = .suspending
-        while let message = unsafe self.state.pointee.inbox.popFirst() { rare.handoff.inbox.append(message) }
+        unsafe self.state.pointee.mustReturn = true
         if cancels { self.cancel() } else { self.wake() }
     }
 
     /// Whether the body is to return, so that the connection can go to another process; on the loop.
     var mustReturn: Bool {
-        unsafe self.state.pointee.rare.map { $0.handoff.stage != .none && $0.end == nil } ?? false
+        unsafe self.state.pointee.mustReturn
     }
 
     /// Whether the body has returned, after it was told to.
@@ -68,6 +67,17 @@ extension AsyncConnection {
             rare.handoff.stage = .resuming
             return false
         }
+        self.prepareToResume()
+        return true
+    }
+
+    /// The connection has ended; whether it needs one more body, since the last one has returned because it was told to.
+    ///
+    /// That one has left things as they were, for the next: somebody's presence for example, which is the next one's to end.
+    func mustResumeAtEnd() -> Bool {
+        guard let rare = unsafe self.state.pointee.rare, rare.handoff.stage != .none,
+            unsafe self.state.pointee.task == nil
+        else { return false }
         self.prepareToResume()
         return true
     }
@@ -100,10 +110,10 @@ extension AsyncConnection {
 
     /// Writes what the body has left, for another process.
     func write(to writer: inout ByteWriter) {
-        let handoff = self.rare.handoff
-        writer.write(handoff.carried) { $0.write($1) }
-        writer.write(handoff.inbox.count)
-        for message in handoff.inbox {
+        writer.write(self.rare.handoff.carried) { $0.write($1) }
+        let messages = unsafe self.state.pointee.inbox.messages
+        writer.write(messages.count)
+        for message in messages {
             writer.write(message.kind == .text)
             writer.write(message.bytes)
         }
@@ -118,7 +128,7 @@ extension AsyncConnection {
         for _ in 0..<count {
             let kind: Message.Kind = try reader.readFlag() ? .text : .binary
             let bytes = try reader.readBytes()
-            rare.handoff.inbox.append(unsafe Message(kind, copying: bytes.span.bytes))
+            unsafe self.state.pointee.inbox.append(Message(kind, copying: bytes.span.bytes))
         }
         self.prepareToResume()
         let isFull = unsafe self.state.pointee.inbox.byteCount >= self.facts.inboundByteCountMax
@@ -130,7 +140,6 @@ extension AsyncConnection {
         let rare = self.rare
         rare.handoff.stage = .none
         rare.handoff.isResumed = true
-        for message in rare.handoff.inbox { unsafe self.state.pointee.inbox.append(message) }
-        rare.handoff.inbox = []
+        unsafe self.state.pointee.mustReturn = false
     }
 }

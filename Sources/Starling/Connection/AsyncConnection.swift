@@ -17,6 +17,8 @@ internal import Synchronization
     /// Whether senders must wait; written by the loop.
     private let isAboveHighWatermark = Atomic<Bool>(false)
     private let isFinished = Atomic<Bool>(false)
+    /// Whether another process has all that was asked of the connection, and takes no more from here; written by the loop.
+    let hasDeparted = Atomic<Bool>(false)
     /// Bytes handed over from other threads that the loop has not taken yet.
     private let postedByteCount = Atomic<Int>(0)
     /// In memory of its own, which lives as long as the object: a class's stored properties would be checked for
@@ -33,6 +35,8 @@ internal import Synchronization
         var task: Task<Void, Never>?
         var rare: Rare?
         var isReadingPaused = false
+        /// Whether the body is to return, and is given no further message; see ``AsyncHandoff``.
+        var mustReturn = false
         /// Whether the slot of `id` is this connection's, as it is between its handler's `opened` and `closed`.
         var ownsSlot: Bool
     }
@@ -145,6 +149,7 @@ internal import Synchronization
         case .slowConsumer: rare.end = .failed(WebSocketError(.slowConsumer, closeCode: code))
         default: rare.end = .failed(WebSocketError(.timedOut, closeCode: code))
         }
+        unsafe self.state.pointee.mustReturn = false
         self.isFinished.store(true, ordering: .releasing)
         self.drained()
         self.resumeReader()
@@ -273,6 +278,7 @@ internal import Synchronization
     }
 
     private func takeMessageOnLoop() -> Message? {
+        if unsafe self.state.pointee.mustReturn { return nil }
         guard let message = unsafe self.state.pointee.inbox.popFirst() else { return nil }
         if unsafe self.state.pointee.isReadingPaused,
             unsafe self.state.pointee.inbox.byteCount <= self.facts.inboundByteCountMax / 2
@@ -439,16 +445,16 @@ internal import Synchronization
         while self.mustWait {
             guard await self.waitUntilDrained() else { throw WebSocketError(.cancelled) }
         }
-        if self.isFinished.load(ordering: .acquiring) { throw WebSocketError(.closed) }
-        self.post(message)
+        guard !self.isFinished.load(ordering: .acquiring), self.post(message) else {
+            throw WebSocketError(.closed)
+        }
     }
 
     func trySend(_ message: Message) -> SendResult {
         if self.isFinished.load(ordering: .acquiring) { return .dropped }
         if let result = self.sendOnLoop(message) { return result }
         if self.mustWait || message.byteCount > self.facts.outboundByteCountMax { return .dropped }
-        self.post(message)
-        return .sent
+        return self.post(message) ? .sent : .dropped
     }
 
     private var mustWait: Bool {
@@ -456,9 +462,12 @@ internal import Synchronization
             || self.postedByteCount.load(ordering: .relaxed) > self.facts.inboundByteCountMax
     }
 
-    private func post(_ message: Message) {
+    /// Hands a message over to the loop; false if the connection is not the loop's any more.
+    private func post(_ message: Message) -> Bool {
         self.postedByteCount.add(message.byteCount, ordering: .relaxed)
-        self.loop.post(.send(message, to: self))
+        if self.loop.post(.send(message, to: self)) { return true }
+        self.postedByteCount.subtract(message.byteCount, ordering: .relaxed)
+        return false
     }
 
     func subscribe(to topic: Topic, _ policy: SlowConsumerPolicy?) async throws(WebSocketError) {
@@ -478,6 +487,9 @@ internal import Synchronization
             }
         }
     }
+
+    /// Whether the connection has ended; any thread.
+    var isOver: Bool { self.isFinished.load(ordering: .acquiring) }
 
     /// What a broadcaster's failure is for whoever has asked: nothing of its own, if the connection has ended.
     func failure(of error: BroadcastError) -> WebSocketError {

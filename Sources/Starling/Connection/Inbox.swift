@@ -26,6 +26,17 @@
         unsafe self.last = storage
     }
 
+    /// All messages, which stay.
+    var messages: [Message] {
+        var messages: [Message] = []
+        var next = unsafe self.first
+        while let storage = unsafe next?.takeUnretainedValue() {
+            messages.append(Message(storage: storage))
+            unsafe next = unsafe storage.next
+        }
+        return messages
+    }
+
     mutating func popFirst() -> Message? {
         guard let storage = unsafe self.first?.takeRetainedValue() else { return nil }
         unsafe self.first = unsafe storage.next

@@ -7,8 +7,8 @@ struct SubscriptionRecovery {
     private let topic: Topic
     private let policy: SlowConsumerPolicy?
     private let prologue: (@Sendable (TopicSubscription) async throws(BroadcastError) -> Message)?
-    /// Whether the subscription came from another process, and holds live publications back already.
-    private let goesOn: Bool
+    /// The recovery of a subscription that came from another process, which holds live publications back already.
+    private let resumed: UInt64?
 
     /// Publications that are read from the history at once.
     static let pageCountMax = 256
@@ -18,13 +18,13 @@ struct SubscriptionRecovery {
         _ topic: Topic,
         _ policy: SlowConsumerPolicy?,
         _ prologue: (@Sendable (TopicSubscription) async throws(BroadcastError) -> Message)?,
-        goesOn: Bool = false
+        resumed: UInt64? = nil
     ) {
         self.connection = connection
         self.topic = topic
         self.policy = policy
         self.prologue = prologue
-        self.goesOn = goesOn
+        self.resumed = resumed
     }
 
     func run(from start: StreamPosition?) async throws(WebSocketError) -> TopicSubscription {
@@ -32,7 +32,8 @@ struct SubscriptionRecovery {
         do {
             return try await self.recover(from: start, hub, number)
         } catch {
-            await self.giveUp(number, isHalfTold: false)
+            // One that was resumed is seen to by whoever has resumed it.
+            if self.resumed == nil { await self.giveUp(number, isHalfTold: false) }
             throw error
         }
     }
@@ -40,9 +41,9 @@ struct SubscriptionRecovery {
     private func begin() async throws(WebSocketError) -> (BroadcastHub, recovery: UInt64) {
         guard !self.connection.facts.isClient else { throw WebSocketError(.noTopics) }
         guard !self.topic.isReserved else { throw WebSocketError(.reservedTopic) }
-        let (id, topic, policy, goesOn) = (self.connection.id, self.topic, self.policy, self.goesOn)
+        let (id, topic, policy, resumed) = (self.connection.id, self.topic, self.policy, self.resumed)
         let outcome = await self.connection.onLoop(orElse: .closed) {
-            $0.beginRecovery(id, to: topic, policy, goesOn: goesOn)
+            $0.beginRecovery(id, to: topic, policy, resumed: resumed)
         }
         switch outcome {
         case .began(let hub, let number): return (hub, number)
@@ -79,7 +80,9 @@ struct SubscriptionRecovery {
         } catch {
             // A client that was told of the subscription would believe in it, and where the body is to return, nobody would tell the
             // next one how far it is.
-            await self.giveUp(number, isHalfTold: self.prologue != nil || self.connection.mustReturn)
+            if self.resumed == nil {
+                await self.giveUp(number, isHalfTold: self.prologue != nil || self.connection.mustReturn)
+            }
             throw error
         }
     }
@@ -93,7 +96,7 @@ struct SubscriptionRecovery {
     ) async throws(WebSocketError) {
         var (cursor, newest) = (base, newest)
         while true {
-            let count = try await self.replay(publications)
+            let count = try await self.replay(publications, number)
             if count > 0, let last = publications[count - 1].position { cursor = last }
             if count == publications.count {
                 switch await self.progress(number, cursor, newest: newest) {
@@ -133,17 +136,26 @@ struct SubscriptionRecovery {
     }
 
     /// Sends publications until the peer takes no more; how many.
-    private func replay(_ publications: [Publication]) async throws(WebSocketError) -> Int {
-        let id = self.connection.id
-        let connection = self.connection
-        let count: Int? = await connection.onLoop(orElse: nil) { driver in
-            let count = driver.replay(publications[...], to: id)
+    private func replay(_ publications: [Publication], _ number: UInt64) async throws(WebSocketError) -> Int {
+        let (connection, topic) = (self.connection, self.topic)
+        let outcome: ReplayOutcome = await connection.onLoop(orElse: .closed) { driver in
+            guard driver.isRecovering(connection.id, topic, number) else { return .replaced }
+            guard let count = driver.replay(publications[...], to: connection.id) else { return .closed }
             // Here, and not when the count has arrived elsewhere: it may be drained by then.
-            if let count, count < publications.count { connection.passedHighWatermark() }
-            return count
+            if count < publications.count { connection.passedHighWatermark() }
+            return .sent(count)
         }
-        guard let count else { throw WebSocketError(.closed) }
-        return count
+        switch outcome {
+        case .sent(let count): return count
+        case .closed: throw WebSocketError(.closed)
+        case .replaced: throw WebSocketError(self.connection.isOver ? .closed : .cancelled)
+        }
+    }
+
+    private enum ReplayOutcome {
+        case sent(Int)
+        case closed
+        case replaced
     }
 
     private func waitUntilDrained() async throws(WebSocketError) {

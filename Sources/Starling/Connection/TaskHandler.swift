@@ -1,4 +1,5 @@
 internal import StarlingCore
+internal import Synchronization
 
 /// The async form of an endpoint, built on the synchronous one: each connection has a task that prefers its loop.
 struct TaskHandler<UserData: Sendable>: ConnectionHandler {
@@ -55,6 +56,9 @@ struct TaskHandler<UserData: Sendable>: ConnectionHandler {
         guard let driver = EventLoop.currentDriver else { preconditionFailure("closed outside a tick") }
         let async = unsafe connection.state.reference.takeRetainedValue()
         async.closed(connection.context.closure(code), driver: driver)
+        guard async.mustResumeAtEnd(), let userData = async.rare.handoff.userData as? UserData else { return }
+        connection.context.start(async, self.body(with: userData))
+        driver.stragglers[async.id] = async
     }
 }
 
@@ -86,6 +90,7 @@ extension TaskHandler: HandoffSource {
                 connection.write(to: &writer)
                 return writer.bytes
             },
+            depart: { connection($0).hasDeparted.store($1, ordering: .relaxed) },
             resume: { context in
                 if connection(context).resume() { start(context) }
             },
@@ -100,7 +105,9 @@ extension TaskHandler: HandoffSource {
                 let userData = try handoff.decode(try reader.readBytes())
                 let connection = AsyncConnection(context)
                 connection.rare.handoff.userData = userData
-                if try connection.read(from: &reader) { context.pauseReadingFromTheStart() }
+                if try connection.read(from: &reader) {
+                    context.pauseReadingFromTheStart(holding: connection.facts.inboundByteCountMax)
+                }
                 unsafe context.initializeState(State(reference: .passRetained(connection)))
             },
             begin: start

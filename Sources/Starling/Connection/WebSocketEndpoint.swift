@@ -71,7 +71,7 @@ public struct WebSocketEndpoint: Sendable {
     /// A running function cannot go along. Its iteration ends and its task is cancelled; what it sends until it returns goes
     /// out, and the messages that it has not taken wait. The next process calls `body` with the same connection, whose
     /// ``WebSocket/isResumed`` is then true, and which gives back what ``WebSocket/carry(_:)`` was given. If the next process
-    /// fails, `body` is called again in this one.
+    /// fails, `body` is called again in this one; so it is if the connection has ended meanwhile, with an iteration that ends at once.
     ///
     /// A body that has not returned when the transport has waited for it as long as it is told to stays in the old process,
     /// and its connection is closed there, as in a shutdown. A body that wants to end the connection while it is told to

@@ -172,6 +172,8 @@ extension ConnectionDriver {
         if unsafe slot.pointee.flags.contains(.admitted) {
             unsafe self.server.admission.releaseConnection(from: slot.pointee.address)
         }
+        self.resumedSubscriptions[index] = nil
+        self.restored.remove(index)
         self.wheel.cancel(index, in: self.slots)
         self.releaseMemory(of: index)
         self.io.close(index)

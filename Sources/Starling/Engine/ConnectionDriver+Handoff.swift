@@ -9,8 +9,8 @@ struct HandoffInProgress {
     var wereBlocked: Set<Int> = []
     /// Those that have come to hold too much since.
     var overrun: Set<Int> = []
-    /// What was asked of them since, in its order.
-    var late: [Int: [LateOrder]] = [:]
+    /// What was asked of them since.
+    var late: [Int: LateOrders] = [:]
     var lateByteCount = 0
     /// Whether more may be asked of them; otherwise they are gone, as far as anybody can tell.
     var takesOrders = true
@@ -18,6 +18,23 @@ struct HandoffInProgress {
     /// Bytes that may be sent to a loop's connections while they are between two processes; more is dropped, and its sender
     /// told.
     static let lateByteCountMax = 16 << 20
+}
+
+/// What was asked of a connection while it is between two processes, in its order.
+struct LateOrders {
+    private(set) var orders: [LateOrder] = []
+    /// Bytes of messages that wait with the others in its outbound buffer.
+    private(set) var byteCount = 0
+    /// Whether a close was the last.
+    private(set) var isClosing = false
+
+    mutating func append(_ order: LateOrder) {
+        self.orders.append(order)
+        switch order {
+        case .send(let message): self.byteCount += message.byteCount
+        case .close: self.isClosing = true
+        }
+    }
 }
 
 /// A topic of an endpoint.
@@ -44,10 +61,14 @@ extension ConnectionDriver {
         return topics
     }
 
-    /// Says where those topics were, some time before the hand-off begins.
-    package func notePositions(_ positions: [HandoffTopic: StreamPosition]) {
+    /// Says where those topics were, some time before the hand-off begins; nil for those without a history.
+    ///
+    /// The subscribers of one of which nothing is said stay: nobody could tell what they miss.
+    package func notePositions(_ positions: [HandoffTopic: StreamPosition?]) {
         for (topic, position) in positions {
-            self.endpoints[topic.endpoint].topics.subscribers(of: topic.topic)?.basePosition = position
+            let entry = self.endpoints[topic.endpoint].topics.subscribers(of: topic.topic)
+            entry?.basePosition = position
+            entry?.hasNoHistory = position == nil
         }
     }
 
@@ -100,17 +121,20 @@ extension ConnectionDriver {
 
     /// What was asked of connections since their records were made; from now on they are gone for everybody.
     package func takeLateOrders() -> [ConnectionRecord] {
+        for index in self.handoff?.exported ?? [] { self.depart(index, true) }
         // What was handed over before counts.
         EventLoop.withCurrent(self) { self.takeMail() }
         self.handoff?.takesOrders = false
         guard let handoff = self.handoff else { return [] }
         var late = handoff.late
-        for index in handoff.overrun {
+        for index in handoff.overrun where late[index]?.isClosing != true {
             // Something for it has been dropped.
-            late[index, default: []].append(.close(.tryAgainLater, reason: "too much was sent at once"))
+            late[index, default: LateOrders()].append(
+                .close(.tryAgainLater, reason: "too much was sent at once")
+            )
         }
-        return late.map { index, orders in
-            ConnectionRecord(index: index, bytes: ConnectionRecord.write(orders))
+        return late.map { index, late in
+            ConnectionRecord(index: index, bytes: ConnectionRecord.write(late.orders))
         }
     }
 
@@ -119,7 +143,9 @@ extension ConnectionDriver {
     /// They are closed through ``ConnectionIO/close(_:)``, which must not end their streams.
     package func finishHandoff(of indices: [Int]) {
         EventLoop.withCurrent(self) {
-            for index in indices { self.forget(index) }
+            for index in indices where unsafe self.slots.pointer(index).pointee.phase != .free {
+                self.forget(index)
+            }
         }
         self.abandonHandoff()
     }
@@ -129,34 +155,49 @@ extension ConnectionDriver {
         guard let handoff = self.handoff else { return }
         EventLoop.withCurrent(self) {
             self.handoff = nil
-            for index in handoff.exported.sorted()
-            where unsafe self.slots.pointer(index).pointee.phase != .free {
-                self.takeBack(index, handoff)
+            let kept = handoff.exported.sorted().filter {
+                unsafe self.slots.pointer($0).pointee.phase != .free
             }
+            for index in kept { self.takeBack(index, handoff) }
             for index in 0..<self.slots.usedCapacity {
                 self.handoffCallbacks(of: index)?.resume(ConnectionContext(self, index))
             }
-            if self.drain != nil {
-                // Those whose turn came meanwhile were passed over.
-                for index in handoff.exported { self.drainConnection(index) }
+            // Not before: bodies of connections that are closed at once go on too.
+            for index in kept {
+                for order in handoff.late[index]?.orders ?? [] { self.perform(order, index) }
+                if handoff.overrun.contains(index) { self.disconnectSlowConsumer(index) }
             }
         }
     }
 
-    /// Keeps what is sent to a connection that is between two processes.
+    /// Keeps what is sent to a connection that is between two processes, as long as its outbound buffer has room for it there.
     func sendLate(_ kind: MessageView.Kind, _ bytes: RawSpan, to index: Int) -> SendResult {
-        self.order(.send(Message(kind, copying: bytes)), byteCount: bytes.byteCount, of: index)
-            ? .sent : .dropped
+        let slot = unsafe self.slots.pointer(index)
+        guard self.takesLateOrders(index), let outbound = unsafe slot.pointee.endpoint?.outbound else {
+            return .dropped
+        }
+        let lateByteCount = self.handoff?.late[index]?.byteCount ?? 0
+        let waiting = unsafe slot.pointee.outbound.byteCount + lateByteCount + bytes.byteCount
+        guard waiting <= outbound.byteCountMax else {
+            return self.refuseSend(of: bytes.byteCount, to: index)
+        }
+        let all = (self.handoff?.lateByteCount ?? 0) + bytes.byteCount
+        guard all <= HandoffInProgress.lateByteCountMax else { return .dropped }
+        self.handoff?.lateByteCount = all
+        self.keep(.send(Message(kind, copying: bytes)), for: index)
+        if waiting > outbound.highWatermark { unsafe slot.pointee.flags.insert(.aboveHighWatermark) }
+        return unsafe slot.pointee.flags.contains(.aboveHighWatermark) ? .buffered : .sent
     }
 
-    /// Keeps a close for a connection that is between two processes.
+    /// Keeps a close for a connection that is between two processes, whatever there is already; it is the last.
     func closeLate(_ index: Int, _ code: CloseCode, reason: String) {
-        _ = self.order(.close(code, reason: reason), byteCount: reason.utf8.count, of: index)
+        if self.takesLateOrders(index) { self.keep(.close(code, reason: reason), for: index) }
     }
 
-    /// Whether something can be asked of a connection that is between two processes.
-    var takesLateOrders: Bool {
-        self.handoff?.takesOrders ?? false
+    /// Whether something can be asked of a connection because it is between two processes.
+    func takesLateOrders(_ index: Int) -> Bool {
+        unsafe self.slots.pointer(index).pointee.phase == .leaving && self.handoff?.takesOrders == true
+            && self.handoff?.late[index]?.isClosing != true
     }
 
     /// A body has returned because it was told to.
@@ -198,7 +239,10 @@ extension ConnectionDriver {
             let context = ConnectionContext(self, index)
             guard let endpoint = unsafe slot.pointee.endpoint, let handoff = self.handoffCallbacks(of: index),
                 handoff.isAtRest(context),
-                unsafe slot.pointee.subscriptions.allSatisfy({ $0.entry.recovering[UInt32(index)] == nil })
+                unsafe slot.pointee.subscriptions.allSatisfy({
+                    $0.entry.recovering[UInt32(index)] == nil
+                        && self.isPlaceKnown(of: index, in: $0.entry, endpoint)
+                })
             else { return nil }
             self.gatherMissed(index, endpoint)
             // It was closed if it could not be told of what is lost to it.
@@ -223,6 +267,21 @@ extension ConnectionDriver {
             }
         case .free, .connecting, .deciding, .leaving, .lingering: return nil
         }
+    }
+
+    /// Whether a subscription can go on from where it is: with a history there must be a position to read it from.
+    private func isPlaceKnown(of index: Int, in entry: TopicEntry, _ endpoint: LoopEndpoint) -> Bool {
+        guard endpoint.hub.history != nil, endpoint.hub.spansProcesses, !entry.hasNoHistory else {
+            return true
+        }
+        return entry.position(of: UInt32(index)) != nil
+    }
+
+    /// Says to senders on other threads whether a connection has gone.
+    private func depart(_ index: Int, _ hasDeparted: Bool) {
+        let slot = unsafe self.slots.pointer(index)
+        guard unsafe slot.pointee.phase == .leaving else { return }
+        unsafe slot.pointee.endpoint?.callbacks.handoff?.depart(ConnectionContext(self, index), hasDeparted)
     }
 
     private func writeAddressAndAges(of index: Int, to writer: inout ByteWriter) {
@@ -282,35 +341,31 @@ extension ConnectionDriver {
         self.leaveTable(index)
     }
 
-    /// The connection has stayed: what waited for it meanwhile is done.
+    /// The connection has stayed: it is served again.
     private func takeBack(_ index: Int, _ handoff: HandoffInProgress) {
         let slot = unsafe self.slots.pointer(index)
+        self.depart(index, false)
         if unsafe slot.pointee.phase == .leaving { unsafe slot.pointee.phase = .open }
         // Nobody could answer, or take anything, meanwhile.
         self.restartSilence(of: index)
         if !handoff.wereBlocked.contains(index) { self.writable(index) }
         self.scheduleDeadline(index)
-        for order in handoff.late[index] ?? [] { self.perform(order, index) }
-        if handoff.overrun.contains(index) { self.disconnectSlowConsumer(index) }
     }
 
     func perform(_ order: LateOrder, _ index: Int) {
         switch order {
-        case .send(let message): _ = self.send(message.kind, message.bytes, to: index)
+        case .send(let message):
+            // As for what another thread has handed over: its sender believes it to be on its way.
+            if self.send(message.kind, message.bytes, to: index) == .dropped {
+                self.disconnectSlowConsumer(index)
+            }
         case .close(let code, let reason):
             self.close(index, code, reason: reason, cause: .applicationClosed)
         }
     }
 
-    private func order(_ order: LateOrder, byteCount: Int, of index: Int) -> Bool {
-        guard unsafe self.slots.pointer(index).pointee.phase == .leaving, var handoff = self.handoff,
-            handoff.takesOrders, handoff.lateByteCount + byteCount <= HandoffInProgress.lateByteCountMax
-        else { return false }
-        self.handoff = nil
-        handoff.late[index, default: []].append(order)
-        handoff.lateByteCount += byteCount
-        self.handoff = handoff
-        return true
+    private func keep(_ order: LateOrder, for index: Int) {
+        self.handoff?.late[index, default: LateOrders()].append(order)
     }
 }
 

@@ -6,6 +6,8 @@ extension ConnectionDriver {
     ///
     /// Called only when that changes, which for most connections never happens.
     func chargeMemory(of index: Int) {
+        // Of one that another process still has, the transport knows nothing yet: it is charged when it is served.
+        if !self.restored.isEmpty, self.restored.contains(index) { return }
         let slot = unsafe self.slots.pointer(index)
         let waiting = unsafe slot.pointee.outbound.byteCount
         self.countWaiting(waiting, of: index)

@@ -166,7 +166,7 @@ extension ConnectionDriver {
         return .buffered
     }
 
-    private func refuseSend(of byteCount: Int, to index: Int) -> SendResult {
+    func refuseSend(of byteCount: Int, to index: Int) -> SendResult {
         guard let outbound = unsafe self.slots.pointer(index).pointee.endpoint?.outbound else {
             return .dropped
         }

@@ -5,6 +5,8 @@ internal import StarlingDeflate
 struct ResumedSubscription {
     let topic: Topic
     let position: StreamPosition
+    /// The recovery that holds live publications back for it.
+    let recovery: UInt64
 }
 
 /// Connections come from another process.
@@ -41,13 +43,14 @@ extension ConnectionDriver {
     package func beginServing(_ index: Int, _ orders: [UInt8]? = nil) {
         EventLoop.withCurrent(self) {
             let slot = unsafe self.slots.pointer(index)
+            self.restored.remove(index)
             self.restartSilence(of: index)
             self.writable(index)
             self.scheduleDeadline(index)
+            self.chargeMemory(of: index)
             guard unsafe slot.pointee.phase == .open, let endpoint = unsafe slot.pointee.endpoint else {
                 return
             }
-            self.chargeMemory(of: index)
             if let orders = try? orders.map({ try ConnectionRecord.readOrders($0) }) {
                 for order in orders { self.perform(order, index) }
             }
@@ -63,7 +66,6 @@ extension ConnectionDriver {
         EventLoop.withCurrent(self) {
             for index in indices ?? Array(0..<self.slots.usedCapacity)
             where unsafe self.slots.pointer(index).pointee.phase != .free {
-                self.resumedSubscriptions[index] = nil
                 self.forget(index)
             }
         }
@@ -132,6 +134,7 @@ extension ConnectionDriver {
             self.server.admission.releaseConnection(from: address)
             throw ConnectionRecord.Unusable("there is no room for it")
         }
+        self.restored.insert(index)
         let slot = unsafe self.slots.pointer(index)
         unsafe slot.pointee.flags = [.admitted, .writeBlocked]
         unsafe slot.pointee.address = address
@@ -208,8 +211,9 @@ extension ConnectionDriver {
             // A broker within the process is another one here: it has nothing that was published there.
             guard let position, endpoint.hub.history != nil, endpoint.hub.spansProcesses else { continue }
             // Live publications wait, until what came between is read.
-            endpoint.topics.subscribers(of: topic)?.recovering[UInt32(index)] = self.makeRecovery()
-            resumed.append(ResumedSubscription(topic: topic, position: position))
+            let recovery = self.makeRecovery()
+            endpoint.topics.subscribers(of: topic)?.recovering[UInt32(index)] = recovery
+            resumed.append(ResumedSubscription(topic: topic, position: position, recovery: recovery.number))
         }
         if !resumed.isEmpty { self.resumedSubscriptions[index] = resumed }
     }
@@ -217,7 +221,6 @@ extension ConnectionDriver {
     /// The connection could not be made after all.
     private func giveUp(_ index: Int) {
         self.unsubscribeFromAll(index)
-        self.resumedSubscriptions[index] = nil
         self.leaveTable(index)
     }
 
@@ -258,8 +261,13 @@ extension ResumedSubscription {
 
     /// False if publications are lost and the subscriber could not be told.
     private func bringUp(_ connection: AsyncConnection) async -> Bool {
-        let recovery = SubscriptionRecovery(connection, self.topic, nil, nil, goesOn: true)
-        guard let outcome = try? await recovery.run(from: self.position) else { return false }
+        let recovery = SubscriptionRecovery(connection, self.topic, nil, nil, resumed: self.recovery)
+        guard let outcome = try? await recovery.run(from: self.position) else {
+            // What the next body has left, or begun anew, is its own.
+            return await connection.onLoop(orElse: true) {
+                !$0.isRecovering(connection.id, self.topic, self.recovery)
+            }
+        }
         guard !outcome.isRecovered, let newest = outcome.position else { return true }
         let gap = TopicGap(topic: self.topic, newest: newest)
         return await connection.onLoop(orElse: true) { $0.reportGap(gap, to: connection.id) }

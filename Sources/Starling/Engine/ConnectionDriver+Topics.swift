@@ -44,18 +44,22 @@ extension ConnectionDriver {
 
     // MARK: - From a position on
 
-    /// Subscribes, with live publications held back until ``continueRecovery(_:of:after:newest:)`` says that it is finished; a
-    /// subscription that there was begins anew, unless it came from another process and `goesOn`: then what is held back for it
-    /// already stays.
+    /// Subscribes, with live publications held back until ``continueRecovery(_:of:_:after:newest:)`` says that it is finished.
+    ///
+    /// A subscription that there was begins anew. One that came from another process and was `resumed` goes on with what is held back
+    /// for it already, or not at all.
     func beginRecovery(
         _ id: ConnectionID,
         to topic: Topic,
         _ policy: SlowConsumerPolicy?,
-        goesOn: Bool = false
+        resumed: UInt64? = nil
     ) -> RecoveryOutcome {
         guard self.isOpen(id), let index = self.index(of: id),
             let endpoint = unsafe self.slots.pointer(index).pointee.endpoint
         else { return .closed }
+        if let resumed {
+            return self.isRecovering(id, topic, resumed) ? .began(endpoint.hub, recovery: resumed) : .closed
+        }
         // Not unsubscribed first: the hub would see a topic without subscribers.
         let isSubscribed = endpoint.topics.isSubscribed(index, to: topic, in: self.slots)
         if isSubscribed, let policy {
@@ -63,9 +67,6 @@ extension ConnectionDriver {
         }
         guard isSubscribed || self.subscribe(index, to: topic, policy) else { return .tooMany }
         guard let entry = endpoint.topics.subscribers(of: topic) else { return .closed }
-        if goesOn, let recovery = entry.recovering[UInt32(index)] {
-            return .began(endpoint.hub, recovery: recovery.number)
-        }
         entry.forget(UInt32(index))
         let recovery = self.makeRecovery()
         entry.recovering[UInt32(index)] = recovery
@@ -77,13 +78,17 @@ extension ConnectionDriver {
         return Recovery(number: self.recoveryCount)
     }
 
+    /// Whether a subscription is still being brought up to date, and not ended or begun anew by others.
+    func isRecovering(_ id: ConnectionID, _ topic: Topic, _ number: UInt64) -> Bool {
+        guard let index = self.index(of: id), let endpoint = unsafe self.slots.pointer(index).pointee.endpoint
+        else { return false }
+        return endpoint.topics.subscribers(of: topic)?.recovering[UInt32(index)]?.number == number
+    }
+
     /// Ends a subscription that could not be brought up to date, unless it has ended or begun anew meanwhile, and the connection too
     /// if the peer believes to be subscribed.
     func giveUpRecovery(_ number: UInt64, of topic: Topic, _ id: ConnectionID, isHalfTold: Bool) {
-        guard let index = self.index(of: id),
-            let endpoint = unsafe self.slots.pointer(index).pointee.endpoint,
-            endpoint.topics.subscribers(of: topic)?.recovering[UInt32(index)]?.number == number
-        else { return }
+        guard self.isRecovering(id, topic, number), let index = self.index(of: id) else { return }
         self.unsubscribe(index, from: topic)
         if isHalfTold { self.closeForGap(index) }
     }

@@ -80,6 +80,8 @@ internal import StarlingDeflate
     var waitingUpgrades = WaitingUpgrades()
     /// Set while connections are handed to another process.
     var handoff: HandoffInProgress?
+    /// Connections that another process has, until it has let go of them.
+    var restored: Set<Int> = []
     /// What connections that came from another process have to be brought up to date with.
     var resumedSubscriptions: [Int: [ResumedSubscription]] = [:]
     /// Those that are being brought up to date.
@@ -167,7 +169,7 @@ internal import StarlingDeflate
             self.flushDirty()
             self.serveDeadlines()
             self.serveMemory()
-            if self.handoff == nil { self.continueDrain() }
+            if self.handoff == nil, self.restored.isEmpty { self.continueDrain() }
             // Ends, and buffers that are low again, wake tasks; those may send, and those sends go out in this tick.
             var rounds = 0
             while rounds < 4,
@@ -213,6 +215,11 @@ internal import StarlingDeflate
     /// Whether the server ends and nothing is left to do for it here.
     public var isFinished: Bool {
         self.drain != nil && self.slots.count == 0 && self.taskCount == 0
+    }
+
+    /// Whether the server's planned end has reached this loop.
+    package var isDraining: Bool {
+        self.drain != nil
     }
 
     /// Whether no connection, and no task of one, is left.
@@ -292,7 +299,7 @@ internal import StarlingDeflate
 
     private func serveDeadlines() {
         // Nobody can keep one meanwhile.
-        guard self.handoff == nil else { return }
+        guard self.handoff == nil, self.restored.isEmpty else { return }
         self.wheel.advance(to: self.now, in: self.slots, expired: &self.expired)
         for index in self.expired { self.deadlineReached(index) }
         self.expired.removeAll(keepingCapacity: true)
@@ -433,7 +440,7 @@ internal import StarlingDeflate
     func isOpen(_ id: ConnectionID) -> Bool {
         guard let index = self.index(of: id) else { return false }
         let slot = unsafe self.slots.pointer(index)
-        if unsafe slot.pointee.phase == .leaving { return self.takesLateOrders }
+        if unsafe slot.pointee.phase == .leaving { return self.takesLateOrders(index) }
         return unsafe slot.pointee.phase == .open && slot.pointee.closing.isOpen
     }
 

@@ -90,11 +90,19 @@ public final class EventLoop: TaskExecutor, Sendable {
     }()
 
     /// Hands a message to the loop, or does what is right for it if the loop has ended.
-    func post(_ message: LoopMessage) {
+    ///
+    /// - Returns: Whether the loop gets it.
+    @discardableResult
+    func post(_ message: LoopMessage) -> Bool {
         switch self.mailbox.post(message) {
-        case .posted: break
-        case .postedToSleeper: self.wakeup()
-        case .closed: Self.handleAfterEnd(message)
+        case .posted: return true
+        case .postedToSleeper:
+            self.wakeup()
+            return true
+        case .closed:
+            Self.handleAfterEnd(message)
+            return false
+        case .departed: return false
         }
     }
 

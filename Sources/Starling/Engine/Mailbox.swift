@@ -1,3 +1,5 @@
+internal import Synchronization
+
 /// The one door into an event loop for other threads.
 ///
 /// The loop takes all messages at once, once or twice per tick. It is woken only when it sleeps.
@@ -15,6 +17,8 @@ final class Mailbox: Sendable {
         case postedToSleeper
         /// The loop has ended and will not look again.
         case closed
+        /// It is for a connection that another process has.
+        case departed
     }
 
     private let contents = Lock(Contents())
@@ -23,6 +27,10 @@ final class Mailbox: Sendable {
     func post(_ message: LoopMessage) -> PostResult {
         self.contents.withLock { contents in
             guard !contents.isClosed else { return .closed }
+            // Asked under the lock, which the loop takes once more after it has said so: what was posted before is found then.
+            if case .send(_, let connection) = message, connection.hasDeparted.load(ordering: .relaxed) {
+                return .departed
+            }
             contents.messages.append(message)
             defer { contents.isLoopSleeping = false }
             return contents.isLoopSleeping ? .postedToSleeper : .posted

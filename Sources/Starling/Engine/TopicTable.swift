@@ -13,6 +13,8 @@ final class TopicEntry {
     var lastPosition: StreamPosition?
     /// The newest position when nothing live had come yet; only asked for before a hand-off.
     var basePosition: StreamPosition?
+    /// Whether it turned out then that the topic has no history.
+    var hasNoHistory = false
     /// Those that have been brought further by the history than the live publications are.
     private(set) var ahead: [UInt32: Ahead] = [:]
 

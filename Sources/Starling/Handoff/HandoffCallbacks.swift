@@ -7,6 +7,8 @@ struct HandoffCallbacks {
     let isAtRest: (ConnectionContext) -> Bool
     /// The handler's state as bytes.
     let export: (ConnectionContext) throws -> [UInt8]
+    /// Whether senders on other threads are told that the connection has gone, because another process may have it already.
+    let depart: (ConnectionContext, Bool) -> Void
     /// The other process has failed: the application goes on here.
     let resume: (ConnectionContext) -> Void
     /// The connection has gone: the state is destroyed without a word.
@@ -52,6 +54,7 @@ extension HandoffCallbacks {
                 var connection = Connection<Handler>(context)
                 return try handler.value.handOff(&connection)
             },
+            depart: { _, _ in },
             resume: { _ in },
             discard: { $0.deinitializeState(as: Handler.State.self) },
             restore: { context, bytes in

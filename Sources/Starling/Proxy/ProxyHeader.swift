@@ -24,6 +24,9 @@ package struct ProxyHeaderReader {
 
     package init() {}
 
+    /// Whether nothing of the header has come yet.
+    package var isUntouched: Bool { self.header.isEmpty }
+
     /// Takes the header's share of bytes that have arrived; returns how many it was.
     package mutating func take(_ bytes: some Collection<UInt8>) -> (count: Int, progress: Progress) {
         var count = 0

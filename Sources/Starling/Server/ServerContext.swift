@@ -133,21 +133,24 @@ public final class ServerContext: Sendable {
         self.endpoints[index].route
     }
 
-    /// The newest positions of topics, of those whose history answers; so many are asked for at once.
+    /// The newest positions of topics, of those whose history answers, nil for those without one; so many are asked for at once.
     package func newestPositions(
         of topics: Set<HandoffTopic>,
         atOnce: Int = 64
-    ) async -> [HandoffTopic: StreamPosition] {
-        await withTaskGroup(of: (HandoffTopic, StreamPosition?).self) { group in
-            var positions: [HandoffTopic: StreamPosition] = [:]
+    ) async -> [HandoffTopic: StreamPosition?] {
+        await withTaskGroup(of: (HandoffTopic, TopicHistory?).self) { group in
+            var positions: [HandoffTopic: StreamPosition?] = [:]
+            func note(_ topic: HandoffTopic, _ history: TopicHistory?) {
+                if let history { positions.updateValue(history.newest, forKey: topic) }
+            }
             for (count, topic) in topics.enumerated() {
-                if count >= atOnce, let (topic, position) = await group.next() { positions[topic] = position }
+                if count >= atOnce, let (topic, history) = await group.next() { note(topic, history) }
                 group.addTask {
                     let history = self.endpoints[topic.endpoint].hub.history
-                    return (topic, try? await history?.history(of: topic.topic, newest: 0).newest)
+                    return (topic, try? await history?.history(of: topic.topic, newest: 0))
                 }
             }
-            for await (topic, position) in group { positions[topic] = position }
+            for await (topic, history) in group { note(topic, history) }
             return positions
         }
     }

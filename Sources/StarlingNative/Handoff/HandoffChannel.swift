@@ -33,7 +33,7 @@ struct HandoffMessage {
     var descriptors: [Int32] = []
 
     /// The version of the words and of what is in them.
-    static let version = 1000 + ConnectionRecord.version
+    static let version = 1001 + ConnectionRecord.version
     static let magic = "starling-handoff"
     /// Longer ones are refused.
     static let byteCountMax = 1 << 30

@@ -14,11 +14,6 @@ struct HandoffPoint: Sendable {
     /// Tells the socket's file from another one that stands at the path later.
     private let file: FileIdentity?
 
-    private struct FileIdentity: Hashable {
-        let device: UInt64
-        let number: UInt64
-    }
-
     init(_ handoff: Handoff) throws(TransportError) {
         self.handoff = handoff
         self.temporaryPath = "\(handoff.path).\(getpid()).\(UInt16.random(in: .min ... .max))"
@@ -46,7 +41,7 @@ struct HandoffPoint: Sendable {
             throw TransportError("cannot hand off at '\(handoff.path)': \(reason)")
         }
         self.socket = descriptor
-        self.file = Self.identity(path)
+        self.file = FileIdentity(path: path)
     }
 
     /// Connects to the process that waits at the path; nil if there is none.
@@ -81,16 +76,10 @@ struct HandoffPoint: Sendable {
     func close() {
         unsafe unlink(self.temporaryPath)
         // The path may be another process' by now.
-        if self.file != nil, Self.identity(self.handoff.path) == self.file {
+        if self.file != nil, FileIdentity(path: self.handoff.path) == self.file {
             unsafe unlink(self.handoff.path)
         }
         _ = Glibc.close(self.socket)
-    }
-
-    private static func identity(_ path: String) -> FileIdentity? {
-        var entry = stat()
-        guard unsafe stat(path, &entry) == 0 else { return nil }
-        return FileIdentity(device: UInt64(entry.st_dev), number: UInt64(entry.st_ino))
     }
 
     private static func makeSocket() -> Int32 {

@@ -53,7 +53,11 @@ final class HandoffServer: Sendable {
     func run() {
         while self.waitForSuccessor() {
             let socket = Glibc.accept(self.point.socket, nil, nil)
-            guard socket >= 0 else { continue }
+            guard socket >= 0 else {
+                // Without a descriptor to accept it with it would be there again at once, and again.
+                _ = Syscalls.wait(for: POLLIN, on: self.stopSignal, milliseconds: 100)
+                continue
+            }
             _ = fcntl(socket, F_SETFD, FD_CLOEXEC)
             let channel = HandoffChannel(socket, timeout: self.point.handoff.timeout)
             guard channel.isPeerTheSameUser else {
@@ -148,7 +152,9 @@ final class HandoffServer: Sendable {
     /// Brings the loops to rest and sends what they have.
     private func sendConnections(_ channel: HandoffChannel) throws(HandoffError) -> [Sent] {
         try self.askForPositions()
-        try self.ask { $0.pause($1) }
+        guard try self.ask({ $0.pause($1) }).allSatisfy({ $0 }) else {
+            throw HandoffError("this process has begun to shut down")
+        }
         let handoff = self.point.handoff
         let deadline = Syscalls.monotonicNanoseconds() &+ handoff.bodiesTimeout.wholeNanoseconds
         // Between two questions the loops run the bodies.
@@ -163,13 +169,14 @@ final class HandoffServer: Sendable {
             while !rest.isEmpty {
                 var writer = ByteWriter()
                 var descriptors: [Int32] = []
-                while let (record, descriptor) = rest.first, descriptors.count < Self.batchCount,
+                while let passenger = rest.first, descriptors.count < Self.batchCount,
                     writer.bytes.count < Self.batchByteCount
                 {
                     writer.write(loop)
-                    writer.write(record.bytes)
-                    descriptors.append(descriptor)
-                    sent.append(Sent(loop: loop, index: record.index))
+                    writer.write(passenger.record.bytes)
+                    writer.write(passenger.awaitsProxyHeader)
+                    descriptors.append(passenger.descriptor)
+                    sent.append(Sent(loop: loop, index: passenger.record.index))
                     rest.removeFirst()
                 }
                 try channel.send(
@@ -186,7 +193,7 @@ final class HandoffServer: Sendable {
     private func askForPositions() throws(HandoffError) {
         let topics = Set(try self.ask { _, driver in driver.topicsWithoutPosition() }.joined())
         guard !topics.isEmpty else { return }
-        let (server, answer) = (self.server, LoopAnswer<[HandoffTopic: StreamPosition]>())
+        let (server, answer) = (self.server, LoopAnswer<[HandoffTopic: StreamPosition?]>())
         Task { answer.give(await server.newestPositions(of: topics)) }
         let positions = try answer.wait(self.point.handoff.timeout)
         try self.ask { _, driver in driver.notePositions(positions) }

@@ -36,13 +36,14 @@ final class LoopRemote: Sendable {
         return answer
     }
 
-    /// Does what was asked, on the loop's thread.
-    func perform(_ loop: NativeLoop, _ driver: ConnectionDriver) {
+    /// Does what was asked, on the loop's thread; whether anything was.
+    func perform(_ loop: NativeLoop, _ driver: ConnectionDriver) -> Bool {
         let work = self.state.withLock { state in
             defer { state.work = [] }
             return state.work
         }
         for piece in work { piece(loop, driver) }
+        return !work.isEmpty
     }
 
     /// The loop has ended.

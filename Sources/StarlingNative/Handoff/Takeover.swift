@@ -141,16 +141,20 @@ internal import StarlingCore
                 for descriptor in message.descriptors { _ = Glibc.close(descriptor) }
                 throw HandoffError("it said \(message.kind) instead of connections")
             }
-            var batches: [Int: [(record: ConnectionRecord, descriptor: Int32)]] = [:]
+            var batches: [Int: [NativeLoop.Passenger]] = [:]
             var order: [(loop: Int, position: Int)] = []
             do throws(ByteReader.Malformed) {
                 var reader = ByteReader(message.bytes)
                 for descriptor in message.descriptors {
                     let origin: Int = try reader.read()
-                    let record = ConnectionRecord(index: 0, bytes: try reader.readBytes())
+                    let passenger = NativeLoop.Passenger(
+                        record: ConnectionRecord(index: 0, bytes: try reader.readBytes()),
+                        descriptor: descriptor,
+                        awaitsProxyHeader: try reader.readFlag()
+                    )
                     let loop = origin % loops.count
                     order.append((loop, batches[loop]?.count ?? 0))
-                    batches[loop, default: []].append((record, descriptor))
+                    batches[loop, default: []].append(passenger)
                 }
             } catch {
                 for descriptor in message.descriptors { _ = Glibc.close(descriptor) }
@@ -162,9 +166,7 @@ internal import StarlingCore
                 answers.append(
                     (
                         loop,
-                        loops[loop].begin { io, driver in
-                            batch.map { io.adopt($0.record, $0.descriptor, driver) }
-                        }
+                        loops[loop].begin { io, driver in batch.map { io.adopt($0, driver) } }
                     )
                 )
             }
