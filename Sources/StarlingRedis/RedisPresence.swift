@@ -60,7 +60,7 @@ actor RedisPresence {
     private func sendEntry(of member: PresenceMember, _ topic: Topic) async throws(RedisError) {
         if !self.hasLease { try await self.beginLease() }
         // It may have left meanwhile; between this look and the sending nothing else runs here.
-        guard self.counts.topics[topic]?[member.id] != nil else { return }
+        guard self.counts.topics[topic]?[UTF8Name(member.id)] != nil else { return }
         try await self.send(self.topics.enter(member, topic, self.incarnation))
     }
 

@@ -9,20 +9,33 @@ struct RedisTopics: Sendable {
     ///
     /// In a Cluster it has the partition's hash tag.
     private let prefix: String
+    /// What stands before a topic's name in that of its channel.
+    private let channelPrefix: String
+    /// The channel of this node's probes.
+    let probeChannel: String
     private let cluster: RedisCluster?
 
     init(_ configuration: RedisConfiguration, node: UInt64) {
-        self.configuration = configuration
-        self.node = node
-        self.prefix = configuration.namespace + ":"
-        self.cluster = nil
+        self.init(configuration, node: node, prefix: configuration.namespace + ":", nil)
     }
 
     /// For one partition of a Cluster.
     init(_ configuration: RedisConfiguration, node: UInt64, _ cluster: RedisCluster, partition: Int) {
+        let prefix = configuration.namespace + ":{" + cluster.partitions.tags[partition] + "}:"
+        self.init(configuration, node: node, prefix: prefix, cluster)
+    }
+
+    private init(
+        _ configuration: RedisConfiguration,
+        node: UInt64,
+        prefix: String,
+        _ cluster: RedisCluster?
+    ) {
         self.configuration = configuration
         self.node = node
-        self.prefix = configuration.namespace + ":{" + cluster.partitions.tags[partition] + "}:"
+        self.prefix = prefix
+        self.channelPrefix = prefix + "c:"
+        self.probeChannel = prefix + "p:" + String(node, radix: 16)
         self.cluster = cluster
     }
 
@@ -32,17 +45,14 @@ struct RedisTopics: Sendable {
     }
 
     func channel(_ topic: Topic) -> String {
-        self.prefix + "c:" + topic.name
+        self.channelPrefix + topic.name
     }
 
+    /// The topic that a channel is of, byte for byte: a name may begin with what is one character with the colon before it.
     func topic(ofChannel channel: String) -> Topic? {
-        let prefix = self.prefix + "c:"
-        return channel.hasPrefix(prefix) ? Topic(String(channel.dropFirst(prefix.count))) : nil
-    }
-
-    /// The channel of this node's probes.
-    var probeChannel: String {
-        self.prefix + "p:" + String(self.node, radix: 16)
+        let prefix = self.channelPrefix.utf8
+        guard channel.utf8.starts(with: prefix) else { return nil }
+        return Topic(String(Substring(channel.utf8.dropFirst(prefix.count))))
     }
 
     /// `origin` is the number of the publication's trace, if one goes before it.
