@@ -53,6 +53,11 @@ public final class RedisBroadcaster: HistoryBroadcaster, ImmediateBroadcaster, P
             self.cluster = nil
             parts = configuration.servers.map { RedisShard.single($0, configuration, connector, node: node) }
         }
+        precondition(
+            Set(parts.map(\.name)).count == parts.count,
+            "servers of a Redis broadcaster have names of their own, which say what topics belong to them: "
+                + "two have the same address, or the same master's name at their Sentinels"
+        )
         let readiness = RedisReadiness(parts.map(\.name))
         let counts = RedisStatus(
             parts.flatMap { part in
@@ -324,7 +329,7 @@ public final class RedisBroadcaster: HistoryBroadcaster, ImmediateBroadcaster, P
         do {
             return try await question()
         } catch {
-            throw error.broadcastError
+            throw error.broadcastError(in: self.shards[0].topics)
         }
     }
 

@@ -168,10 +168,10 @@ struct RedisTopics: Sendable {
         return { link in
             Self.script(
                 link.scripts.enter,
-                keys: self.presenceKeys(topic, incarnation),
+                keys: self.presenceKeys(topic, incarnation) + [self.prefix + "nodes"],
                 [
                     Self.entry(member.id, topic), Array(member.id.utf8), Array(member.info.utf8),
-                    Array(self.channel(topic).utf8), event,
+                    Array(self.channel(topic).utf8), event, Array(incarnation.utf8),
                 ]
             )
         }
@@ -194,6 +194,7 @@ struct RedisTopics: Sendable {
 
     func refresh(
         _ incarnation: String,
+        mustBeKnown: Bool,
         giveUp abandoned: [String],
         countMax: Int
     ) -> @Sendable (RedisLink) -> RedisCommand {
@@ -204,7 +205,7 @@ struct RedisTopics: Sendable {
                 [
                     Array(incarnation.utf8), self.milliseconds(self.configuration.presenceLease),
                     Array(self.prefix.utf8), PublicationCodec.eventHeader(.left, origin: self.node),
-                    Array("\(countMax)".utf8),
+                    Array("\(countMax)".utf8), Array(mustBeKnown ? "1".utf8 : "0".utf8),
                 ] + abandoned.map { Array($0.utf8) }
             )
         }
@@ -249,6 +250,16 @@ struct RedisTopics: Sendable {
     private func runs(_ link: RedisLink) -> [UInt8] {
         guard let cluster = self.cluster else { return Array(link.run.utf8) }
         return Array("\(link.run),\(cluster.runs)".utf8)
+    }
+
+    /// Whether what a run of Redis had is found elsewhere, whole, because its slots were moved and it is still a master.
+    func hasMovedData(of run: String) -> Bool {
+        self.cluster?.runs.split(separator: ",").contains { $0 == run } ?? false
+    }
+
+    /// Whether Redis may send us to another server.
+    var followsRedirections: Bool {
+        self.cluster != nil
     }
 
     private func newEpoch() -> [UInt8] {
