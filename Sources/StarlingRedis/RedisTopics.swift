@@ -73,7 +73,7 @@ struct RedisTopics: Sendable {
             }
         }
         let header = PublicationCodec.header(message, origin: origin, hasPosition: true)
-        let keys = self.keys(topic) + (key.map { [self.prefix + "k:" + topic.name + ":" + $0] } ?? [])
+        let keys = self.keys(topic) + (key.map { [self.key($0, of: topic)] } ?? [])
         return { link in
             Self.script(
                 link.scripts.publish,
@@ -239,6 +239,13 @@ struct RedisTopics: Sendable {
         [self.prefix + "m:" + topic.name, self.prefix + "s:" + topic.name]
     }
 
+    /// Where the position of a publication with an idempotency key is kept.
+    ///
+    /// Topics and keys may have colons: without the length `a:b` of `c` and `b` of `a:c` would be one.
+    private func key(_ key: String, of topic: Topic) -> String {
+        self.prefix + "k:\(topic.name.utf8.count):" + topic.name + ":" + key
+    }
+
     private static func script(_ hash: String, keys: [String], _ arguments: [[UInt8]]) -> RedisCommand {
         RedisCommand(
             [Array("EVALSHA".utf8), Array(hash.utf8), Array("\(keys.count)".utf8)]
@@ -266,8 +273,10 @@ struct RedisTopics: Sendable {
         PublicationCodec.encode(UInt64.random(in: 1 ... .max))
     }
 
+    /// At least one, and at most a hundred years: Redis adds it to the time of day, and takes no number that is too great.
     private func milliseconds(_ duration: Duration) -> [UInt8] {
-        Array("\(max(1, Int64(duration / .milliseconds(1))))".utf8)
+        let bounded = min(max(duration, .milliseconds(1)), .seconds(100 * 365 * 24 * 3600))
+        return Array("\(Int64(bounded / .milliseconds(1)))".utf8)
     }
 }
 
