@@ -65,6 +65,11 @@ final class RedisCommands: Sendable {
         RedisStatus.names(ofShard: self.name).commands
     }
 
+    /// Commands that wait for a link.
+    var waitingCount: Int {
+        self.state.withLock { $0.waiting.count }
+    }
+
     /// Sends a command now, or as soon as there is a link; never suspends.
     ///
     /// `byteCount` is about how long the command is, which `make` makes for the link that it goes out on. `completion` is
