@@ -1,3 +1,11 @@
+#if canImport(Glibc)
+internal import Glibc
+#elseif canImport(Darwin)
+internal import Darwin
+#elseif canImport(Musl)
+internal import Musl
+#endif
+
 /// What connections subscribe to and messages are published to; a name that the application chooses.
 ///
 /// ```swift
@@ -41,23 +49,22 @@ package struct UTF8Name: Hashable, Sendable {
     }
 
     package static func == (one: UTF8Name, other: UTF8Name) -> Bool {
-        let (one, other) = (one.string.utf8, other.string.utf8)
-        guard one.count == other.count else { return false }
-        // The bytes are lent for the call, and there are as many of both.
-        let isEqual = unsafe one.withContiguousStorageIfAvailable { one in
-            unsafe other.withContiguousStorageIfAvailable { other in
-                unsafe one.elementsEqual(other)
+        let (one, other) = unsafe (one.string.utf8.span.bytes, other.string.utf8.span.bytes)
+        guard one.byteCount == other.byteCount else { return false }
+        // There are as many bytes of both, and they are lent for the call.
+        return unsafe one.withUnsafeBytes { one in
+            unsafe other.withUnsafeBytes { other in
+                guard let first = one.baseAddress, let second = other.baseAddress else {
+                    return true
+                }
+                return unsafe memcmp(first, second, one.count) == 0
             }
         }
-        return isEqual.flatMap { $0 } ?? one.elementsEqual(other)
     }
 
     package func hash(into hasher: inout Hasher) {
         // The bytes are lent for the call.
-        let isHashed: Void? = unsafe self.string.utf8.withContiguousStorageIfAvailable { bytes in
-            unsafe hasher.combine(bytes: UnsafeRawBufferPointer(bytes))
-        }
-        if isHashed == nil { for byte in self.string.utf8 { hasher.combine(byte) } }
+        unsafe self.string.utf8.span.bytes.withUnsafeBytes { unsafe hasher.combine(bytes: $0) }
         // No name is the beginning of another one.
         hasher.combine(0xFF as UInt8)
     }
