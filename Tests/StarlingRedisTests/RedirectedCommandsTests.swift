@@ -52,7 +52,7 @@ private final class LinksByHand: RedisLinkSource {
 }
 
 @Suite(.timeLimit(.minutes(1))) struct RedirectedCommandsTests {
-    @Test("Commands that are sent elsewhere one by one go out there in their order, and before what came later")
+    @Test("Commands that are sent elsewhere one by one go out there in their order, before what came later")
     func order() async throws {
         let redis = ScriptedRedis()
         var configuration = RedisConfiguration(RedisServer(.tcp(host: "scripted", port: 1)))

@@ -250,8 +250,10 @@ final class BroadcastHub: Sendable {
         }
     }
 
-    /// The failed topics in batches, if it is time for them: each alone if they are few. Of many, some are alone, others each
-    /// time, for most may be such that cannot be subscribed; the rest is together, for the broker may be back for all of them.
+    /// The failed topics in batches, if it is time for them.
+    ///
+    /// Each is alone if they are few. Of many, some are alone, others each time, for most may be such that cannot be
+    /// subscribed; the rest is together, for the broker may be back for all of them.
     private func takeRetries(from state: inout State) -> [Batch] {
         guard state.isRetryDue else { return [] }
         state.isRetryDue = false

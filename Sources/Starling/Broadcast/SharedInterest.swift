@@ -17,8 +17,9 @@ final class SharedInterest: Sendable {
 
     private struct State {
         var hubs: [Topic: Set<ObjectIdentifier>] = [:]
-        /// Topics that the broadcaster is being told to leave, and whose turn it is meanwhile: whoever wants one anew comes after
-        /// that. Hubs that want the same topic at once need not wait for each other.
+        /// Topics that the broadcaster is being told to leave, and whose turn it is meanwhile.
+        ///
+        /// Whoever wants one anew comes after that. Hubs that want the same topic at once need not wait for each other.
         var leaving: [Topic: Turn] = [:]
     }
 
