@@ -18,7 +18,7 @@ public import Starling
 /// Two links per server: one for commands, one that is subscribed. Both are made anew with growing pauses when they
 /// break. <doc:Redis> says which keys and channels there are.
 public final class RedisBroadcaster: HistoryBroadcaster, ImmediateBroadcaster, PresenceBroadcaster,
-    InspectableBroadcaster
+    InspectableBroadcaster, ConfirmingBroadcaster
 {
     private let configuration: RedisConfiguration
     private let shards: [RedisShard]
@@ -53,6 +53,11 @@ public final class RedisBroadcaster: HistoryBroadcaster, ImmediateBroadcaster, P
             self.cluster = nil
             parts = configuration.servers.map { RedisShard.single($0, configuration, connector, node: node) }
         }
+        precondition(
+            Set(parts.map(\.name)).count == parts.count,
+            "servers of a Redis broadcaster have names of their own, which say what topics belong to them: "
+                + "two have the same address, or the same master's name at their Sentinels"
+        )
         let readiness = RedisReadiness(parts.map(\.name))
         let counts = RedisStatus(
             parts.flatMap { part in
@@ -124,11 +129,19 @@ public final class RedisBroadcaster: HistoryBroadcaster, ImmediateBroadcaster, P
     /// - Throws: ``/Starling/BroadcastError/Code/unavailable`` after ``RedisConfiguration/waitTimeout``. The topics are subscribed as
     ///   soon as there is a link, all the same.
     public func subscribe(to topics: Set<Topic>) async throws(BroadcastError) {
+        try await self.subscribe(to: topics, confirmed: { _ in })
+    }
+
+    /// As ``subscribe(to:)``, and says of each topic when Redis has confirmed it.
+    package func subscribe(
+        to topics: Set<Topic>,
+        confirmed: @escaping @Sendable (Topic) -> Void
+    ) async throws(BroadcastError) {
         let failures = await withTaskGroup(of: RedisError?.self) { group in
             for (shard, topics) in self.byShard(topics) {
                 group.addTask {
                     do throws(RedisError) {
-                        try await shard.subscriptions.subscribe(to: topics)
+                        try await shard.subscriptions.subscribe(to: topics, confirmed: confirmed)
                         return nil
                     } catch {
                         return error
@@ -324,7 +337,7 @@ public final class RedisBroadcaster: HistoryBroadcaster, ImmediateBroadcaster, P
         do {
             return try await question()
         } catch {
-            throw error.broadcastError
+            throw error.broadcastError(in: self.shards[0].topics)
         }
     }
 

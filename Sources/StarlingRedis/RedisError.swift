@@ -102,6 +102,33 @@ public struct RedisError: Error, Sendable, CustomStringConvertible {
         }
     }
 
+    /// Whether it is not known if the command was done, or may still be.
+    var isOpen: Bool {
+        switch self.code.base {
+        case .connectionLost, .timedOut, .protocolViolation: true
+        case .unreachable, .queueFull, .invalidConfiguration, .authentication, .permission, .wrongType,
+            .outOfMemory, .readOnly, .loading, .moved, .ask, .clusterDown, .noScript, .movedAway, .other:
+            false
+        }
+    }
+
+    /// Whether the command was certainly not done, and will not be before somebody changes something about Redis.
+    var isRefusal: Bool {
+        switch self.code.base {
+        case .invalidConfiguration, .permission, .wrongType, .other: true
+        case .unreachable, .queueFull, .connectionLost, .timedOut, .protocolViolation, .authentication,
+            .outOfMemory, .readOnly, .loading, .moved, .ask, .clusterDown, .noScript, .movedAway:
+            false
+        }
+    }
+
+    /// The same for those who know broadcasters only; in a Cluster a slot that moves and moves is no refusal.
+    func broadcastError(in topics: RedisTopics) -> BroadcastError {
+        let isRedirection = self.code == .moved || self.code == .ask
+        guard topics.followsRedirections, isRedirection else { return self.broadcastError }
+        return BroadcastError(.unavailable, message: self.description, underlying: self)
+    }
+
     /// The same for those who know broadcasters only.
     var broadcastError: BroadcastError {
         switch self.code.base {

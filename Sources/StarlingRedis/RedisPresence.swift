@@ -6,22 +6,42 @@ internal import Starling
 /// All that a node has entered belongs to its *incarnation*, which it keeps alive by one command per third of a lease.
 /// When the lease runs out, any other node takes the incarnation's entries away, each once, in one script. A node that is
 /// not sure what Redis knows of it, after a broken link for example, enters everything anew as another incarnation and then
-/// gives the old one up: whoever stayed is in both for a moment, and nobody is told of anything.
+/// gives the old one up: whoever stayed is in both for a while, and nobody is told of anything. What Redis has refused is
+/// another matter: it was certainly not done, and is tried again by itself.
 actor RedisPresence {
+    /// A member of a topic.
+    private struct Entry: Hashable {
+        let topic: Topic
+        let name: UTF8Name
+    }
+
     private let topics: RedisTopics
     private let commands: RedisCommands
     private var counts = PresenceCounts()
     private var incarnation = RedisPresence.makeIncarnation()
-    /// Incarnations of this node that are to be given up.
-    private var abandoned: [String] = []
+    /// Earlier incarnations of this node, the oldest first: they are kept alive until everybody is in the present one.
+    private var former: [String] = []
+    /// Who is still to be entered into the present incarnation.
+    private var owed: Set<Entry> = []
+    /// Whom Redis will not have, whatever the moment: tried again, but nothing else waits for them.
+    private var refused: Set<Entry> = []
+    /// Whether Redis may know something else than what was sent to the present incarnation.
     private var isUncertain = false
+    /// Whether something could not be sent, and ought to be soon.
+    private var isPressing = false
+    private var isMending = false
     /// Whether Redis has heard of this incarnation.
     private var hasLease = false
+    /// The run of Redis that the lease was last renewed at.
+    private var run: String?
 
     /// Entries that one call takes away from a dead incarnation.
     private static let reapCountMax = 100
-    /// Entries that are on their way to Redis together when all are entered anew.
+    /// Entries that are on their way to Redis together when many are entered.
     private static let batchCountMax = 200
+    /// Incarnations that are kept alive besides the present one; the oldest of more is left to its lease.
+    private static let formerMax = 8
+    private static let mendDelay = Duration.milliseconds(200)
 
     init(_ topics: RedisTopics, _ commands: RedisCommands) {
         self.topics = topics
@@ -32,71 +52,131 @@ actor RedisPresence {
         String(UInt64.random(in: 1 ... .max), radix: 16)
     }
 
+    // MARK: - Coming and going
+
     func enter(_ member: PresenceMember, _ topic: Topic) async throws(RedisError) {
         guard self.counts.enter(member, topic) else { return }
-        try await self.tell { () throws(RedisError) in try await self.sendEntry(of: member, topic) }
+        do throws(RedisError) {
+            try await self.sendEntry(Entry(topic: topic, name: UTF8Name(member.id)))
+        } catch {
+            try self.throwUnlessUnavailable(error)
+        }
     }
 
     func leave(_ id: String, from topic: Topic) async throws(RedisError) {
         guard self.counts.leave(id, from: topic) != nil else { return }
-        try await self.tell { () throws(RedisError) in
-            try await self.send(self.topics.leave(id, topic, self.incarnation))
+        let entry = Entry(topic: topic, name: UTF8Name(id))
+        self.owed.remove(entry)
+        self.refused.remove(entry)
+        // All are sent before anything else can run here: whoever comes back must come after that.
+        for incarnation in self.former { self.postLeave(id, topic, incarnation) }
+        let incarnation = self.incarnation
+        do throws(RedisError) {
+            _ = try await self.send(self.topics.leave(id, topic, incarnation))
+        } catch {
+            if !error.isRefusal, incarnation == self.incarnation { self.isUncertain = true }
+            try self.throwUnlessUnavailable(error)
         }
     }
 
-    /// Tells Redis of a change; what may have been lost on the way is put right by ``keepLease()``.
-    private func tell(_ change: () async throws(RedisError) -> Void) async throws(RedisError) {
-        do throws(RedisError) {
-            try await change()
-        } catch {
-            self.isUncertain = true
-            switch error.broadcastError.code {
-            case .unavailable: return
-            default: throw error
+    /// What may have been lost on the way is put right by ``keepLease()``.
+    private func throwUnlessUnavailable(_ error: RedisError) throws(RedisError) {
+        if error.broadcastError(in: self.topics).code != .unavailable { throw error }
+    }
+
+    private func sendEntry(_ entry: Entry) async throws(RedisError) {
+        if !self.hasLease {
+            do throws(RedisError) {
+                try await self.beginLease()
+            } catch {
+                self.owed.insert(entry)
+                self.isPressing = true
+                throw error
             }
         }
-    }
-
-    private func sendEntry(of member: PresenceMember, _ topic: Topic) async throws(RedisError) {
-        if !self.hasLease { try await self.beginLease() }
         // It may have left meanwhile; between this look and the sending nothing else runs here.
-        guard self.counts.topics[topic]?[member.id] != nil else { return }
-        try await self.send(self.topics.enter(member, topic, self.incarnation))
+        guard let member = self.counts.topics[entry.topic]?[entry.name]?.member else {
+            self.owed.remove(entry)
+            return
+        }
+        let incarnation = self.incarnation
+        do throws(RedisError) {
+            let reply = try await self.send(self.topics.enter(member, entry.topic, incarnation))
+            guard incarnation == self.incarnation else { return }
+            self.owed.remove(entry)
+            self.refused.remove(entry)
+            // The lease had ended, so that it was not entered.
+            if reply.number == -1 { self.isUncertain = true }
+        } catch {
+            if incarnation == self.incarnation { self.note(error, entry) }
+            throw error
+        }
     }
 
-    private func send(_ make: @escaping @Sendable (RedisLink) -> RedisCommand) async throws(RedisError) {
-        // Not repeated: a later change of the same member could overtake it.
-        _ = try await self.commands.callOnce("presence", make: make)
+    private func note(_ error: RedisError, _ entry: Entry) {
+        if error.isOpen {
+            self.isUncertain = true
+        } else if error.isRefusal {
+            self.owed.remove(entry)
+            self.refused.insert(entry)
+        } else {
+            self.owed.insert(entry)
+            if error.isTemporary { self.isPressing = true }
+        }
     }
+
+    private func send(
+        _ make: @escaping @Sendable (RedisLink) -> RedisCommand
+    ) async throws(RedisError) -> RedisValue {
+        // Not repeated: a later change of the same member could overtake it.
+        try await self.commands.callOnce("presence", make: make)
+    }
+
+    private func postLeave(_ id: String, _ topic: Topic, _ incarnation: String) {
+        let isTaken = self.commands.trySend(
+            "presence",
+            byteCount: 128,
+            deadline: .now + self.topics.configuration.waitTimeout,
+            make: self.topics.leave(id, topic, incarnation)
+        ) { result in
+            if case .failure(let error) = result, !error.isRefusal { Task { await self.noteLoss() } }
+        }
+        if !isTaken { self.noteLoss() }
+    }
+
+    private func noteLoss() {
+        self.isUncertain = true
+    }
+
+    // MARK: - The lease
 
     /// Keeps the lease, takes dead incarnations away, and puts right what is uncertain, until the task is cancelled.
     func keepLease() async {
         let interval = self.topics.configuration.presenceLease / 3
-        while !Task.isCancelled {
-            if self.isUncertain { await self.enterAnew() }
-            let mayHaveMore = await self.refresh()
-            if !mayHaveMore { try? await Task.sleep(for: self.isUncertain ? .milliseconds(200) : interval) }
+        await withDiscardingTaskGroup { group in
+            while !Task.isCancelled {
+                if self.mustMend, !self.isMending {
+                    self.isMending = true
+                    // Beside what follows: entering many may take longer than a lease.
+                    group.addTask { await self.mend() }
+                }
+                let mayHaveMore = await self.refresh()
+                let isUrgent = self.isUncertain || self.isPressing
+                let pause = isUrgent ? min(Self.mendDelay, interval) : interval
+                if !mayHaveMore { try? await Task.sleep(for: pause) }
+            }
         }
     }
 
-    /// Returns whether a dead incarnation may have more entries.
+    /// Renews the leases of all incarnations; returns whether a dead one may have more entries.
     private func refresh() async -> Bool {
-        let (incarnation, abandoned) = (self.incarnation, self.isUncertain ? [] : self.abandoned)
-        // Nobody knows of a first lease.
-        let mustBeKnown = self.hasLease
         do throws(RedisError) {
-            let reply = try await self.commands.call(
-                "a presence lease",
-                isRepeatable: true,
-                make: self.topics.refresh(incarnation, giveUp: abandoned, countMax: Self.reapCountMax)
-            )
-            let isKnown = reply.elements?.first?.number == 1
-            if incarnation == self.incarnation {
-                self.hasLease = true
-                if mustBeKnown, !isKnown, !self.counts.topics.isEmpty { self.isUncertain = true }
+            let count = try await self.renewLease(giveUp: [])
+            for incarnation in self.former {
+                let (isKnown, _, _) = try await self.lease(incarnation, mustBeKnown: true, countMax: 0)
+                if !isKnown { self.former.removeAll { $0 == incarnation } }
             }
-            self.abandoned.removeAll { abandoned.contains($0) }
-            return reply.elements?.last?.number == Self.reapCountMax
+            return count == Self.reapCountMax
         } catch {
             guard !Task.isCancelled else { return false }
             self.topics.configuration.logger.warning(
@@ -107,49 +187,137 @@ actor RedisPresence {
         }
     }
 
-    private func enterAnew() async {
-        self.abandoned.append(self.incarnation)
-        self.incarnation = Self.makeIncarnation()
-        self.hasLease = false
-        self.isUncertain = false
-        guard (try? await self.beginLease()) != nil else {
-            self.isUncertain = true
-            return
-        }
-        let everybody = self.counts.topics.flatMap { topic, members in
-            members.values.map { (topic, $0.member) }
-        }
-        var rest = everybody[...]
-        while !rest.isEmpty, !self.isUncertain {
-            let batch = rest.prefix(Self.batchCountMax)
-            rest = rest.dropFirst(Self.batchCountMax)
-            await withTaskGroup(of: Void.self) { group in
-                for (topic, member) in batch {
-                    group.addTask { await self.enterAgain(member, topic) }
-                }
-            }
-        }
-    }
-
-    /// The lease comes before what is entered: without one the entries would belong to nobody, and stay for ever.
+    /// The lease comes before what is entered: what comes without one is refused.
     private func beginLease() async throws(RedisError) {
         let incarnation = self.incarnation
-        _ = try await self.commands.call(
-            "a presence lease",
-            isRepeatable: true,
-            make: self.topics.refresh(incarnation, giveUp: [], countMax: 0)
-        )
-        if incarnation == self.incarnation { self.hasLease = true }
+        let (_, _, run) = try await self.lease(incarnation, mustBeKnown: false, countMax: 0)
+        guard incarnation == self.incarnation else { return }
+        self.hasLease = true
+        self.note(run)
     }
 
-    private func enterAgain(_ member: PresenceMember, _ topic: Topic) async {
+    /// Renews the present incarnation's lease; returns how many entries of a dead one were taken away.
+    private func renewLease(giveUp abandoned: [String]) async throws(RedisError) -> Int {
+        // Nobody knows of a first lease.
+        let (incarnation, mustBeKnown) = (self.incarnation, self.hasLease)
+        let (isKnown, count, run) = try await self.lease(
+            incarnation,
+            mustBeKnown: mustBeKnown,
+            giveUp: abandoned,
+            countMax: Self.reapCountMax
+        )
+        guard incarnation == self.incarnation else { return count }
+        if mustBeKnown, !isKnown {
+            self.isUncertain = true
+        } else {
+            self.hasLease = true
+            self.former.removeAll { abandoned.contains($0) }
+            self.note(run)
+        }
+        return count
+    }
+
+    /// A run that took over from another one may have the lease, and lack what was entered last.
+    private func note(_ run: String) {
+        if let known = self.run, known != run, !self.topics.hasMovedData(of: known) {
+            self.isUncertain = true
+        }
+        self.run = run
+    }
+
+    private func lease(
+        _ incarnation: String,
+        mustBeKnown: Bool,
+        giveUp abandoned: [String] = [],
+        countMax: Int
+    ) async throws(RedisError) -> (isKnown: Bool, count: Int, run: String) {
+        let make = self.topics.refresh(
+            incarnation,
+            mustBeKnown: mustBeKnown,
+            giveUp: abandoned,
+            countMax: countMax
+        )
+        let run = Lock("")
+        let reply = try await self.commands.call("a presence lease", isRepeatable: true) { link in
+            run.withLock { $0 = link.run }
+            return make(link)
+        }
+        let numbers = reply.elements?.map { $0.number ?? 0 } ?? []
+        return (numbers.first == 1, numbers.last ?? 0, run.withLock { $0 })
+    }
+
+    // MARK: - Putting right
+
+    private var mustMend: Bool {
+        self.isUncertain || !self.owed.isEmpty || !self.refused.isEmpty || !self.former.isEmpty
+    }
+
+    private func mend() async {
+        defer { self.isMending = false }
+        if self.isUncertain { self.beginIncarnation() }
+        self.isPressing = false
         do throws(RedisError) {
-            try await self.tell { () throws(RedisError) in try await self.sendEntry(of: member, topic) }
+            if !self.hasLease { try await self.beginLease() }
+            await self.enterOwed()
+            guard !self.isUncertain, self.owed.isEmpty, !self.former.isEmpty else { return }
+            var count = try await self.renewLease(giveUp: self.former)
+            while count == Self.reapCountMax { count = try await self.renewLease(giveUp: []) }
         } catch {
-            self.topics.configuration.logger.error(
-                "Redis refused somebody's presence",
-                metadata: [LoggingKeys.topic: "\(topic)", LoggingKeys.error: "\(error)"]
-            )
+            // What keeps the lease says so.
+            self.isPressing = true
+        }
+    }
+
+    private func beginIncarnation() {
+        // To one without a lease nothing was sent.
+        if self.hasLease {
+            self.former = (self.former + [self.incarnation]).suffix(Self.formerMax)
+            self.incarnation = Self.makeIncarnation()
+            self.hasLease = false
+        }
+        self.run = nil
+        self.isUncertain = false
+        self.refused = []
+        self.owed = []
+        for (topic, members) in self.counts.topics {
+            for name in members.keys { self.owed.insert(Entry(topic: topic, name: name)) }
+        }
+    }
+
+    private func enterOwed() async {
+        var failures: [(Entry, RedisError)] = []
+        // Of those that Redis will not have, some others each time.
+        var rest = (Array(self.owed) + self.refused.shuffled().prefix(Self.batchCountMax))[...]
+        while !rest.isEmpty, !self.isUncertain, !Task.isCancelled {
+            let batch = rest.prefix(Self.batchCountMax)
+            rest = rest.dropFirst(Self.batchCountMax)
+            await withTaskGroup(of: (Entry, RedisError)?.self) { group in
+                for entry in batch { group.addTask { await self.enterAgain(entry) } }
+                for await failure in group {
+                    if let failure { failures.append(failure) }
+                }
+            }
+            // A Redis that is full or away has no use for the others.
+            if batch.allSatisfy({ self.owed.contains($0) }) { break }
+        }
+        guard let (entry, error) = failures.first(where: { !$0.1.isOpen && !$0.1.isTemporary }) else {
+            return
+        }
+        self.topics.configuration.logger.error(
+            "Redis refused somebody's presence",
+            metadata: [
+                LoggingKeys.topic: "\(entry.topic)", LoggingKeys.refused: "\(failures.count)",
+                LoggingKeys.error: "\(error)",
+            ]
+        )
+    }
+
+    private func enterAgain(_ entry: Entry) async -> (Entry, RedisError)? {
+        do throws(RedisError) {
+            try await self.sendEntry(entry)
+            return nil
+        } catch {
+            return (entry, error)
         }
     }
 

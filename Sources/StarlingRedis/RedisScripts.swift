@@ -136,10 +136,17 @@ struct RedisScripts {
 
     /// Notes a member on a node, and tells the topic if it is the member's first.
     ///
-    /// KEYS: members' counts of nodes, members' infos, the incarnation's entries. ARGV: entry, member, info, channel, event.
+    /// KEYS: members' counts of nodes, members' infos, the incarnation's entries, the incarnations by the time their leases end.
+    /// ARGV: entry, member, info, channel, event, incarnation.
+    ///
+    /// Returns -1 if there is no such incarnation: a command that comes late must leave nothing that no lease ends. It reads all that
+    /// it will write before it writes, so that a key which holds something else makes Redis refuse it as a whole.
     var enter: String {
         """
         #!lua
+        if not redis.call('ZSCORE', KEYS[4], ARGV[6]) then return -1 end
+        redis.call('HGET', KEYS[1], ARGV[2])
+        redis.call('HGET', KEYS[2], ARGV[2])
         if redis.call('SADD', KEYS[3], ARGV[1]) == 0 then return 0 end
         if redis.call('HINCRBY', KEYS[1], ARGV[2], 1) > 1 then return 0 end
         redis.call('HSET', KEYS[2], ARGV[2], ARGV[3])
@@ -152,9 +159,10 @@ struct RedisScripts {
     var leave: String {
         """
         #!lua flags=allow-oom
+        redis.call('HGET', KEYS[1], ARGV[2])
+        local info = redis.call('HGET', KEYS[2], ARGV[2]) or ''
         if redis.call('SREM', KEYS[3], ARGV[1]) == 0 then return 0 end
         if redis.call('HINCRBY', KEYS[1], ARGV[2], -1) > 0 then return 0 end
-        local info = redis.call('HGET', KEYS[2], ARGV[2]) or ''
         redis.call('HDEL', KEYS[1], ARGV[2])
         redis.call('HDEL', KEYS[2], ARGV[2])
         redis.call('\(publishCommand)', ARGV[3], ARGV[4] .. info)
@@ -165,9 +173,10 @@ struct RedisScripts {
     /// Renews a lease, gives up incarnations, and takes some entries of a dead one away.
     ///
     /// KEYS: the incarnations by the time their leases end. ARGV: incarnation, milliseconds of a lease, prefix of all keys,
-    /// header of an event, greatest count of entries, incarnations to give up.
+    /// header of an event, greatest count of entries, 1 if the lease must still hold, incarnations to give up.
     ///
-    /// Returns whether the lease still held, and how many entries were taken away.
+    /// Returns whether the lease still held, and how many entries were taken away. A lease that must hold and has ended is not
+    /// begun anew, so that whoever asks again, for the answer was lost, is told again.
     ///
     /// Of each entry it reads first: if a slot is on the move and a key is gone already, it ends before the entry is touched.
     var refresh: String {
@@ -177,8 +186,9 @@ struct RedisScripts {
         local time = redis.call('TIME')
         local now = time[1] * 1000 + math.floor(time[2] / 1000)
         local known = tonumber(redis.call('ZSCORE', nodes, ARGV[1]) or 0) > now
+        if not known and ARGV[6] == '1' then return {0, 0} end
         redis.call('ZADD', nodes, now + tonumber(ARGV[2]), ARGV[1])
-        for index = 6, #ARGV do redis.call('ZADD', nodes, 0, ARGV[index]) end
+        for index = 7, #ARGV do redis.call('ZADD', nodes, 0, ARGV[index]) end
         local taken, max = 0, tonumber(ARGV[5])
         local dead = redis.call('ZRANGEBYSCORE', nodes, '-inf', now, 'LIMIT', 0, 1)[1]
         if dead and max > 0 then

@@ -1,5 +1,5 @@
 internal import Logging
-package import Starling
+internal import Starling
 
 /// The subscribe link of one shard, and what arrives on it.
 ///
@@ -8,8 +8,14 @@ package import Starling
 /// first.
 actor RedisSubscriptions {
     private struct Entry {
+        /// Tells it from earlier entries of the topic: what was begun for those is none of its business.
+        let generation: UInt64
         /// Whether Redis has confirmed it on the present link.
         var isAcknowledged = false
+        /// Whether Redis has confirmed it on any link.
+        var wasAcknowledged = false
+        /// Whether the present link was asked for it in a SUBSCRIBE of its own.
+        var isAskedForAlone = false
         /// When it is to be left; nil as long as it has subscribers.
         var leaveAt: ContinuousClock.Instant?
         /// The last publication that was delivered, or the newest when the subscription began.
@@ -17,6 +23,8 @@ actor RedisSubscriptions {
         /// Publications that arrived while the history is read.
         var held: [Publication] = []
         var heldByteCount = 0
+        /// How many of ``held`` were there before the history was read last.
+        var heldBeforeRead = 0
         var isCatchingUp = false
         /// Whether the subscription was confirmed while the history was being read: there may be more in it by now.
         var mustReadAgain = false
@@ -25,6 +33,34 @@ actor RedisSubscriptions {
         var isLive: Bool {
             self.isAcknowledged && !self.isCatchingUp
         }
+
+        mutating func letGo() {
+            self.held = []
+            self.heldByteCount = 0
+            self.heldBeforeRead = 0
+        }
+    }
+
+    /// Somebody who waits for topics to be live.
+    private final class Waiter {
+        var missing: Set<Topic> = []
+        let confirmed: @Sendable (Topic) -> Void
+        var continuation: CheckedContinuation<Void, Never>?
+
+        init(_ confirmed: @escaping @Sendable (Topic) -> Void) {
+            self.confirmed = confirmed
+        }
+
+        func finish() {
+            self.continuation?.resume()
+            self.continuation = nil
+        }
+    }
+
+    /// A topic whose history is to be read.
+    private struct CatchUp: Sendable {
+        let topic: Topic
+        let generation: UInt64
     }
 
     /// Topics in one SUBSCRIBE.
@@ -34,6 +70,9 @@ actor RedisSubscriptions {
     /// Bytes of publications that may be held back for one topic; more are let go, and read from the history.
     private static let heldByteCountMax = 1 << 20
     private static let pageCountMax = 256
+    /// How long a history is left alone that could not be read, and one that did not say what it must say in the end.
+    private static let refusedReadDelay = Duration.seconds(1)
+    private static let uselessReadDelay = Duration.milliseconds(100)
 
     private let name: String
     private let topics: RedisTopics
@@ -45,9 +84,12 @@ actor RedisSubscriptions {
 
     private var link: RedisLink?
     private var entries: [Topic: Entry] = [:]
-    private var waiters: [Topic: [CheckedContinuation<Bool, Never>]] = [:]
-    private var catchUps: [Topic] = []
+    private var lastGeneration: UInt64 = 0
+    private var waiters: [Topic: [Waiter]] = [:]
+    private var catchUps = Deque<CatchUp>()
     private var catchUpsRunning = 0
+    /// Topics that are caught up in a while, for their history could not be read.
+    private var catchUpsPostponed = 0
     private var traces = PendingTraces()
     private var probeHeardAt = ContinuousClock.now
     private var hasHeardProbe = false
@@ -78,26 +120,37 @@ actor RedisSubscriptions {
 
     // MARK: - What the node wants
 
-    func subscribe(to wanted: Set<Topic>) async throws(RedisError) {
-        var added: [Topic] = []
+    /// Returns when all topics are live; `confirmed` is called for each as soon as it is.
+    func subscribe(
+        to wanted: Set<Topic>,
+        confirmed: @escaping @Sendable (Topic) -> Void
+    ) async throws(RedisError) {
+        var unasked: [Topic] = []
+        let waiter = Waiter(confirmed)
         for topic in wanted {
             if self.entries[topic] == nil {
-                self.entries[topic] = Entry()
-                added.append(topic)
+                self.lastGeneration += 1
+                self.entries[topic] = Entry(generation: self.lastGeneration)
             }
             self.entries[topic]?.leaveAt = nil
-        }
-        self.sendSubscribe(added)
-        let deadline = ContinuousClock.now + self.configuration.waitTimeout
-        for topic in wanted {
-            guard await self.waitUntilConfirmed(topic, deadline) else {
-                throw RedisError(
-                    .unreachable,
-                    "Redis at \(self.name) has not confirmed a subscription within "
-                        + "\(self.configuration.waitTimeout)"
-                )
+            if self.entries[topic]?.isLive == true {
+                confirmed(topic)
+            } else {
+                waiter.missing.insert(topic)
+                self.waiters[topic, default: []].append(waiter)
             }
+            // Asked again after a failure: the command that it was in may have been refused.
+            if self.entries[topic]?.isAcknowledged == false { unasked.append(topic) }
         }
+        self.sendSubscribe(unasked)
+        await self.wait(for: waiter)
+        guard let missing = waiter.missing.first else { return }
+        let others = waiter.missing.count > 1 ? " and \(waiter.missing.count - 1) others" : ""
+        throw RedisError(
+            .unreachable,
+            "Redis at \(self.name) has not confirmed the subscription of '\(missing)'\(others) within "
+                + "\(self.configuration.waitTimeout)"
+        )
     }
 
     func unsubscribe(from topics: Set<Topic>) {
@@ -105,23 +158,47 @@ actor RedisSubscriptions {
         for topic in topics { self.entries[topic]?.leaveAt = leaveAt }
     }
 
-    private func waitUntilConfirmed(_ topic: Topic, _ deadline: ContinuousClock.Instant) async -> Bool {
-        if self.entries[topic]?.isLive == true { return true }
+    private func wait(for waiter: Waiter) async {
+        guard !waiter.missing.isEmpty else { return }
+        let deadline = ContinuousClock.now + self.configuration.waitTimeout
         let timeout = Task {
             try await Task.sleep(until: deadline)
-            self.resumeWaiters(topic, false)
+            self.giveUp(waiter)
         }
         defer { timeout.cancel() }
-        return await withCheckedContinuation { self.waiters[topic, default: []].append($0) }
+        await withCheckedContinuation { waiter.continuation = $0 }
     }
 
-    private func resumeWaiters(_ topic: Topic, _ isConfirmed: Bool) {
-        for waiter in self.waiters.removeValue(forKey: topic) ?? [] { waiter.resume(returning: isConfirmed) }
+    private func giveUp(_ waiter: Waiter) {
+        for topic in waiter.missing {
+            self.waiters[topic]?.removeAll { $0 === waiter }
+            if self.waiters[topic]?.isEmpty == true { self.waiters[topic] = nil }
+        }
+        waiter.finish()
+    }
+
+    private func becameLive(_ topic: Topic) {
+        for waiter in self.waiters.removeValue(forKey: topic) ?? [] {
+            waiter.missing.remove(topic)
+            waiter.confirmed(topic)
+            if waiter.missing.isEmpty { waiter.finish() }
+        }
     }
 
     private func sendSubscribe(_ topics: [Topic]) {
         guard let link = self.link else { return }
-        self.send(self.topics.words.subscribe, topics.map(self.topics.channel), on: link)
+        let alone = topics.filter { self.entries[$0]?.isAskedForAlone == true }
+        let together = topics.filter { self.entries[$0]?.isAskedForAlone == false }
+        let word = self.topics.words.subscribe
+        self.send(word, together.map(self.topics.channel), on: link)
+        for topic in alone { self.send(word, [self.topics.channel(topic)], on: link) }
+    }
+
+    /// Asks for each topic that the link has not confirmed alone, once: Redis refuses a whole SUBSCRIBE for one channel in it.
+    private func subscribeAlone() {
+        let topics = self.entries.filter { !$0.value.isAcknowledged && !$0.value.isAskedForAlone }.map(\.key)
+        for topic in topics { self.entries[topic]?.isAskedForAlone = true }
+        self.sendSubscribe(topics)
     }
 
     private func send(_ command: String, _ channels: [String], on link: RedisLink) {
@@ -137,13 +214,20 @@ actor RedisSubscriptions {
 
     /// Keeps a link until the task is cancelled.
     func run() async {
+        self.forgetCatchUps()
         await withDiscardingTaskGroup { group in
             group.addTask { await self.leaveTopics() }
             group.addTask { await self.probe() }
             group.addTask { await self.serveCatchUps() }
             await RedisReconnection(self.configuration).run { await self.runLink() }
         }
-        for topic in Array(self.waiters.keys) { self.resumeWaiters(topic, false) }
+        for waiter in self.waiters.values.flatMap({ $0 }) { self.giveUp(waiter) }
+    }
+
+    /// What another call of ``run()`` has not finished begins anew with the first link.
+    private func forgetCatchUps() {
+        self.catchUps = Deque()
+        for topic in self.entries.keys { self.entries[topic]?.isCatchingUp = false }
     }
 
     private func runLink() async -> RedisError {
@@ -152,7 +236,10 @@ actor RedisSubscriptions {
         }
         self.link = nil
         self.hasHeardProbe = false
-        for topic in self.entries.keys { self.entries[topic]?.isAcknowledged = false }
+        for topic in self.entries.keys {
+            self.entries[topic]?.isAcknowledged = false
+            self.entries[topic]?.isAskedForAlone = false
+        }
         self.updateReadiness(failure)
         return failure
     }
@@ -162,7 +249,9 @@ actor RedisSubscriptions {
         self.hasHeardProbe = false
         self.probeHeardAt = .now
         self.send(self.topics.words.subscribe, [self.topics.probeChannel], on: link)
-        self.unconfirmed = Set(self.entries.keys)
+        self.unconfirmed = Set(self.entries.filter { $0.value.wasAcknowledged }.keys)
+        // Whatever came by the link before is read with the rest when this one is confirmed. It may be of an epoch that is over.
+        for topic in self.entries.keys { self.entries[topic]?.letGo() }
         self.updateReadiness()
         self.sendSubscribe(Array(self.entries.keys))
     }
@@ -177,6 +266,7 @@ actor RedisSubscriptions {
                         "Redis refused a subscription",
                         metadata: [LoggingKeys.error: "\(error)"]
                     )
+                    self.subscribeAlone()
                 }
                 continue
             }
@@ -197,9 +287,10 @@ actor RedisSubscriptions {
         if channel == self.topics.probeChannel { return self.sendProbe() }
         guard let topic = self.topics.topic(ofChannel: channel), self.entries[topic] != nil else { return }
         self.entries[topic]?.isAcknowledged = true
+        self.entries[topic]?.wasAcknowledged = true
         defer { if self.unconfirmed.remove(topic) != nil { self.updateReadiness() } }
         if self.configuration.history(topic) == nil {
-            self.resumeWaiters(topic, true)
+            self.becameLive(topic)
         } else {
             // Whoever subscribes is told when the position is known too: what is published from then on has a higher one.
             self.entries[topic]?.mustReadAgain = true
@@ -251,10 +342,7 @@ actor RedisSubscriptions {
         let topic = publication.topic
         guard let count = self.entries[topic]?.heldByteCount else { return }
         let byteCount = publication.message.byteCount
-        if count + byteCount > Self.heldByteCountMax {
-            self.entries[topic]?.held = []
-            self.entries[topic]?.heldByteCount = 0
-        }
+        if count + byteCount > Self.heldByteCountMax { self.entries[topic]?.letGo() }
         self.entries[topic]?.held.append(publication)
         self.entries[topic]?.heldByteCount += byteCount
     }
@@ -262,12 +350,15 @@ actor RedisSubscriptions {
     // MARK: - Catching up
 
     private func catchUp(_ topic: Topic) {
-        guard self.entries[topic]?.isCatchingUp == false else { return }
+        guard let entry = self.entries[topic], !entry.isCatchingUp else { return }
         self.entries[topic]?.isCatchingUp = true
-        self.catchUps.append(topic)
+        self.enqueue(CatchUp(topic: topic, generation: entry.generation))
+    }
+
+    private func enqueue(_ catchUp: CatchUp) {
+        self.catchUps.append(catchUp)
         self.updateReadiness()
-        self.catchUpSignal?.resume()
-        self.catchUpSignal = nil
+        self.signalCatchUp()
     }
 
     private var catchUpSignal: CheckedContinuation<Void, Never>?
@@ -276,13 +367,35 @@ actor RedisSubscriptions {
         await withDiscardingTaskGroup { group in
             while !Task.isCancelled {
                 while self.catchUpsRunning < Self.catchUpsMax, !self.catchUps.isEmpty {
-                    let topic = self.catchUps.removeFirst()
+                    let catchUp = self.catchUps.removeFirst()
                     self.catchUpsRunning += 1
-                    group.addTask { await self.bringUpToDate(topic) }
+                    group.addTask { await self.serve(catchUp) }
                 }
                 await self.waitForCatchUp()
             }
         }
+    }
+
+    /// A topic that cannot be caught up now leaves its place to others before it is tried again.
+    private func serve(_ catchUp: CatchUp) async {
+        let pause = await self.bringUpToDate(catchUp)
+        self.catchUpsRunning -= 1
+        if pause != nil { self.catchUpsPostponed += 1 }
+        self.signalCatchUp()
+        self.updateReadiness()
+        guard let pause else { return }
+        try? await Task.sleep(for: pause)
+        self.catchUpsPostponed -= 1
+        if !Task.isCancelled, self.entry(of: catchUp) != nil {
+            self.enqueue(catchUp)
+        } else {
+            self.updateReadiness()
+        }
+    }
+
+    /// The entry that is caught up, if it is still there.
+    private func entry(of catchUp: CatchUp) -> Entry? {
+        self.entries[catchUp.topic].flatMap { $0.generation == catchUp.generation ? $0 : nil }
     }
 
     private func waitForCatchUp() async {
@@ -306,59 +419,106 @@ actor RedisSubscriptions {
     }
 
     /// Reads what is missing of a topic until what is held connects to it.
-    private func bringUpToDate(_ topic: Topic) async {
-        defer {
-            self.catchUpsRunning -= 1
-            self.updateReadiness()
-            self.signalCatchUp()
-        }
-        guard let limits = self.configuration.history(topic) else { return }
-        while !Task.isCancelled, let entry = self.entries[topic] {
-            let last = entry.last
+    ///
+    /// Returns nil when that is so, or when nobody wants it any more; otherwise in how long to try again. Live publications
+    /// stay held meanwhile: without the history nobody could tell what is missing.
+    private func bringUpToDate(_ catchUp: CatchUp) async -> Duration? {
+        let topic = catchUp.topic
+        guard let limits = self.configuration.history(topic) else { return nil }
+        while !Task.isCancelled, let entry = self.entry(of: catchUp) {
             self.entries[topic]?.mustReadAgain = false
-            let make = self.topics.history(
-                of: topic,
-                limits,
-                after: last,
-                countMax: last == nil ? 0 : Self.pageCountMax
-            )
-            let history: TopicHistory?
+            self.entries[topic]?.heldBeforeRead = entry.held.count
+            let answer: (history: TopicHistory, newest: StreamPosition, run: String)
             do throws(RedisError) {
-                history = self.topics.history(
-                    try await self.commands.call("a history", isRepeatable: true, make: make),
-                    of: topic
-                )
+                answer = try await self.read(topic, limits, after: entry.last)
             } catch {
-                // The live publications stay held: without the history nobody could tell what is missing.
+                guard !Task.isCancelled, self.entry(of: catchUp) != nil else { return nil }
                 self.configuration.logger.warning(
                     "a history cannot be read",
                     metadata: [LoggingKeys.topic: "\(topic)", LoggingKeys.error: "\(error)"]
                 )
-                try? await Task.sleep(for: .seconds(1))
-                continue
+                return Self.refusedReadDelay
             }
-            guard let history, let newest = history.newest, self.entries[topic] != nil else { continue }
-            if last == nil {
-                self.entries[topic]?.last = newest
-            } else if history.isComplete {
-                for publication in history.publications {
-                    self.sinks.deliver(publication)
-                    self.entries[topic]?.last = publication.position
-                }
-            } else {
-                // Of another epoch nothing need be missing since it began.
-                let isNewEpoch = newest.epoch != last?.epoch
-                let resumed = isNewEpoch ? StreamPosition(epoch: newest.epoch, offset: 0) : newest
-                self.sinks.reportGap(in: topic, newest: resumed)
-                self.entries[topic]?.last = resumed
+            guard self.entry(of: catchUp) != nil else { return nil }
+            // After a failover one link may be at the new master while the other one is still at the old one.
+            guard self.isCurrent(answer.run) else { return Self.uselessReadDelay }
+            self.take(answer.history, answer.newest, of: topic, after: entry.last)
+            if entry.last?.epoch != answer.newest.epoch || answer.run == self.link?.run {
+                self.letGo(ofOtherEpochsThan: answer.newest.epoch, topic)
             }
-            guard self.entries[topic]?.last == newest, self.releaseHeld(topic),
-                self.entries[topic]?.mustReadAgain == false
-            else { continue }
-            self.entries[topic]?.isCatchingUp = false
-            if self.entries[topic]?.isAcknowledged == true { self.resumeWaiters(topic, true) }
-            return
+            let isConnected = self.entries[topic]?.last == answer.newest && self.releaseHeld(topic)
+            if self.entries[topic]?.mustReadAgain == true { continue }
+            if isConnected {
+                self.entries[topic]?.isCatchingUp = false
+                if self.entries[topic]?.isAcknowledged == true { self.becameLive(topic) }
+                return nil
+            }
+            if self.entries[topic]?.last == entry.last { return Self.uselessReadDelay }
         }
+        return nil
+    }
+
+    /// Asks for what comes behind a position, or for the newest position alone; says also which run of Redis answered.
+    private func read(
+        _ topic: Topic,
+        _ limits: HistoryLimits,
+        after last: StreamPosition?
+    ) async throws(RedisError) -> (history: TopicHistory, newest: StreamPosition, run: String) {
+        let countMax = last == nil ? 0 : Self.pageCountMax
+        let make = self.topics.history(of: topic, limits, after: last, countMax: countMax)
+        let run = Lock("")
+        let reply = try await self.commands.call("a history", isRepeatable: true) { link in
+            run.withLock { $0 = link.run }
+            return make(link)
+        }
+        guard let history = self.topics.history(reply, of: topic), let newest = history.newest else {
+            throw RedisError(
+                .protocolViolation,
+                "the history of '\(topic)' holds what we did not write: choose another namespace"
+            )
+        }
+        return (history, newest, run.withLock { $0 })
+    }
+
+    /// Whether what a run of Redis says of a topic agrees with what is subscribed to.
+    ///
+    /// In a Cluster a slot takes its histories along, and both links follow one table of slots.
+    private func isCurrent(_ run: String) -> Bool {
+        guard let link = self.link, !self.source.followsRedirections else { return true }
+        return link.run == run
+    }
+
+    /// Delivers what was read.
+    private func take(
+        _ history: TopicHistory,
+        _ newest: StreamPosition,
+        of topic: Topic,
+        after last: StreamPosition?
+    ) {
+        if last == nil {
+            self.entries[topic]?.last = newest
+        } else if history.isComplete {
+            for publication in history.publications {
+                self.sinks.deliver(publication)
+                self.entries[topic]?.last = publication.position
+            }
+        } else {
+            // Of another epoch nothing need be missing since it began.
+            let isNewEpoch = newest.epoch != last?.epoch
+            let resumed = isNewEpoch ? StreamPosition(epoch: newest.epoch, offset: 0) : newest
+            self.sinks.reportGap(in: topic, newest: resumed)
+            self.entries[topic]?.last = resumed
+        }
+    }
+
+    /// Lets go of what was held before the history was read and is of another epoch: that one is over.
+    private func letGo(ofOtherEpochsThan epoch: UInt64, _ topic: Topic) {
+        guard let entry = self.entries[topic], entry.heldBeforeRead > 0 else { return }
+        let current = entry.held.prefix(entry.heldBeforeRead).filter { $0.position?.epoch == epoch }
+        let held = current + entry.held.dropFirst(entry.heldBeforeRead)
+        self.entries[topic]?.held = held
+        self.entries[topic]?.heldByteCount = held.reduce(0) { $0 + $1.message.byteCount }
+        self.entries[topic]?.heldBeforeRead = current.count
     }
 
     /// Delivers what is held; false if something is missing before it.
@@ -368,20 +528,19 @@ actor RedisSubscriptions {
             guard let position = publication.position, self.deliverIfNext(publication, position) else {
                 self.entries[topic]?.held = Array(held[index...])
                 self.entries[topic]?.heldByteCount = held[index...].reduce(0) { $0 + $1.message.byteCount }
+                self.entries[topic]?.heldBeforeRead = 0
                 return false
             }
         }
-        self.entries[topic]?.held = []
-        self.entries[topic]?.heldByteCount = 0
+        self.entries[topic]?.letGo()
         return true
     }
 
     // MARK: - The clock
 
     private func leaveTopics() async {
-        while (try? await Task.sleep(for: min(self.configuration.unsubscribeDelay, .milliseconds(500))))
-            != nil
-        {
+        let interval = max(min(self.configuration.unsubscribeDelay, .milliseconds(500)), .milliseconds(10))
+        while (try? await Task.sleep(for: interval)) != nil {
             let now = ContinuousClock.now
             let left = self.entries.filter { $0.value.leaveAt.map { $0 <= now } ?? false }.map(\.key)
             for topic in left { self.entries[topic] = nil }
@@ -426,34 +585,9 @@ actor RedisSubscriptions {
     private func updateReadiness(_ failure: RedisError? = nil) {
         let isReady =
             self.link != nil && self.hasHeardProbe && self.unconfirmed.isEmpty && self.catchUps.isEmpty
-            && self.catchUpsRunning == 0
+            && self.catchUpsRunning == 0 && self.catchUpsPostponed == 0
         self.readiness.set(isReady, for: self.name)
         let state: BrokerLink.State = self.link == nil ? .down : isReady ? .up : .joining
         self.status.set(state, of: RedisStatus.names(ofShard: self.name).subscriptions, failure)
-    }
-}
-
-/// Traces whose publications have not arrived.
-///
-/// Each comes right before its publication, but others may come between, and what is lost on its way leaves one over.
-package struct PendingTraces {
-    /// More are not kept: the oldest is let go.
-    package static let countMax = 256
-    private var traces: [(number: UInt64, context: TraceContext)] = []
-
-    package init() {}
-
-    package mutating func note(_ context: TraceContext?, _ number: UInt64) {
-        guard let context else { return }
-        if self.traces.count >= Self.countMax { self.traces.removeFirst() }
-        self.traces.append((number, context))
-    }
-
-    /// The trace of the publication with this number.
-    package mutating func take(_ number: UInt64?) -> TraceContext? {
-        guard !self.traces.isEmpty, let number,
-            let index = self.traces.firstIndex(where: { $0.number == number })
-        else { return nil }
-        return self.traces.remove(at: index).context
     }
 }

@@ -9,20 +9,33 @@ struct RedisTopics: Sendable {
     ///
     /// In a Cluster it has the partition's hash tag.
     private let prefix: String
+    /// What stands before a topic's name in that of its channel.
+    private let channelPrefix: String
+    /// The channel of this node's probes.
+    let probeChannel: String
     private let cluster: RedisCluster?
 
     init(_ configuration: RedisConfiguration, node: UInt64) {
-        self.configuration = configuration
-        self.node = node
-        self.prefix = configuration.namespace + ":"
-        self.cluster = nil
+        self.init(configuration, node: node, prefix: configuration.namespace + ":", nil)
     }
 
     /// For one partition of a Cluster.
     init(_ configuration: RedisConfiguration, node: UInt64, _ cluster: RedisCluster, partition: Int) {
+        let prefix = configuration.namespace + ":{" + cluster.partitions.tags[partition] + "}:"
+        self.init(configuration, node: node, prefix: prefix, cluster)
+    }
+
+    private init(
+        _ configuration: RedisConfiguration,
+        node: UInt64,
+        prefix: String,
+        _ cluster: RedisCluster?
+    ) {
         self.configuration = configuration
         self.node = node
-        self.prefix = configuration.namespace + ":{" + cluster.partitions.tags[partition] + "}:"
+        self.prefix = prefix
+        self.channelPrefix = prefix + "c:"
+        self.probeChannel = prefix + "p:" + String(node, radix: 16)
         self.cluster = cluster
     }
 
@@ -32,17 +45,14 @@ struct RedisTopics: Sendable {
     }
 
     func channel(_ topic: Topic) -> String {
-        self.prefix + "c:" + topic.name
+        self.channelPrefix + topic.name
     }
 
+    /// The topic that a channel is of, byte for byte: a name may begin with what is one character with the colon before it.
     func topic(ofChannel channel: String) -> Topic? {
-        let prefix = self.prefix + "c:"
-        return channel.hasPrefix(prefix) ? Topic(String(channel.dropFirst(prefix.count))) : nil
-    }
-
-    /// The channel of this node's probes.
-    var probeChannel: String {
-        self.prefix + "p:" + String(self.node, radix: 16)
+        let prefix = self.channelPrefix.utf8
+        guard channel.utf8.starts(with: prefix) else { return nil }
+        return Topic(String(Substring(channel.utf8.dropFirst(prefix.count))))
     }
 
     /// `origin` is the number of the publication's trace, if one goes before it.
@@ -63,7 +73,7 @@ struct RedisTopics: Sendable {
             }
         }
         let header = PublicationCodec.header(message, origin: origin, hasPosition: true)
-        let keys = self.keys(topic) + (key.map { [self.prefix + "k:" + topic.name + ":" + $0] } ?? [])
+        let keys = self.keys(topic) + (key.map { [self.key($0, of: topic)] } ?? [])
         return { link in
             Self.script(
                 link.scripts.publish,
@@ -158,10 +168,10 @@ struct RedisTopics: Sendable {
         return { link in
             Self.script(
                 link.scripts.enter,
-                keys: self.presenceKeys(topic, incarnation),
+                keys: self.presenceKeys(topic, incarnation) + [self.prefix + "nodes"],
                 [
                     Self.entry(member.id, topic), Array(member.id.utf8), Array(member.info.utf8),
-                    Array(self.channel(topic).utf8), event,
+                    Array(self.channel(topic).utf8), event, Array(incarnation.utf8),
                 ]
             )
         }
@@ -184,6 +194,7 @@ struct RedisTopics: Sendable {
 
     func refresh(
         _ incarnation: String,
+        mustBeKnown: Bool,
         giveUp abandoned: [String],
         countMax: Int
     ) -> @Sendable (RedisLink) -> RedisCommand {
@@ -194,7 +205,7 @@ struct RedisTopics: Sendable {
                 [
                     Array(incarnation.utf8), self.milliseconds(self.configuration.presenceLease),
                     Array(self.prefix.utf8), PublicationCodec.eventHeader(.left, origin: self.node),
-                    Array("\(countMax)".utf8),
+                    Array("\(countMax)".utf8), Array(mustBeKnown ? "1".utf8 : "0".utf8),
                 ] + abandoned.map { Array($0.utf8) }
             )
         }
@@ -228,6 +239,13 @@ struct RedisTopics: Sendable {
         [self.prefix + "m:" + topic.name, self.prefix + "s:" + topic.name]
     }
 
+    /// Where the position of a publication with an idempotency key is kept.
+    ///
+    /// Topics and keys may have colons: without the length `a:b` of `c` and `b` of `a:c` would be one.
+    private func key(_ key: String, of topic: Topic) -> String {
+        self.prefix + "k:\(topic.name.utf8.count):" + topic.name + ":" + key
+    }
+
     private static func script(_ hash: String, keys: [String], _ arguments: [[UInt8]]) -> RedisCommand {
         RedisCommand(
             [Array("EVALSHA".utf8), Array(hash.utf8), Array("\(keys.count)".utf8)]
@@ -241,12 +259,24 @@ struct RedisTopics: Sendable {
         return Array("\(link.run),\(cluster.runs)".utf8)
     }
 
+    /// Whether what a run of Redis had is found elsewhere, whole, because its slots were moved and it is still a master.
+    func hasMovedData(of run: String) -> Bool {
+        self.cluster?.runs.split(separator: ",").contains { $0 == run } ?? false
+    }
+
+    /// Whether Redis may send us to another server.
+    var followsRedirections: Bool {
+        self.cluster != nil
+    }
+
     private func newEpoch() -> [UInt8] {
         PublicationCodec.encode(UInt64.random(in: 1 ... .max))
     }
 
+    /// At least one, and at most a hundred years: Redis adds it to the time of day, and takes no number that is too great.
     private func milliseconds(_ duration: Duration) -> [UInt8] {
-        Array("\(max(1, Int64(duration / .milliseconds(1))))".utf8)
+        let bounded = min(max(duration, .milliseconds(1)), .seconds(100 * 365 * 24 * 3600))
+        return Array("\(Int64(bounded / .milliseconds(1)))".utf8)
     }
 }
 

@@ -197,6 +197,26 @@ import Testing
         #expect(failure?.description.contains("Connection refused") == true)
     }
 
+    @Test("What waits for a Redis that is not there holds up no shutdown", .timeLimit(.minutes(1)))
+    func shutdown() async throws {
+        let redis = try await RedisProcess()
+        redis.kill()
+        let broadcaster = try makeBroadcaster(redis) { $0.waitTimeout = .seconds(3600) }
+        let running = Task { try await broadcaster.run() }
+        let publishing = Task { try await broadcaster.publish("x", to: "plain") }
+        let entering = Task { try await broadcaster.enter(PresenceMember(id: "ada"), "room") }
+        try await eventually("a failed link") {
+            broadcaster.status.links.contains { $0.lastError != nil }
+        }
+        running.cancel()
+        try await running.value
+        for task in [publishing.cancel, entering.cancel] { task() }
+        let error = await #expect(throws: BroadcastError.self) { try await publishing.value }
+        #expect(error?.code == .unavailable)
+        // It is entered when there is a Redis; nobody waits for that.
+        try await entering.value
+    }
+
     @Test("Too many waiting bytes are refused at once")
     func queueFull() async throws {
         let redis = try await RedisProcess()

@@ -114,14 +114,30 @@ final class RedisProcess: @unchecked Sendable {
         return line.flatMap { Int($0.dropFirst(head.count).prefix { $0 != "," }) } ?? 0
     }
 
+    /// The number of the first connection that is subscribed, if there is one.
+    func subscribedLink() async throws -> String? {
+        try await self.askAll("CLIENT LIST TYPE pubsub").split(whereSeparator: { " \r\n".contains($0) })
+            .first { $0.hasPrefix("id=") }.map(String.init)
+    }
+
     /// Sends a command of plain words, and returns the reply, up to 64 KiB.
     func askAll(_ command: String) async throws -> String {
+        try await self.exchange(Array("\(command)\r\n".utf8))
+    }
+
+    /// Sends a command of any words, and returns the reply.
+    func ask(_ words: [String]) async throws -> String {
+        let parts = words.map { "$\($0.utf8.count)\r\n\($0)\r\n" }
+        return try await self.exchange(Array(("*\(words.count)\r\n" + parts.joined()).utf8))
+    }
+
+    private func exchange(_ bytes: [UInt8]) async throws -> String {
         let stream = try await NativeConnector().connect(
             to: .tcp(host: "127.0.0.1", port: self.port),
             options: ConnectOptions(timeout: .seconds(2))
         )
         defer { stream.close() }
-        try await stream.write(Array("\(command)\r\n".utf8))
+        try await stream.write(bytes)
         let reply = try await stream.read() ?? []
         return String(decoding: reply, as: UTF8.self)
     }

@@ -1,8 +1,9 @@
 /// Where an endpoint's subscriptions on all loops and its broadcaster meet.
 ///
 /// It knows which loops have subscribers of which topic, tells the broadcaster of a topic's first and last one, and
-/// hands what arrives to the loops that are interested. Interest changes are brought to the broadcaster by one task
-/// (``run()``), in batches and in order, so that a topic that is left and joined again ends up subscribed.
+/// hands what arrives to the loops that are interested. Interest changes are brought to the broadcaster by ``run()``, in
+/// batches. Of a topic only one change is under way at a time, so that one that is left and joined again ends up subscribed;
+/// different topics do not wait for each other, for the broadcaster may be long about one that it cannot subscribe to.
 final class BroadcastHub: Sendable {
     private struct State {
         var loops: [EventLoop] = []
@@ -10,14 +11,29 @@ final class BroadcastHub: Sendable {
         var interest: [Topic: UInt64] = [:]
         /// Topics that the broadcaster delivers.
         var active: Set<Topic> = []
-        /// Topics whose interest changed since `run` last looked.
+        /// Topics whose interest changed since `run` last looked, without those that a change is under way for.
         var changed: Set<Topic> = []
+        /// Topics that a change is under way for, and whether there was another one meanwhile.
+        var underWay: [Topic: Bool] = [:]
+        /// Topics that have subscribers, and that the broadcaster did not subscribe to when it was last asked.
+        var failed: Set<Topic> = []
+        /// Batches of failed topics that are under way.
+        var retryCount = 0
+        /// Whether failed topics are to be tried again now, and whether somebody waits until that is so.
+        var isRetryDue = false
+        var isRetryScheduled = false
         var waiters: [Topic: [Waiter]] = [:]
         var queue: [Publication] = []
+        /// Publications that come after a change which is under way, by topic: whoever subscribes and publishes is to hear it.
+        var held: [Topic: [Publication]] = [:]
+        var isPublishing = false
         var queuedByteCount = 0
         var wakeup: CheckedContinuation<Void, Never>?
         var isFinished = false
     }
+
+    /// Who waits until the broadcaster delivers a topic.
+    private typealias Waiter = CheckedContinuation<BroadcastError?, Never>
 
     private let state = Lock(State())
     private let broadcaster: any Broadcaster
@@ -35,6 +51,8 @@ final class BroadcastHub: Sendable {
     static let queuedByteCountMax = 8 << 20
     /// How long the broadcaster is left alone after it failed to subscribe.
     private static let retryDelay = Duration.seconds(1)
+    /// Batches of topics that failed before which the broadcaster is asked for at a time.
+    static let retryBatchesMax = 64
 
     init(_ broadcaster: any Broadcaster, endpoint: Int, _ surroundings: Surroundings) {
         self.broadcaster = broadcaster
@@ -147,7 +165,12 @@ final class BroadcastHub: Sendable {
                 return (false, nil)
             }
             state.queuedByteCount += message.byteCount
-            state.queue.append(Publication(message, to: topic))
+            let mustWait = state.changed.contains(topic) || state.underWay[topic] != nil
+            if mustWait, !state.failed.contains(topic) {
+                state.held[topic, default: []].append(Publication(message, to: topic))
+            } else {
+                state.queue.append(Publication(message, to: topic))
+            }
             defer { state.wakeup = nil }
             return (true, state.wakeup)
         }
@@ -157,6 +180,10 @@ final class BroadcastHub: Sendable {
 
     private func noteChange(of topic: Topic, in state: inout State) -> CheckedContinuation<Void, Never>? {
         guard self.needsInterest else { return nil }
+        if state.underWay[topic] != nil {
+            state.underWay[topic] = true
+            return nil
+        }
         state.changed.insert(topic)
         defer { state.wakeup = nil }
         return state.wakeup
@@ -164,26 +191,22 @@ final class BroadcastHub: Sendable {
 
     // MARK: - The task between both
 
+    /// Topics that the broadcaster is asked to subscribe to together.
+    private struct Batch: Sendable {
+        let topics: Set<Topic>
+        /// Whether it has failed for all of them before.
+        let isRetry: Bool
+    }
+
     /// Brings interest and queued publications to the broadcaster until the task is cancelled.
     func run() async {
-        while await self.waitForWork() {
-            let (added, removed, publications, abandoned) = self.takeWork()
-            for waiter in abandoned { waiter.resume(returning: Self.nobodySubscribes) }
-            if !added.isEmpty {
-                var failure: BroadcastError?
-                do throws(BroadcastError) {
-                    try await self.interest.subscribe(self, to: added)
-                } catch {
-                    failure = error
-                }
-                self.finishSubscribing(to: added, failure)
-                if failure != nil { try? await self.surroundings.sleep(Self.retryDelay) }
-            }
-            // A failure to unsubscribe costs traffic for nobody, not correctness; the broadcaster logs it.
-            if !removed.isEmpty { try? await self.interest.unsubscribe(self, from: removed) }
-            for publication in publications {
-                // As above: the publisher has not waited for an answer, the broadcaster logs and counts.
-                _ = try? await self.broadcaster.publish(publication.message, to: publication.topic)
+        await withDiscardingTaskGroup { group in
+            while await self.waitForWork() {
+                let (added, removed, mustPublish, abandoned) = self.takeWork()
+                for waiter in abandoned { waiter.resume(returning: Self.nobodySubscribes) }
+                for batch in added { group.addTask { await self.subscribe(batch) } }
+                if !removed.isEmpty { group.addTask { await self.unsubscribe(from: removed) } }
+                if mustPublish { group.addTask { await self.publishQueued() } }
             }
         }
         self.interest.end(self)
@@ -201,7 +224,9 @@ final class BroadcastHub: Sendable {
         await withTaskCancellationHandler {
             await withCheckedContinuation { continuation in
                 let isReady = self.state.withLock { state in
-                    if !state.changed.isEmpty || !state.queue.isEmpty || Task.isCancelled { return true }
+                    let mustPublish = !state.queue.isEmpty && !state.isPublishing
+                    let hasWork = !state.changed.isEmpty || mustPublish || state.isRetryDue
+                    if hasWork || Task.isCancelled { return true }
                     state.wakeup = continuation
                     return false
                 }
@@ -217,36 +242,122 @@ final class BroadcastHub: Sendable {
         return !Task.isCancelled
     }
 
-    private typealias Waiter = CheckedContinuation<BroadcastError?, Never>
-
     /// What has changed; `abandoned` wait for topics that nobody is subscribed to any more.
     private func takeWork() -> (
-        added: Set<Topic>, removed: Set<Topic>, publications: [Publication], abandoned: [Waiter]
+        added: [Batch], removed: Set<Topic>, mustPublish: Bool, abandoned: [Waiter]
     ) {
         self.state.withLock { state in
-            let wanted = state.changed.filter { state.interest[$0] != nil }
-            let added = wanted.subtracting(state.active)
+            let changed = state.changed
+            let wanted = changed.filter { state.interest[$0] != nil }
+            let added = wanted.subtracting(state.active).subtracting(state.failed)
             // Those that failed included: the broadcaster may have subscribed to them none the less.
-            let removed = state.changed.subtracting(wanted)
+            let removed = changed.subtracting(wanted)
             state.active.subtract(removed)
+            state.failed.subtract(removed)
             state.changed = []
-            defer {
-                state.queue = []
-                state.queuedByteCount = 0
-            }
-            return (added, removed, state.queue, Self.takeWaiters(of: removed, in: &state))
+            for topic in added.union(removed) { state.underWay[topic] = false }
+            // Those that have got one loop more, for example, wait for nothing.
+            Self.release(wanted.subtracting(added), in: &state)
+            var batches = self.takeRetries(from: &state)
+            if !added.isEmpty { batches.append(Batch(topics: added, isRetry: false)) }
+            let mustPublish = !state.queue.isEmpty && !state.isPublishing
+            if mustPublish { state.isPublishing = true }
+            return (batches, removed, mustPublish, Self.takeWaiters(of: removed, in: &state))
         }
     }
 
+    /// The failed topics in batches, if it is time for them.
+    ///
+    /// Each is alone if they are few. Of many, some are alone, others each time, for most may be such that cannot be
+    /// subscribed; the rest is together, for the broker may be back for all of them.
+    private func takeRetries(from state: inout State) -> [Batch] {
+        guard state.isRetryDue else { return [] }
+        state.isRetryDue = false
+        let topics = state.failed.filter { state.underWay[$0] == nil }
+        let count = min(topics.count, Self.retryBatchesMax - state.retryCount)
+        guard count > 0 else { return [] }
+        // In one order before, so that a simulation always takes the same course.
+        let dealt = topics.sorted { $0.name < $1.name }.map { (self.surroundings.random(0 ... .max), $0) }
+            .sorted { $0.0 < $1.0 }
+        let aloneCount = count == topics.count ? count : count / 2
+        var batches = Array(repeating: Set<Topic>(), count: count)
+        for (index, (_, topic)) in dealt.enumerated() {
+            let isAlone = index < aloneCount
+            let batch = isAlone ? index : aloneCount + (index - aloneCount) % (count - aloneCount)
+            batches[batch].insert(topic)
+            state.underWay[topic] = false
+        }
+        state.retryCount += count
+        return batches.map { Batch(topics: $0, isRetry: true) }
+    }
+
+    private func subscribe(_ batch: Batch) async {
+        let unconfirmed = Lock(batch.topics)
+        var failure: BroadcastError?
+        do throws(BroadcastError) {
+            try await self.interest.subscribe(self, to: batch.topics) { topic in
+                guard unconfirmed.withLock({ $0.remove(topic) }) != nil else { return }
+                self.finishSubscribing(to: [topic], nil)
+            }
+        } catch {
+            failure = error
+        }
+        // Nobody knows which of them it was that failed.
+        if failure != nil, !self.interest.confirmsEach, batch.topics.count > 1, !batch.isRetry {
+            return self.singleOut(batch.topics)
+        }
+        self.finishSubscribing(to: unconfirmed.withLock { $0 }, failure)
+        guard self.scheduleRetry(after: batch) else { return }
+        try? await self.surroundings.sleep(Self.retryDelay)
+        self.wake { state in
+            state.isRetryScheduled = false
+            state.isRetryDue = true
+        }
+    }
+
+    private func unsubscribe(from topics: Set<Topic>) async {
+        // A failure to unsubscribe costs traffic for nobody, not correctness; the broadcaster logs it.
+        try? await self.interest.unsubscribe(self, from: topics)
+        self.wake { state in
+            Self.end(topics, in: &state)
+        }
+    }
+
+    /// Publishes until the queue is empty; one task at a time does.
+    private func publishQueued() async {
+        while let publications = self.takeQueue() {
+            for publication in publications {
+                // As above: the publisher has not waited for an answer, the broadcaster logs and counts.
+                _ = try? await self.broadcaster.publish(publication.message, to: publication.topic)
+            }
+        }
+    }
+
+    private func takeQueue() -> [Publication]? {
+        self.state.withLock { state in
+            guard !state.queue.isEmpty, !Task.isCancelled else {
+                state.isPublishing = false
+                return nil
+            }
+            defer { state.queue = [] }
+            state.queuedByteCount -= state.queue.reduce(0) { $0 + $1.message.byteCount }
+            return state.queue
+        }
+    }
+
+    /// Notes what has become of topics that a change was under way for.
     private func finishSubscribing(to topics: Set<Topic>, _ failure: BroadcastError?) {
-        let waiters = self.state.withLock { state in
+        var waiters: [Waiter] = []
+        self.wake { state in
             if failure == nil {
                 state.active.formUnion(topics)
+                state.failed.subtract(topics)
             } else {
-                // Their subscribers are still there; the next round tries again.
-                state.changed.formUnion(topics)
+                // Their subscribers are still there; a later round tries again.
+                state.failed.formUnion(topics)
             }
-            return Self.takeWaiters(of: topics, in: &state)
+            Self.end(topics, in: &state)
+            waiters = Self.takeWaiters(of: topics, in: &state)
         }
         for waiter in waiters { waiter.resume(returning: failure) }
     }
@@ -255,5 +366,51 @@ final class BroadcastHub: Sendable {
     private static func takeWaiters(of topics: Set<Topic>, in state: inout State) -> [Waiter] {
         let awaited = topics.filter { state.waiters[$0] != nil }.sorted { $0.name < $1.name }
         return awaited.flatMap { state.waiters.removeValue(forKey: $0) ?? [] }
+    }
+
+    /// Has each topic tried alone at once, before anybody is told of a failure that may be another topic's.
+    private func singleOut(_ topics: Set<Topic>) {
+        self.wake { state in
+            state.failed.formUnion(topics)
+            Self.end(topics, in: &state)
+            state.isRetryDue = true
+        }
+    }
+
+    /// Whether the caller is to wait until failed topics are tried again.
+    private func scheduleRetry(after batch: Batch) -> Bool {
+        self.state.withLock { state in
+            if batch.isRetry { state.retryCount -= 1 }
+            guard !state.failed.isEmpty, !state.isRetryScheduled else { return false }
+            state.isRetryScheduled = true
+            return true
+        }
+    }
+
+    /// No change of these topics is under way any more.
+    private static func end(_ topics: Set<Topic>, in state: inout State) {
+        for topic in topics where state.underWay.removeValue(forKey: topic) == true {
+            state.changed.insert(topic)
+        }
+        Self.release(topics, in: &state)
+    }
+
+    /// Lets publications go that waited for a change of their topic.
+    private static func release(_ topics: Set<Topic>, in state: inout State) {
+        guard !state.held.isEmpty else { return }
+        // In one order, as above.
+        for topic in topics.sorted(by: { $0.name < $1.name }) {
+            if let held = state.held.removeValue(forKey: topic) { state.queue += held }
+        }
+    }
+
+    /// Changes the state, and has ``run()`` look at it.
+    private func wake(_ change: (inout State) -> Void) {
+        let wakeup = self.state.withLock { state in
+            change(&state)
+            defer { state.wakeup = nil }
+            return state.wakeup
+        }
+        wakeup?.resume()
     }
 }

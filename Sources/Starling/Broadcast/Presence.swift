@@ -98,28 +98,31 @@ public struct PresencePage: Sendable {
 ///
 /// A broker need only know of the first time and the last.
 package struct PresenceCounts {
-    package private(set) var topics: [Topic: [String: (member: PresenceMember, count: Int)]] = [:]
+    /// Members by their ids' bytes, as a broker tells them apart.
+    package private(set) var topics: [Topic: [UTF8Name: (member: PresenceMember, count: Int)]] = [:]
 
     package init() {}
 
     /// Counts a connection; true if it is the member's first.
     package mutating func enter(_ member: PresenceMember, _ topic: Topic) -> Bool {
-        if self.topics[topic]?[member.id] != nil {
-            self.topics[topic]?[member.id]?.count += 1
+        let name = UTF8Name(member.id)
+        if self.topics[topic]?[name] != nil {
+            self.topics[topic]?[name]?.count += 1
             return false
         }
-        self.topics[topic, default: [:]][member.id] = (member, 1)
+        self.topics[topic, default: [:]][name] = (member, 1)
         return true
     }
 
     /// Counts a connection off; the member if it was its last.
     package mutating func leave(_ id: String, from topic: Topic) -> PresenceMember? {
-        guard let entry = self.topics[topic]?[id] else { return nil }
+        let name = UTF8Name(id)
+        guard let entry = self.topics[topic]?[name] else { return nil }
         guard entry.count == 1 else {
-            self.topics[topic]?[id]?.count -= 1
+            self.topics[topic]?[name]?.count -= 1
             return nil
         }
-        self.topics[topic]?[id] = nil
+        self.topics[topic]?[name] = nil
         if self.topics[topic]?.isEmpty == true { self.topics[topic] = nil }
         return entry.member
     }

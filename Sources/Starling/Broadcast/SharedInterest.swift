@@ -15,14 +15,22 @@ final class SharedInterest: Sendable {
 
     private static let all = Lock(All())
 
+    private struct State {
+        var hubs: [Topic: Set<ObjectIdentifier>] = [:]
+        /// Topics that the broadcaster is being told to leave, and whose turn it is meanwhile.
+        ///
+        /// Whoever wants one anew comes after that. Hubs that want the same topic at once need not wait for each other.
+        var leaving: [Topic: Turn] = [:]
+    }
+
     private let number: UInt64
     private let broadcaster: any Broadcaster
-    private let hubs = Lock<[Topic: Set<ObjectIdentifier>]>([:])
-    /// The broadcaster is told of one change at a time, so that it learns of them in the order in which they are counted.
-    private let turn = Turn()
+    private let confirming: (any ConfirmingBroadcaster)?
+    private let state = Lock(State())
 
     private init(_ broadcaster: any Broadcaster, number: UInt64) {
         self.broadcaster = broadcaster
+        self.confirming = broadcaster as? any ConfirmingBroadcaster
         self.number = number
     }
 
@@ -47,43 +55,93 @@ final class SharedInterest: Sendable {
         }
     }
 
+    /// Whether ``subscribe(_:to:confirmed:)`` tells topics apart: one that was not confirmed is one that failed.
+    var confirmsEach: Bool {
+        self.confirming != nil
+    }
+
     /// Subscribes; the interest counts even if it fails, for the hub will try again.
-    func subscribe(_ hub: BroadcastHub, to topics: Set<Topic>) async throws(BroadcastError) {
-        guard await self.turn.take() else { throw Self.ended }
-        defer { self.turn.give() }
-        self.hubs.withLock { hubs in
-            for topic in topics { hubs[topic, default: []].insert(ObjectIdentifier(hub)) }
+    ///
+    /// `confirmed` is called for topics as they are subscribed, if the broadcaster tells them apart.
+    func subscribe(
+        _ hub: BroadcastHub,
+        to topics: Set<Topic>,
+        confirmed: @escaping @Sendable (Topic) -> Void
+    ) async throws(BroadcastError) {
+        let leaving = self.state.withLock { state in
+            for topic in topics { state.hubs[topic, default: []].insert(ObjectIdentifier(hub)) }
+            guard !state.leaving.isEmpty else { return [] as [Turn] }
+            var turns: [ObjectIdentifier: Turn] = [:]
+            for topic in topics {
+                if let turn = state.leaving[topic] { turns[ObjectIdentifier(turn)] = turn }
+            }
+            return Array(turns.values)
         }
-        try await self.broadcaster.subscribe(to: topics)
+        // From now on nobody leaves them, so there is no later turn to wait for.
+        for turn in leaving {
+            guard await turn.take() else { throw Self.ended }
+            turn.give()
+        }
+        if let confirming {
+            try await confirming.subscribe(to: topics, confirmed: confirmed)
+        } else {
+            try await self.broadcaster.subscribe(to: topics)
+        }
     }
 
     /// Unsubscribes from what nobody else wants.
     func unsubscribe(_ hub: BroadcastHub, from topics: Set<Topic>) async throws(BroadcastError) {
-        guard await self.turn.take() else { throw Self.ended }
-        defer { self.turn.give() }
-        let unwanted = self.leave(hub, topics)
+        let turn = Turn()
+        guard await turn.take() else { throw Self.ended }
+        let unwanted = self.state.withLock { state in
+            let unwanted = Self.leave(hub, topics, &state)
+            for topic in unwanted { state.leaving[topic] = turn }
+            return unwanted
+        }
+        defer {
+            self.state.withLock { state in
+                for topic in unwanted where state.leaving[topic] === turn { state.leaving[topic] = nil }
+            }
+            turn.give()
+        }
         if !unwanted.isEmpty { try await self.broadcaster.unsubscribe(from: unwanted) }
     }
 
     /// A hub has ended, and wants nothing any more.
     func end(_ hub: BroadcastHub) {
-        let topics = self.hubs.withLock { Set($0.keys) }
-        _ = self.leave(hub, topics)
+        self.state.withLock { state in
+            _ = Self.leave(hub, Set(state.hubs.keys), &state)
+        }
     }
 
     /// The topics that nobody wants now.
-    private func leave(_ hub: BroadcastHub, _ topics: Set<Topic>) -> Set<Topic> {
-        self.hubs.withLock { hubs in
-            topics.filter { topic in
-                hubs[topic]?.remove(ObjectIdentifier(hub))
-                guard hubs[topic]?.isEmpty != false else { return false }
-                hubs[topic] = nil
-                return true
-            }
+    private static func leave(
+        _ hub: BroadcastHub,
+        _ topics: Set<Topic>,
+        _ state: inout State
+    ) -> Set<Topic> {
+        topics.filter { topic in
+            // Somebody else is telling the broadcaster already.
+            if state.leaving[topic] != nil, state.hubs[topic] == nil { return false }
+            state.hubs[topic]?.remove(ObjectIdentifier(hub))
+            guard state.hubs[topic]?.isEmpty != false else { return false }
+            state.hubs[topic] = nil
+            return true
         }
     }
 
     private static var ended: BroadcastError {
         BroadcastError(.unavailable, message: "the server has ended")
     }
+}
+
+/// A broadcaster that says of each topic when it is subscribed, so that one that cannot be has no part in what becomes of
+/// others.
+package protocol ConfirmingBroadcaster: Broadcaster {
+    /// As ``Broadcaster/subscribe(to:)``; before it returns it calls `confirmed`, once and on any thread, for each topic whose
+    /// publications will arrive. If it throws the others have failed.
+    func subscribe(
+        to topics: Set<Topic>,
+        confirmed: @escaping @Sendable (Topic) -> Void
+    ) async throws(BroadcastError)
 }

@@ -22,13 +22,13 @@ public final class ClusterRegistry: Sendable {
     public let node: String
 
     private struct State {
-        /// Connections of users on this node.
-        var counts: [String: Int] = [:]
+        /// Connections of users on this node, by their names' bytes, as the broadcaster tells them apart.
+        var counts: [UTF8Name: Int] = [:]
         /// Users that the broadcaster knows of.
-        var told: Set<String> = []
+        var told: Set<UTF8Name> = []
         /// Users whose coming or going it may not know of.
-        var changed: Set<String> = []
-        var inProgress: Set<String> = []
+        var changed: Set<UTF8Name> = []
+        var inProgress: Set<UTF8Name> = []
         var registry: ConnectionRegistry?
         var surveys: [UInt64: AsyncStream<ClusterReport>.Continuation] = [:]
         var listeners: [UInt64: AsyncThrowingStream<ClusterEvent, any Error>.Continuation] = [:]
@@ -218,14 +218,14 @@ public final class ClusterRegistry: Sendable {
     }
 
     private func everyMember(of topic: Topic) async throws(BroadcastError) -> [String] {
-        var members: Set<String> = []
+        var members: Set<UTF8Name> = []
         var cursor: PresenceCursor?
         repeat {
             let page = try await self.broadcaster.members(of: topic, from: cursor, countMax: 500)
-            members.formUnion(page.members.map(\.id))
+            members.formUnion(page.members.map { UTF8Name($0.id) })
             cursor = page.next
         } while cursor != nil
-        return members.sorted()
+        return members.map(\.string).sorted()
     }
 
     private static func topic(ofUser user: String) -> Topic { Topic("$starling:user:\(user)") }
@@ -259,15 +259,15 @@ public final class ClusterRegistry: Sendable {
 
     /// A connection of a user has been accepted; any thread.
     func came(_ user: String) {
-        self.note(user, by: 1)
+        self.note(UTF8Name(user), by: 1)
     }
 
     /// It has ended; any thread.
     func gone(_ user: String) {
-        self.note(user, by: -1)
+        self.note(UTF8Name(user), by: -1)
     }
 
-    private func note(_ user: String, by difference: Int) {
+    private func note(_ user: UTF8Name, by difference: Int) {
         let isChange = self.state.withLock { state in
             let count = (state.counts[user] ?? 0) + difference
             state.counts[user] = count == 0 ? nil : count
@@ -344,7 +344,7 @@ public final class ClusterRegistry: Sendable {
     }
 
     /// A user whose coming or going is to be reported; nil if there is none, or no more may be on the way.
-    private func takeChange() -> String? {
+    private func takeChange() -> UTF8Name? {
         self.state.withLock { state in
             guard state.inProgress.count < Self.changesMax,
                 let user = state.changed.first(where: { !state.inProgress.contains($0) })
@@ -355,7 +355,7 @@ public final class ClusterRegistry: Sendable {
         }
     }
 
-    private func report(_ user: String, _ logger: Logger) async {
+    private func report(_ user: UTF8Name, _ logger: Logger) async {
         let (isHere, isTold) = self.state.withLock { state in
             defer {
                 if state.counts[user] == nil { state.told.remove(user) } else { state.told.insert(user) }
@@ -364,17 +364,21 @@ public final class ClusterRegistry: Sendable {
         }
         // When all ends at once nobody carries the word: the lease does.
         guard !Task.isCancelled else { return }
-        do throws(BroadcastError) {
-            let place = PresenceMember(id: self.node)
-            if isHere, !isTold {
-                try await self.broadcaster.enter(place, Self.topic(ofUser: user))
-                try await self.broadcaster.enter(PresenceMember(id: user), Self.usersTopic)
-            } else if !isHere, isTold {
-                try await self.broadcaster.leave(user, from: Self.usersTopic)
-                try await self.broadcaster.leave(self.node, from: Self.topic(ofUser: user))
+        let (name, place) = (user.string, Self.topic(ofUser: user.string))
+        if isHere, !isTold {
+            await self.tell(logger) { () async throws(BroadcastError) in
+                try await self.broadcaster.enter(PresenceMember(id: self.node), place)
             }
-        } catch {
-            logger.error("a cluster does not know of a user", metadata: [LoggingKeys.error: "\(error)"])
+            await self.tell(logger) { () async throws(BroadcastError) in
+                try await self.broadcaster.enter(PresenceMember(id: name), Self.usersTopic)
+            }
+        } else if !isHere, isTold {
+            await self.tell(logger) { () async throws(BroadcastError) in
+                try await self.broadcaster.leave(name, from: Self.usersTopic)
+            }
+            await self.tell(logger) { () async throws(BroadcastError) in
+                try await self.broadcaster.leave(self.node, from: place)
+            }
         }
         let isChanged = self.state.withLock { state in
             state.inProgress.remove(user)
@@ -382,6 +386,15 @@ public final class ClusterRegistry: Sendable {
             return !state.changed.isEmpty
         }
         if isChanged { self.change.yield() }
+    }
+
+    /// Tells the broadcaster of a change, whatever has become of the one before: each coming is to be matched by a going.
+    private func tell(_ logger: Logger, _ change: () async throws(BroadcastError) -> Void) async {
+        do throws(BroadcastError) {
+            try await change()
+        } catch {
+            logger.error("a cluster does not know of a user", metadata: [LoggingKeys.error: "\(error)"])
+        }
     }
 
     private func carryOut(_ order: ClusterMessage) async {

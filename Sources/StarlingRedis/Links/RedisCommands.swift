@@ -11,6 +11,10 @@ final class RedisCommands: Sendable {
         let byteCount: Int
         let deadline: ContinuousClock.Instant
         let completion: RedisLink.Completion
+        /// Whether a task waits for it.
+        let isAwaited: Bool
+        /// Its place among all: what Redis sends elsewhere one by one is to go out there in the order it was first sent.
+        var number: UInt64 = 0
         /// How often Redis has sent it elsewhere.
         var redirectionCount = 0
     }
@@ -18,8 +22,19 @@ final class RedisCommands: Sendable {
     private struct State {
         var link: RedisLink?
         var waiting = Deque<Request>()
+        var lastNumber: UInt64 = 0
         /// Why there is no link.
         var failure: RedisError?
+        /// Whether ``RedisCommands/run()`` has ended, and was not called again.
+        var hasEnded = false
+
+        /// All that waits, in its order.
+        mutating func takeWaiting() -> [Request] {
+            var requests: [Request] = []
+            while !self.waiting.isEmpty { requests.append(self.waiting.removeFirst()) }
+            let isInOrder = zip(requests, requests.dropFirst()).allSatisfy { $0.number < $1.number }
+            return isInOrder ? requests : requests.sorted { $0.number < $1.number }
+        }
     }
 
     /// How often a command may be sent elsewhere before it fails.
@@ -50,6 +65,11 @@ final class RedisCommands: Sendable {
         RedisStatus.names(ofShard: self.name).commands
     }
 
+    /// Commands that wait for a link.
+    var waitingCount: Int {
+        self.state.withLock { $0.waiting.count }
+    }
+
     /// Sends a command now, or as soon as there is a link; never suspends.
     ///
     /// `byteCount` is about how long the command is, which `make` makes for the link that it goes out on. `completion` is
@@ -58,6 +78,7 @@ final class RedisCommands: Sendable {
         _ what: String,
         byteCount: Int,
         deadline: ContinuousClock.Instant,
+        isAwaited: Bool = false,
         make: @escaping @Sendable (RedisLink) -> RedisCommand,
         _ completion: @escaping RedisLink.Completion
     ) -> Bool {
@@ -68,23 +89,34 @@ final class RedisCommands: Sendable {
                 what: what,
                 byteCount: byteCount,
                 deadline: deadline,
-                completion: completion
+                completion: completion,
+                isAwaited: isAwaited
             )
         )
         return true
     }
 
     private func send(_ request: Request) {
-        enum Next { case send(RedisLink), wait(isFirst: Bool) }
+        enum Next { case send(RedisLink), wait(isFirst: Bool), fail }
+        var request = request
         let next: Next = self.state.withLock { state in
+            if request.number == 0 {
+                state.lastNumber += 1
+                request.number = state.lastNumber
+            }
             if let link = state.link, state.waiting.isEmpty { return .send(link) }
+            if state.hasEnded, request.isAwaited { return .fail }
             state.waiting.append(request)
             return .wait(isFirst: state.waiting.count == 1)
         }
+        let numbered = request
         switch next {
+        case .fail: self.settle(numbered, .failure(self.ended), from: nil)
         case .send(let link):
-            let isSent = link.send(request.make(link), request.what) { self.settle(request, $0, from: link) }
-            if !isSent { self.send(request, insteadOfOn: link) }
+            let isSent = link.send(numbered.make(link), numbered.what) {
+                self.settle(numbered, $0, from: link)
+            }
+            if !isSent { self.send(numbered, insteadOfOn: link) }
         case .wait(let isFirst):
             guard isFirst else { return }
             // By a task of its own, for the broadcaster may not run yet, or not any more.
@@ -161,9 +193,13 @@ final class RedisCommands: Sendable {
         var refusal: RedisError?
         while true {
             let result: Result<RedisValue, RedisError> = await withCheckedContinuation { continuation in
-                let isTaken = self.trySend(what, byteCount: byteCount, deadline: deadline, make: make) {
-                    continuation.resume(returning: $0)
-                }
+                let isTaken = self.trySend(
+                    what,
+                    byteCount: byteCount,
+                    deadline: deadline,
+                    isAwaited: true,
+                    make: make
+                ) { continuation.resume(returning: $0) }
                 if !isTaken { continuation.resume(returning: .failure(self.queueFull)) }
             }
             switch result {
@@ -191,7 +227,8 @@ final class RedisCommands: Sendable {
     ) async throws(RedisError) -> RedisValue {
         let deadline = ContinuousClock.now + self.configuration.waitTimeout
         return try await withCheckedContinuation { continuation in
-            let isTaken = self.trySend(what, byteCount: 128, deadline: deadline, make: make) {
+            let isTaken = self.trySend(what, byteCount: 128, deadline: deadline, isAwaited: true, make: make)
+            {
                 continuation.resume(returning: $0)
             }
             if !isTaken { continuation.resume(returning: .failure(self.queueFull)) }
@@ -200,6 +237,8 @@ final class RedisCommands: Sendable {
 
     /// Keeps a link until the task is cancelled.
     func run() async {
+        self.state.withLock { $0.hasEnded = false }
+        defer { self.end() }
         await RedisReconnection(self.configuration).run { () async -> RedisError in
             let failure = await self.source.withLink(pushes: nil) { self.linkIsUp($0) }
             self.state.withLock { state in
@@ -209,6 +248,22 @@ final class RedisCommands: Sendable {
             self.status.set(.down, of: self.linkName, failure)
             return failure
         }
+    }
+
+    /// Nobody is to wait any longer; what nobody waits for may still go out, if somebody else keeps the links from now on.
+    private func end() {
+        let awaited = self.state.withLock { state in
+            state.hasEnded = true
+            let requests = state.takeWaiting()
+            for request in requests where !request.isAwaited { state.waiting.append(request) }
+            return requests.filter(\.isAwaited)
+        }
+        for request in awaited { self.settle(request, .failure(self.ended), from: nil) }
+    }
+
+    /// Of a command that was not sent.
+    private var ended: RedisError {
+        RedisError(.unreachable, "the broadcaster has ended")
     }
 
     private var queueFull: RedisError {
@@ -235,8 +290,7 @@ final class RedisCommands: Sendable {
             var unsent: [Request] = []
             state.link = link
             state.failure = nil
-            while !state.waiting.isEmpty {
-                let request = state.waiting.removeFirst()
+            for request in state.takeWaiting() {
                 let isSent = link.send(request.make(link), request.what) {
                     self.settle(request, $0, from: link)
                 }

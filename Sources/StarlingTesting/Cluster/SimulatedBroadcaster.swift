@@ -336,7 +336,7 @@ public final class SimulatedBroadcaster: HistoryBroadcaster, PresenceBroadcaster
 
     /// Whether a member is connected here, and the broker knows.
     func holds(_ id: String, in topic: Topic) -> Bool {
-        guard self.counts.topics[topic]?[id] != nil else { return false }
+        guard self.counts.topics[topic]?[UTF8Name(id)] != nil else { return false }
         return !self.changes.contains { entry in
             switch entry.change {
             case .enter(let member, let changed): member.id == id && changed == topic

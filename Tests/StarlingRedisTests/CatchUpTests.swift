@@ -1,0 +1,183 @@
+import Starling
+import StarlingRedis
+import TestSupport
+import Testing
+
+/// How a topic with a history is caught up with, answer by answer.
+@Suite(.timeLimit(.minutes(2))) struct CatchUpTests {
+    private let topic: Topic = "history:x"
+    private let channel = "starling:c:history:x"
+
+    private func broadcaster(
+        _ redis: ScriptedRedis,
+        _ change: (inout RedisConfiguration) -> Void = { _ in }
+    ) -> RedisBroadcaster {
+        var configuration = RedisConfiguration(RedisServer(.tcp(host: "scripted", port: 1)))
+        configuration.history = { _ in HistoryLimits() }
+        configuration.reconnectDelayMin = .milliseconds(1)
+        configuration.reconnectDelayMax = .milliseconds(10)
+        configuration.unsubscribeDelay = .zero
+        configuration.waitTimeout = .seconds(60)
+        configuration.replyTimeout = .seconds(60)
+        change(&configuration)
+        return RedisBroadcaster(configuration, connector: redis)
+    }
+
+    /// Answers everything but histories.
+    private static func others(_ call: ScriptedRedis.Call) -> [UInt8]? {
+        switch call.script {
+        case "refresh": ScriptedRedis.array([ScriptedRedis.integer(1), ScriptedRedis.integer(0)])
+        default: nil
+        }
+    }
+
+    private func scripted() -> ScriptedRedis {
+        let redis = ScriptedRedis()
+        redis.answer(Self.others)
+        return redis
+    }
+
+    private func offsets(_ node: Node) -> [Int] {
+        node.arrived(self.topic).compactMap { $0.position.map { Int($0.offset) } }
+    }
+
+    @Test("What was held before a history began anew is let go, and not waited for")
+    func formerEpoch() async throws {
+        let redis = self.scripted()
+        let broadcaster = self.broadcaster(redis)
+        try await withNodes([broadcaster]) { nodes in
+            let subscribing = Task { try await broadcaster.subscribe(to: [topic]) }
+            // Redis dies before it answers, after a publication of its first epoch.
+            _ = try await redis.call(of: "history")
+            redis.push(ScriptedRedis.publication(epoch: 1, 5), to: self.channel)
+            try await self.waitForPush(redis, nodes[0])
+            redis.breakLinks(areSubscribed: false)
+            try await redis.call(of: "history").answer(ScriptedRedis.history(epoch: 2, newest: 0))
+            redis.answer { call in
+                call.script == "history" ? ScriptedRedis.history(epoch: 2, newest: 0) : Self.others(call)
+            }
+            try await subscribing.value
+            redis.push(ScriptedRedis.publication(epoch: 2, 1), to: self.channel)
+            try await nodes[0].wait("the first of the second epoch") { !$0.arrived(self.topic).isEmpty }
+            #expect(nodes[0].arrived(self.topic).map(\.position) == [StreamPosition(epoch: 2, offset: 1)])
+            #expect(nodes[0].gaps(self.topic).isEmpty)
+            try await nodes[0].wait("readiness") { $0.broadcaster.isReady }
+        }
+    }
+
+    @Test("What was asked for a subscription that has ended says nothing to the next one")
+    func earlierSubscription() async throws {
+        let redis = self.scripted()
+        let broadcaster = self.broadcaster(redis)
+        try await withNodes([broadcaster]) { nodes in
+            let first = Task { try? await broadcaster.subscribe(to: [topic]) }
+            let early = try await redis.call(of: "history")
+            try await broadcaster.unsubscribe(from: [self.topic])
+            try await eventually("the topic to be left") {
+                redis.channels.allSatisfy { !$0.contains(self.channel) }
+            }
+            let second = Task { try await broadcaster.subscribe(to: [topic]) }
+            let late = try await redis.call(of: "history")
+            early.answer(ScriptedRedis.history(epoch: 1, newest: 60))
+            redis.push(ScriptedRedis.publication(epoch: 1, 61), to: self.channel)
+            // Another topic's publication, which comes behind: 61 has been seen by then.
+            try await self.waitForPush(redis, nodes[0])
+            late.answer(ScriptedRedis.history(epoch: 1, newest: 60))
+            try await second.value
+            await first.value
+            redis.answer { call in
+                call.script == "history"
+                    ? ScriptedRedis.history(epoch: 1, newest: 62, 61...62) : Self.others(call)
+            }
+            redis.push(ScriptedRedis.publication(epoch: 1, 62), to: self.channel)
+            try await nodes[0].wait("62") { self.offsets($0).last == 62 }
+            try await self.waitForPush(redis, nodes[0])
+            #expect(self.offsets(nodes[0]) == [61, 62])
+        }
+    }
+
+    /// Waits until all that was pushed before has been looked at.
+    private func waitForPush(_ redis: ScriptedRedis, _ node: Node) async throws {
+        let count = node.members(who: .joined).count
+        let event: [UInt8] = [UInt8(ascii: "S"), 1, 3] + Array(repeating: 0, count: 8) + [0, 0, 0, 1] + [65]
+        redis.push(event, to: self.channel)
+        try await node.wait("what was pushed") { $0.members(who: .joined).count > count }
+    }
+
+    @Test("A server that takes the links over catches up with what another one had begun")
+    func handOver() async throws {
+        let redis = self.scripted()
+        let node = Node(self.broadcaster(redis))
+        let first = Task { try await node.broadcaster.run() }
+        let subscribing = Task { try? await node.broadcaster.subscribe(to: [topic]) }
+        _ = try await redis.call(of: "history")
+        let second = Task { try await node.broadcaster.run() }
+        first.cancel()
+        try await first.value
+        await subscribing.value
+        redis.answer { call in
+            call.script == "history" ? ScriptedRedis.history(epoch: 1, newest: 7) : Self.others(call)
+        }
+        try await node.broadcaster.subscribe(to: [self.topic])
+        redis.push(ScriptedRedis.publication(epoch: 1, 8), to: self.channel)
+        try await node.wait("8") { self.offsets($0) == [8] }
+        try await node.wait("readiness") { $0.broadcaster.isReady }
+        second.cancel()
+        try await second.value
+    }
+
+    @Test("Histories that cannot be read keep no other topic from being caught up with")
+    func unreadable() async throws {
+        let redis = self.scripted()
+        redis.answer { call in
+            guard call.script == "history" else { return Self.others(call) }
+            return call.keys[0].contains("foreign")
+                ? ScriptedRedis.integer(42) : ScriptedRedis.history(epoch: 1, newest: 7)
+        }
+        let broadcaster = self.broadcaster(redis)
+        try await withNodes([broadcaster]) { nodes in
+            let foreign = Set((0..<100).map { Topic("foreign \($0)") })
+            let waiting = Task { try await broadcaster.subscribe(to: foreign) }
+            try await eventually("all to be asked for") { redis.channels.contains { $0.count == 101 } }
+            try await broadcaster.subscribe(to: [self.topic])
+            #expect(!broadcaster.isReady)
+            redis.answer { call in
+                call.script == "history" ? ScriptedRedis.history(epoch: 1, newest: 7) : Self.others(call)
+            }
+            try await waiting.value
+            try await nodes[0].wait("readiness") { $0.broadcaster.isReady }
+        }
+    }
+
+    @Test("After a failover what was missed is not read from the old master")
+    func oldMaster() async throws {
+        let redis = self.scripted()
+        let broadcaster = self.broadcaster(redis)
+        let asked = Lock(0)
+        redis.answer { call in
+            guard call.script == "history" else { return Self.others(call) }
+            asked.withLock { $0 += 1 }
+            guard call.run == "1" else {
+                // Whoever goes on from the old epoch is told that there is none.
+                let isOld = call.arguments.count > 5 && call.arguments[5].last == 1
+                return ScriptedRedis.history(epoch: 2, newest: 0, isComplete: !isOld)
+            }
+            return ScriptedRedis.history(epoch: 1, newest: 10)
+        }
+        try await withNodes([broadcaster]) { nodes in
+            try await broadcaster.subscribe(to: [self.topic])
+            try await nodes[0].wait("readiness") { $0.broadcaster.isReady }
+            // The subscribed link finds the new master first.
+            redis.start(run: "2")
+            let count = asked.withLock { $0 }
+            redis.breakLinks(areSubscribed: true)
+            try await eventually("the old master to be asked, again") { asked.withLock { $0 } > count + 2 }
+            #expect(!broadcaster.isReady)
+            #expect(nodes[0].gaps(self.topic).isEmpty)
+            redis.breakLinks(areSubscribed: false)
+            try await nodes[0].wait("the gap") { !$0.gaps(self.topic).isEmpty }
+            #expect(nodes[0].gaps(self.topic) == [StreamPosition(epoch: 2, offset: 0)])
+            try await nodes[0].wait("readiness") { $0.broadcaster.isReady }
+        }
+    }
+}

@@ -1,0 +1,183 @@
+import Starling
+import StarlingNative
+import TestSupport
+import Testing
+
+@testable import StarlingRedis
+
+/// Presence when Redis refuses, forgets, or answers late.
+@Suite(.timeLimit(.minutes(2))) struct PresenceFaultTests {
+    private let room: Topic = "room"
+
+    private func broadcaster(_ redis: RedisProcess, lease: Duration = .seconds(1)) throws -> RedisBroadcaster
+    {
+        try makeBroadcaster(redis) {
+            $0.presenceLease = lease
+            $0.reconnectDelayMax = .milliseconds(100)
+            $0.waitTimeout = .seconds(2)
+        }
+    }
+
+    @Test(
+        "A full Redis refuses who comes, and keeps who is there; who came meanwhile is entered when there is room"
+    )
+    func outOfMemory() async throws {
+        let redis = try await RedisProcess()
+        let (watching, entering) = try (self.broadcaster(redis), self.broadcaster(redis))
+        try await withNodes([watching, entering]) { nodes in
+            try await watching.subscribe(to: [self.room])
+            for number in 0..<50 { try await entering.enter(PresenceMember(id: "\(number)"), self.room) }
+            try await redis.ask("CONFIG SET maxmemory 1")
+            let error = await #expect(throws: BroadcastError.self) {
+                try await entering.enter(PresenceMember(id: "late"), self.room)
+            }
+            #expect((error?.underlying as? RedisError)?.code == .outOfMemory)
+            // A link breaks as well, so that all are entered anew, as far as Redis lets them.
+            try await redis.ask("CLIENT KILL TYPE normal")
+            try? await entering.enter(PresenceMember(id: "later"), self.room)
+            // Several leases' worth of renewals.
+            try await redis.ask("CONFIG RESETSTAT")
+            try await eventually("leases to pass") { try await redis.calls(of: "zadd") > 25 }
+            try await entering.leave("0", from: self.room)
+            try await nodes[0].wait("who leaves to leave") { $0.members(who: .left) == ["0"] }
+            #expect(try await watching.memberCount(of: self.room) == 49)
+            try await redis.ask("CONFIG SET maxmemory 0")
+            try await eventually("the late ones") { try await watching.memberCount(of: self.room) == 51 }
+            // The incarnations of before are given up, and nobody leaves with them.
+            try await eventually("one incarnation each") {
+                try await redis.ask("ZCARD starling:nodes") == ":2"
+            }
+            #expect(nodes[0].members(who: .left) == ["0"])
+            #expect(try await watching.memberCount(of: self.room) == 51)
+        }
+    }
+
+    @Test("A topic that Redis will not have takes nobody away from another one")
+    func wrongType() async throws {
+        let redis = try await RedisProcess()
+        try await redis.ask("SET starling:p:foreign text")
+        let (watching, entering) = try (self.broadcaster(redis), self.broadcaster(redis))
+        try await withNodes([watching, entering]) { nodes in
+            try await watching.subscribe(to: [self.room])
+            for number in 0..<50 { try await entering.enter(PresenceMember(id: "\(number)"), self.room) }
+            await #expect(throws: BroadcastError.self) {
+                try await entering.enter(PresenceMember(id: "x"), "foreign")
+            }
+            try await redis.ask("CLIENT KILL TYPE normal")
+            try await entering.enter(PresenceMember(id: "50"), self.room)
+            try await redis.ask("CONFIG RESETSTAT")
+            try await eventually("leases to pass") { try await redis.calls(of: "zadd") > 25 }
+            #expect(try await watching.memberCount(of: self.room) == 51)
+            #expect(nodes[0].members(who: .left).isEmpty)
+            try await redis.ask("DEL starling:p:foreign")
+            try await eventually("the other topic's member") {
+                try await watching.memberCount(of: "foreign") == 1
+            }
+            try await eventually("one incarnation each") {
+                try await redis.ask("ZCARD starling:nodes") == ":2"
+            }
+        }
+    }
+
+    @Test(
+        "Nothing is entered for an incarnation without a lease, and a lease that has ended has ended for whoever asks again"
+    )
+    func lateCommands() async throws {
+        let redis = try await RedisProcess()
+        let scripts = RedisScripts(isSharded: false)
+        let enter = [
+            "EVAL", scripts.enter, "4", "starling:p:room", "starling:i:room", "starling:n:gone",
+            "starling:nodes",
+            "entry", "ada", "", "starling:c:room", "event", "gone",
+        ]
+        #expect(try await redis.ask(enter) == ":-1\r\n")
+        #expect(try await redis.ask("EXISTS starling:p:room starling:i:room starling:n:gone") == ":0")
+        func refresh(mustBeKnown: Bool) -> [String] {
+            [
+                "EVAL", scripts.refresh, "1", "starling:nodes", "gone", "1000", "starling:", "header", "100",
+                mustBeKnown ? "1" : "0",
+            ]
+        }
+        // The first answer may be lost.
+        for _ in 1...2 { #expect(try await redis.ask(refresh(mustBeKnown: true)) == "*2\r\n:0\r\n:0\r\n") }
+        #expect(try await redis.ask("EXISTS starling:nodes") == ":0")
+        #expect(try await redis.ask(refresh(mustBeKnown: false)) == "*2\r\n:0\r\n:0\r\n")
+        #expect(try await redis.ask(refresh(mustBeKnown: true)) == "*2\r\n:1\r\n:0\r\n")
+        #expect(try await redis.ask(enter) == ":1\r\n")
+    }
+
+    // MARK: - With a Redis that is slow, or another one
+
+    private func scripted() -> (ScriptedRedis, RedisBroadcaster) {
+        let redis = ScriptedRedis()
+        var configuration = RedisConfiguration(RedisServer(.tcp(host: "scripted", port: 1)))
+        configuration.reconnectDelayMin = .milliseconds(1)
+        configuration.reconnectDelayMax = .milliseconds(10)
+        configuration.presenceLease = .milliseconds(600)
+        configuration.waitTimeout = .seconds(60)
+        configuration.replyTimeout = .seconds(60)
+        redis.answer(Self.all)
+        return (redis, RedisBroadcaster(configuration, connector: redis))
+    }
+
+    private static func all(_ call: ScriptedRedis.Call) -> [UInt8]? {
+        call.script == "refresh"
+            ? ScriptedRedis.array([ScriptedRedis.integer(1), ScriptedRedis.integer(0)])
+            : ScriptedRedis.integer(1)
+    }
+
+    @Test("A Redis that has taken over from another one is told of everybody, though it knows the lease")
+    func failover() async throws {
+        let (redis, broadcaster) = self.scripted()
+        try await withNodes([broadcaster]) { _ in
+            for number in 0..<10 { try await broadcaster.enter(PresenceMember(id: "\(number)"), self.room) }
+            let entered = Lock<[String: Int]>([:])
+            redis.answer { call in
+                if call.script == "enter" {
+                    entered.withLock { $0[call.run + " " + call.text(1), default: 0] += 1 }
+                }
+                return Self.all(call)
+            }
+            redis.start(run: "2")
+            redis.breakLinks(areSubscribed: false)
+            try await eventually("all to be entered") { entered.withLock { $0.count } == 10 }
+            #expect(entered.withLock { Set($0.keys) } == Set((0..<10).map { "2 \($0)" }))
+        }
+    }
+
+    @Test("While many are entered anew the leases are renewed, the one of before included")
+    func slowEntering() async throws {
+        let (redis, broadcaster) = self.scripted()
+        try await withNodes([broadcaster]) { _ in
+            for number in 0..<300 { try await broadcaster.enter(PresenceMember(id: "\(number)"), self.room) }
+            let renewed = Lock<[String: Int]>([:])
+            let givenUp = Lock<Set<String>>([])
+            let mayEnter = Lock(false)
+            redis.answer { call in
+                if call.script == "refresh" {
+                    renewed.withLock { $0[call.text(0), default: 0] += 1 }
+                    givenUp.withLock { names in
+                        for index in call.arguments.indices.dropFirst(6) { names.insert(call.text(index)) }
+                    }
+                }
+                // Nobody can be entered for many leases.
+                if call.script == "enter", !mayEnter.withLock({ $0 }) { return ScriptedRedis.refusal }
+                return Self.all(call)
+            }
+            let former = try await self.incarnation(renewed)
+            redis.start(run: "2")
+            redis.breakLinks(areSubscribed: false)
+            try await eventually("two incarnations to be kept alive") {
+                renewed.withLock { $0.count == 2 && $0.values.allSatisfy { $0 > 10 } }
+            }
+            #expect(givenUp.withLock { $0 }.isEmpty)
+            mayEnter.withLock { $0 = true }
+            try await eventually("the former one to be given up") { givenUp.withLock { $0 } == [former] }
+        }
+    }
+
+    private func incarnation(_ renewed: Lock<[String: Int]>) async throws -> String {
+        try await eventually("a lease") { renewed.withLock { !$0.isEmpty } }
+        return try #require(renewed.withLock { $0.keys.first })
+    }
+}
