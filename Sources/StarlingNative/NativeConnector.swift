@@ -24,9 +24,10 @@ public struct NativeConnector: Connector {
         for (number, address) in addresses.enumerated() {
             // One that does not answer leaves the others their part of the time.
             let now = ContinuousClock.now
-            let end = min(deadline, now + (deadline - now) / (addresses.count - number))
+            let left = addresses.count - number
+            let end = left == 1 ? deadline : now + (deadline - now) / left
             do {
-                return try await Self.open(address, target, tls, options, until: end)
+                return try await Self.open(address, target, tls, options, until: end, isLast: end == deadline)
             } catch {
                 failure = error
                 if Task.isCancelled || .now >= deadline { break }
@@ -40,13 +41,14 @@ public struct NativeConnector: Connector {
         _ target: ConnectTarget,
         _ tls: TLSContext?,
         _ options: ConnectOptions,
-        until end: ContinuousClock.Instant
+        until end: ContinuousClock.Instant,
+        isLast: Bool
     ) async throws(TransportError) -> any ByteStream {
         let stream = try NativeStream(address, target)
-        let timeout = end - .now
         let timer = Task { [weak stream] in
             try await Task.sleep(until: end)
-            stream?.close(TransportError("cannot connect to \(target): no answer within \(timeout)"))
+            let time = isLast ? "\(options.timeout)" : "an address' part of \(options.timeout)"
+            stream?.close(TransportError("cannot connect to \(target): no answer within \(time)"))
         }
         defer { timer.cancel() }
         try await stream.finishConnecting()

@@ -88,6 +88,27 @@ private final class FussyBroadcaster: Broadcaster {
         }
     }
 
+    @Test("Whose topic has no subscriber any more waits for it no longer")
+    func abandoned() async throws {
+        let hub = self.hub(FussyBroadcaster())
+        hub.addInterest(in: "t", of: self.loop)
+        let waiting = Task { () -> BroadcastError.Code? in
+            do throws(BroadcastError) {
+                try await hub.waitUntilSubscribed(to: "t")
+                return nil
+            } catch {
+                return error.code
+            }
+        }
+        try await eventually("somebody to wait") { hub.waitingCount == 1 }
+        hub.removeInterest(in: "t", of: self.loop)
+        // Nor does one that begins to wait too late.
+        await #expect(throws: BroadcastError.self) { try await hub.waitUntilSubscribed(to: "t") }
+        try await self.withRunning([hub]) {
+            #expect(await waiting.value == .unavailable)
+        }
+    }
+
     @Test("A topic that the broker is silent about delays no other topic, and no publication")
     func silentTopic() async throws {
         let broadcaster = FussyBroadcaster()

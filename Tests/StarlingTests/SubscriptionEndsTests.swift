@@ -3,66 +3,8 @@ import StarlingCore
 import StarlingTesting
 import Testing
 
-/// A broadcaster that subscribes when a test lets it.
-private final class GatedBroadcaster: Broadcaster {
-    let gate = Gate()
-    private let subscribed = Lock<[Set<Topic>]>([])
-
-    var subscriptions: [Set<Topic>] { self.subscribed.withLock { $0 } }
-
-    func attach(_ sink: BroadcastSink) {}
-    func subscribe(to topics: Set<Topic>) async throws(BroadcastError) {
-        self.subscribed.withLock { $0.append(topics) }
-        await self.gate.wait()
-    }
-    func unsubscribe(from topics: Set<Topic>) async throws(BroadcastError) {}
-    func publish(_ message: Message, to topic: Topic) async throws(BroadcastError) -> StreamPosition? { nil }
-    func run() async throws(BroadcastError) {
-        try? await Task.sleep(for: .seconds(3600))
-    }
-}
-
 /// Subscriptions that end while they begin.
 @Suite struct SubscriptionEndsTests {
-    @Test(
-        "Whose connection ends before a broadcaster has got to its topic does not wait for ever",
-        .timeLimit(.minutes(1))
-    )
-    func gone() async throws {
-        let broadcaster = GatedBroadcaster()
-        let outcomes = Lock<[String]>([])
-        let endpoint = WebSocketEndpoint(broadcaster: broadcaster) { socket in
-            for try await message in socket {
-                let topic = Topic(message.text ?? "")
-                do throws(WebSocketError) {
-                    try await socket.subscribe(to: topic)
-                    outcomes.withLock { $0.append("\(topic) subscribed") }
-                } catch {
-                    outcomes.withLock {
-                        $0.append("\(topic) \(error.code == .closed ? "closed" : "\(error)")")
-                    }
-                }
-            }
-        }
-        let server = EmbeddedTransport { WebSocketRoute("/", endpoint) }
-        let first = try Client(server)
-        #expect(first.takeStatus() == 101)
-        first.send(.text, Array("a".utf8))
-        while broadcaster.subscriptions.isEmpty { await server.waiting {} }
-        // The broadcaster is busy with the first topic when the second one comes and goes.
-        let second = try Client(server)
-        #expect(second.takeStatus() == 101)
-        second.send(.text, Array("b".utf8))
-        await server.waiting {}
-        server.endInput(of: second.connection)
-        await server.waiting {}
-        #expect(outcomes.withLock { $0 } == [])
-        await server.waiting { await broadcaster.gate.open() }
-        while outcomes.withLock({ $0.count }) < 2 { await server.waiting {} }
-        #expect(Set(outcomes.withLock { $0 }) == ["a subscribed", "b closed"])
-        #expect(broadcaster.subscriptions == [["a"]])
-    }
-
     @Test("Of two that begin one subscription anew the later one counts, and the other says so")
     func replaced() async throws {
         let gate = Gate()

@@ -128,6 +128,11 @@ final class BroadcastHub: Sendable {
         if let error { throw error }
     }
 
+    /// How many wait in ``waitUntilSubscribed(to:)``.
+    var waitingCount: Int {
+        self.state.withLock { $0.waiters.values.reduce(0) { $0 + $1.count } }
+    }
+
     private static var nobodySubscribes: BroadcastError {
         BroadcastError(
             .unavailable,

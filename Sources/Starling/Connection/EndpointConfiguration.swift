@@ -62,6 +62,9 @@ public struct ConnectionTimeouts: Sendable, Hashable {
     /// A close frame that is not answered for so long ends the connection.
     public var closeTimeout: Duration = .seconds(5)
     /// A peer that takes no byte for so long, while some wait, is cut.
+    ///
+    /// What it takes shows when the kernel has half of its buffer free again, 64 KiB: one that is so slow that this takes longer counts as
+    /// one that takes nothing.
     public var writeTimeout: Duration = .seconds(10)
     /// A connection that sends no message for so long is closed with 1001.
     ///

@@ -48,7 +48,8 @@ public struct WebSocketEndpoint: Sendable {
     ///   - broadcaster: Carries publications between event loops and nodes.
     ///   - configuration: Limits, deadlines and the like.
     ///   - authenticate: Sees the request and decides; runs on the connection's event loop and may suspend for
-    ///     ``ConnectionTimeouts/authenticationTimeout``. An error that it throws refuses the upgrade with 500.
+    ///     ``ConnectionTimeouts/authenticationTimeout``. An error that it throws refuses the upgrade with 500. Its task is cancelled when
+    ///     that time is over, the client has gone, or a shutdown has waited for as long as it may.
     ///   - body: What to do with a connection.
     public init<UserData: Sendable>(
         broadcaster: any Broadcaster = InMemoryBroadcaster(),

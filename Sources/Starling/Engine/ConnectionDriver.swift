@@ -208,7 +208,8 @@ internal import StarlingDeflate
     public func prepareToSleep() -> Int32 {
         guard self.loop.mailbox.prepareToSleep() else { return 0 }
         if !self.waitingUpgrades.isEmpty { return Self.turnIntervalMilliseconds }
-        return self.wheel.count > 0 || self.drain != nil || !self.waitingForMemory.isEmpty
+        // One that holds something looks whether others need the memory.
+        return self.wheel.count > 0 || self.drain != nil || self.chargedByteCount > 0
             ? Int32(TimerWheel.intervalMilliseconds) : -1
     }
 

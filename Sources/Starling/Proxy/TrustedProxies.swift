@@ -116,8 +116,9 @@ public struct TrustedProxies: Sendable {
             host = text[..<colon]
             port = text[text.index(after: colon)...]
         }
-        guard AddressRange.parse(String(host)) != nil, let number = UInt16(port) else { return nil }
-        return RemoteAddress(host: String(host), port: number)
+        guard let bytes = AddressRange.parse(String(host)), let number = UInt16(port) else { return nil }
+        // In the spelling of a socket's address: it is compared with those, and counted with them.
+        return unsafe RemoteAddress(bytes: bytes.span.bytes, port: number)
     }
 
     private static func trimmed(_ text: Substring) -> Substring {

@@ -47,8 +47,8 @@ struct UpgradeQueue {
     /// How far ahead, in microseconds, clients have been told to come back.
     private var promisedAhead: UInt64 = 0
 
-    /// What lies further ahead is no promise, but a moment at random: a flood of requests must not push away those that come after it.
-    private static let promiseMicrosecondsMax: UInt64 = 60_000_000
+    /// Nobody is told to stay away for longer: a flood of requests must not push away those that come after that.
+    private static let promiseMicrosecondsMax: UInt64 = 120_000_000
 
     mutating func request(at now: LoopInstant, isDecided: Bool, _ rules: Rules) -> Verdict {
         self.update(to: now, rules)
