@@ -78,6 +78,7 @@ public struct RedisError: Error, Sendable, CustomStringConvertible {
             case "OOM": (.outOfMemory, "raise maxmemory, or keep shorter histories")
             case "READONLY": (.readOnly, "the server is a replica: connect to the master")
             case "LOADING", "BUSY", "TRYAGAIN", "MASTERDOWN": (.loading, "it will answer in a while")
+            case "NOREPLICAS", "MISCONF": (.loading, "it takes no writes now")
             case "MOVED", "CROSSSLOT": (.moved, "the server belongs to a cluster: use redis+cluster://")
             case "ASK": (.ask, "the server belongs to a cluster: use redis+cluster://")
             case "CLUSTERDOWN": (.clusterDown, "some of its masters are gone")

@@ -74,7 +74,7 @@ actor RedisPresence {
         do throws(RedisError) {
             _ = try await self.send(self.topics.leave(id, topic, incarnation))
         } catch {
-            if !error.isRefusal, incarnation == self.incarnation { self.isUncertain = true }
+            if self.leavesOpen(error), incarnation == self.incarnation { self.isUncertain = true }
             try self.throwUnlessUnavailable(error)
         }
     }
@@ -97,6 +97,7 @@ actor RedisPresence {
         // It may have left meanwhile; between this look and the sending nothing else runs here.
         guard let member = self.counts.topics[entry.topic]?[entry.name]?.member else {
             self.owed.remove(entry)
+            self.refused.remove(entry)
             return
         }
         let incarnation = self.incarnation
@@ -139,9 +140,17 @@ actor RedisPresence {
             deadline: .now + self.topics.configuration.waitTimeout,
             make: self.topics.leave(id, topic, incarnation)
         ) { result in
-            if case .failure(let error) = result, !error.isRefusal { Task { await self.noteLoss() } }
+            guard case .failure(let error) = result, self.leavesOpen(error) else { return }
+            Task { await self.noteLoss() }
         }
         if !isTaken { self.noteLoss() }
+    }
+
+    /// Whether somebody who has left may still be there, which nobody asks for again: only another incarnation puts it right.
+    ///
+    /// Where the key holds something else, nobody has ever been.
+    private nonisolated func leavesOpen(_ error: RedisError) -> Bool {
+        error.code != .wrongType
     }
 
     private func noteLoss() {
@@ -286,8 +295,8 @@ actor RedisPresence {
 
     private func enterOwed() async {
         var failures: [(Entry, RedisError)] = []
-        // Of those that Redis will not have, some others each time.
-        var rest = (Array(self.owed) + self.refused.shuffled().prefix(Self.batchCountMax))[...]
+        // Those that Redis would not have come last, others first each time.
+        var rest = (Array(self.owed) + self.refused.shuffled())[...]
         while !rest.isEmpty, !self.isUncertain, !Task.isCancelled {
             let batch = rest.prefix(Self.batchCountMax)
             rest = rest.dropFirst(Self.batchCountMax)
@@ -298,7 +307,7 @@ actor RedisPresence {
                 }
             }
             // A Redis that is full or away has no use for the others.
-            if batch.allSatisfy({ self.owed.contains($0) }) { break }
+            if batch.allSatisfy({ self.owed.contains($0) || self.refused.contains($0) }) { break }
         }
         guard let (entry, error) = failures.first(where: { !$0.1.isOpen && !$0.1.isTemporary }) else {
             return

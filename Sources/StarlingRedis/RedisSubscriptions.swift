@@ -221,7 +221,7 @@ actor RedisSubscriptions {
             group.addTask { await self.serveCatchUps() }
             await RedisReconnection(self.configuration).run { await self.runLink() }
         }
-        for waiter in self.waiters.values.flatMap({ $0 }) { self.giveUp(waiter) }
+        while let waiter = self.waiters.values.first?.first { self.giveUp(waiter) }
     }
 
     /// What another call of ``run()`` has not finished begins anew with the first link.

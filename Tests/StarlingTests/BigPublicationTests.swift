@@ -5,27 +5,33 @@ import Testing
 
 /// A publication that is longer than a socket's buffer.
 @Suite struct BigPublicationTests {
-    private static let publication = Message.text(String(repeating: "x", count: 300_000))
+    private static let publication = Self.publication(300_000)
 
-    @Test("However many have yet to write it, it is charged once")
-    func once() async throws {
+    private static func publication(_ byteCount: Int) -> Message {
+        .text(String(repeating: "x", count: byteCount))
+    }
+
+    @Test("However many have yet to write it, it is charged once", arguments: [100_000, 300_000])
+    func once(byteCount: Int) async throws {
         let memory = MemoryBudget(byteCountMax: 1_000_000, scarceByteCount: 1_000_000)
         let room = Room(memory: memory)
         let clients = try (0..<50).map { _ in try room.subscriber("/t") }
-        for client in clients { room.server.limitOutput(of: client.connection, to: 80_000) }
-        try await room.broadcaster.publish(Self.publication, to: "t")
+        for client in clients { room.server.limitOutput(of: client.connection, to: byteCount / 4) }
+        try await room.broadcaster.publish(Self.publication(byteCount), to: "t")
         room.settle()
-        #expect(memory.byteCount > 300_000 && memory.byteCount < 300_100)
+        #expect(memory.byteCount > byteCount && memory.byteCount < byteCount + 100)
         for client in clients.dropLast() { room.server.limitOutput(of: client.connection, to: nil) }
         room.settle()
-        #expect(memory.byteCount > 300_000)
+        #expect(memory.byteCount > byteCount)
         // Little is left of it for the last one.
-        room.server.limitOutput(of: clients[49].connection, to: 180_000)
+        room.server.limitOutput(of: clients[49].connection, to: byteCount * 3 / 5)
         room.settle()
         room.server.limitOutput(of: clients[49].connection, to: nil)
         room.settle()
         #expect(memory.byteCount == 0)
-        for client in clients { #expect(room.server.takeOutput(of: client.connection).count == 300_010) }
+        for client in clients {
+            #expect(room.server.takeOutput(of: client.connection).count == byteCount + 10)
+        }
     }
 
     @Test("Those who hold the most of such publications go first, and only as many as must")

@@ -65,6 +65,31 @@ import Testing
         #expect(memory.byteCount == 0)
     }
 
+    @Test(
+        "The end of the stream comes behind the last of them, whatever paused the reading then",
+        .timeLimit(.minutes(1))
+    )
+    func end() async throws {
+        let counts = Lock<[Int]>([])
+        let gate = Gate()
+        let endpoint = WebSocketEndpoint { socket in
+            await gate.wait()
+            do {
+                for try await message in socket { counts.withLock { $0.append(message.byteCount) } }
+            } catch {
+                counts.withLock { $0.append(-1) }
+            }
+        }
+        let server = EmbeddedTransport { WebSocketRoute("/", endpoint) }
+        let client = try Self.client(of: server)
+        server.receive(try Self.burst(3), on: client.connection)
+        server.endInput(of: client.connection)
+        await server.waiting { await gate.open() }
+        while counts.withLock({ $0.last }) != -1 { await server.waiting {} }
+        #expect(counts.withLock { $0 } == Array(repeating: Self.messageByteCount, count: 3) + [-1])
+        #expect(server.isClosed(client.connection))
+    }
+
     @Test("A synchronous handler gets them over several ticks, so that others have their turn")
     func ticks() throws {
         struct Counter: ConnectionHandler {

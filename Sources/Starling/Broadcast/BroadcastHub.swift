@@ -17,6 +17,10 @@ final class BroadcastHub: Sendable {
         var underWay: [Topic: Bool] = [:]
         /// Topics that have subscribers, and that the broadcaster did not subscribe to when it was last asked.
         var failed: Set<Topic> = []
+        /// Those of them that failed together with others, and are to be tried by themselves at once.
+        var unproven: Set<Topic> = []
+        /// Batches of topics that are asked for the first time, and under way.
+        var batchCount = 0
         /// Batches of failed topics that are under way.
         var retryCount = 0
         /// Whether failed topics are to be tried again now, and whether somebody waits until that is so.
@@ -51,6 +55,9 @@ final class BroadcastHub: Sendable {
     static let queuedByteCountMax = 8 << 20
     /// How long the broadcaster is left alone after it failed to subscribe.
     private static let retryDelay = Duration.seconds(1)
+    /// From so many batches under way on, the next one is asked for after a while, with what has come by then.
+    private static let batchesMax = 8
+    private static let batchInterval = Duration.milliseconds(10)
     /// Batches of topics that failed before which the broadcaster is asked for at a time.
     static let retryBatchesMax = 64
 
@@ -212,6 +219,8 @@ final class BroadcastHub: Sendable {
                 for batch in added { group.addTask { await self.subscribe(batch) } }
                 if !removed.isEmpty { group.addTask { await self.unsubscribe(from: removed) } }
                 if mustPublish { group.addTask { await self.publishQueued() } }
+                // What comes meanwhile is asked for together.
+                if self.hasManyBatches { try? await self.surroundings.sleep(Self.batchInterval) }
             }
         }
         self.interest.end(self)
@@ -225,12 +234,17 @@ final class BroadcastHub: Sendable {
         }
     }
 
+    private var hasManyBatches: Bool {
+        self.state.withLock { $0.batchCount >= Self.batchesMax }
+    }
+
     private func waitForWork() async -> Bool {
         await withTaskCancellationHandler {
             await withCheckedContinuation { continuation in
                 let isReady = self.state.withLock { state in
                     let mustPublish = !state.queue.isEmpty && !state.isPublishing
-                    let hasWork = !state.changed.isEmpty || mustPublish || state.isRetryDue
+                    let hasWork =
+                        !state.changed.isEmpty || mustPublish || state.isRetryDue || !state.unproven.isEmpty
                     if hasWork || Task.isCancelled { return true }
                     state.wakeup = continuation
                     return false
@@ -254,31 +268,37 @@ final class BroadcastHub: Sendable {
         self.state.withLock { state in
             let changed = state.changed
             let wanted = changed.filter { state.interest[$0] != nil }
-            let added = wanted.subtracting(state.active).subtracting(state.failed)
+            let added = wanted.filter { !state.active.contains($0) && !state.failed.contains($0) }
             // Those that failed included: the broadcaster may have subscribed to them none the less.
             let removed = changed.subtracting(wanted)
             state.active.subtract(removed)
             state.failed.subtract(removed)
+            state.unproven.subtract(removed)
             state.changed = []
             for topic in added.union(removed) { state.underWay[topic] = false }
             // Those that have got one loop more, for example, wait for nothing.
             Self.release(wanted.subtracting(added), in: &state)
             var batches = self.takeRetries(from: &state)
-            if !added.isEmpty { batches.append(Batch(topics: added, isRetry: false)) }
+            if !added.isEmpty {
+                batches.append(Batch(topics: added, isRetry: false))
+                state.batchCount += 1
+            }
             let mustPublish = !state.queue.isEmpty && !state.isPublishing
             if mustPublish { state.isPublishing = true }
             return (batches, removed, mustPublish, Self.takeWaiters(of: removed, in: &state))
         }
     }
 
-    /// The failed topics in batches, if it is time for them.
+    /// The failed topics in batches, if it is time for them, or those of them that may have failed for another one's sake.
     ///
     /// Each is alone if they are few. Of many, some are alone, others each time, for most may be such that cannot be
     /// subscribed; the rest is together, for the broker may be back for all of them.
     private func takeRetries(from state: inout State) -> [Batch] {
-        guard state.isRetryDue else { return [] }
+        guard state.isRetryDue || !state.unproven.isEmpty else { return [] }
+        let topics = (state.isRetryDue ? state.failed : state.unproven).filter { state.underWay[$0] == nil }
         state.isRetryDue = false
-        let topics = state.failed.filter { state.underWay[$0] == nil }
+        // Where there is no room for them now, it is time for them when it is for all.
+        state.unproven = []
         let count = min(topics.count, Self.retryBatchesMax - state.retryCount)
         guard count > 0 else { return [] }
         // In one order before, so that a simulation always takes the same course.
@@ -297,6 +317,9 @@ final class BroadcastHub: Sendable {
     }
 
     private func subscribe(_ batch: Batch) async {
+        defer {
+            if !batch.isRetry { self.state.withLock { $0.batchCount -= 1 } }
+        }
         let unconfirmed = Lock(batch.topics)
         var failure: BroadcastError?
         do throws(BroadcastError) {
@@ -377,8 +400,8 @@ final class BroadcastHub: Sendable {
     private func singleOut(_ topics: Set<Topic>) {
         self.wake { state in
             state.failed.formUnion(topics)
+            state.unproven.formUnion(topics)
             Self.end(topics, in: &state)
-            state.isRetryDue = true
         }
     }
 
@@ -397,7 +420,9 @@ final class BroadcastHub: Sendable {
         for topic in topics where state.underWay.removeValue(forKey: topic) == true {
             state.changed.insert(topic)
         }
-        Self.release(topics, in: &state)
+        // What was published behind a further change waits for that one; but for a topic that fails, nobody waits.
+        let settled = topics.filter { !state.changed.contains($0) || state.failed.contains($0) }
+        Self.release(settled, in: &state)
     }
 
     /// Lets publications go that waited for a change of their topic.

@@ -197,8 +197,9 @@ final class ClientLoop: ConnectionIO, @unchecked Sendable {
     private func write(_ bytes: [UInt8]) async -> Bool {
         var rest = bytes[...]
         while !rest.isEmpty {
-            // Few bytes, as most are, go as they are.
-            let piece = bytes.count <= Self.pieceByteCount ? bytes : Array(rest.prefix(Self.pieceByteCount))
+            // Where nothing waits behind them, there is no deadline to be told of.
+            let isWhole = bytes.count <= Self.pieceByteCount || !self.isBlocked
+            let piece = isWhole ? Array(rest) : Array(rest.prefix(Self.pieceByteCount))
             rest = rest.dropFirst(piece.count)
             let isWritten = (try? await self.stream.write(piece)) != nil
             guard let driver = self.loop.currentDriver, !self.isClosed else { return false }

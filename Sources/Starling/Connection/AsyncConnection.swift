@@ -301,10 +301,12 @@ internal import Synchronization
     private func nextOnLoop() async throws(WebSocketError) -> Message? {
         while true {
             if let message = self.takeMessageOnLoop() { return message }
-            switch self.end {
-            case .clean: return nil
-            case .failed(let error): throw error
-            case nil: break
+            if let end = self.end {
+                unsafe self.state.pointee.rare?.inboxCharge = nil
+                switch end {
+                case .clean: return nil
+                case .failed(let error): throw error
+                }
             }
             if self.mustReturn { return nil }
             // Only `cancel()` cancels the body's own task while it waits, and resumes the reader: no handler is needed there.

@@ -33,7 +33,7 @@ struct SubscriptionRecovery {
             return try await self.recover(from: start, hub, number)
         } catch {
             // One that was resumed is seen to by whoever has resumed it.
-            if self.resumed == nil { await self.giveUp(number, isHalfTold: false) }
+            if self.resumed == nil { await self.giveUp(number, isBegun: false) }
             throw error
         }
     }
@@ -80,9 +80,7 @@ struct SubscriptionRecovery {
         } catch {
             // A client that was told of the subscription would believe in it, and where the body is to return, nobody would tell the
             // next one how far it is.
-            if self.resumed == nil {
-                await self.giveUp(number, isHalfTold: self.prologue != nil || self.connection.mustReturn)
-            }
+            if self.resumed == nil { await self.giveUp(number, isBegun: true) }
             throw error
         }
     }
@@ -165,10 +163,12 @@ struct SubscriptionRecovery {
         }
     }
 
-    private func giveUp(_ number: UInt64, isHalfTold: Bool) async {
-        let (id, topic) = (self.connection.id, self.topic)
-        await self.connection.onLoop(orElse: ()) {
-            $0.giveUpRecovery(number, of: topic, id, isHalfTold: isHalfTold)
+    /// `isBegun` says that the prologue is out, if there is one.
+    private func giveUp(_ number: UInt64, isBegun: Bool) async {
+        let (connection, topic, hasPrologue) = (self.connection, self.topic, self.prologue != nil)
+        await connection.onLoop(orElse: ()) {
+            let isHalfTold = isBegun && (hasPrologue || connection.mustReturn)
+            $0.giveUpRecovery(number, of: topic, connection.id, isHalfTold: isHalfTold)
         }
     }
 

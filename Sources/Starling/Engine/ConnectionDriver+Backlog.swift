@@ -186,6 +186,7 @@ extension ConnectionDriver {
                 guard let next = self.passed(index, entry, backlog, cursor, endpoint) else { return .waiting }
                 cursor = next
                 if case .asked = cursor.reading { return .waiting }
+                guard unsafe slot.pointee.closing.isOpen else { return .waiting }
                 // What it was told may have been too much for the memory, and made the ring give up more.
                 if backlog.givenUpCount != givenUp { continue }
             }
@@ -319,7 +320,7 @@ extension ConnectionDriver {
                 if backlog.hasPassed(cursor) {
                     let givenUp = backlog.givenUpCount
                     let next = self.passed(index, entry, backlog, cursor, endpoint, mayRead: false)
-                    guard let next else { return }
+                    guard let next, unsafe slot.pointee.closing.isOpen else { return }
                     cursor = next
                     if backlog.givenUpCount != givenUp { continue }
                 }

@@ -265,7 +265,10 @@ extension ConnectionDriver {
                     decision = try await authenticate(request)
                 }
             } catch {
-                logger.error("authenticate failed", metadata: [LoggingKeys.error: "\(error)"])
+                // One that nobody waits for any more has failed for that.
+                if !Task.isCancelled {
+                    logger.error("authenticate failed", metadata: [LoggingKeys.error: "\(error)"])
+                }
                 decision = .refuse(.internalServerError, body: "The server could not decide.\n")
             }
             admission.decided()
@@ -346,6 +349,7 @@ extension ConnectionDriver {
         case .http: self.receiveHead(&bytes, on: index)
         case .deciding, .connecting, .leaving, .lingering, .free: break
         }
+        if self.isUndecoded(index) { self.chargeMemory(of: index) }
         self.dropDetailsIfPossible(index)
     }
 

@@ -94,10 +94,9 @@ extension ConnectionDriver {
     }
 
     private func endMemoryPauses() {
-        let connections = self.waitingForMemory
-        self.waitingForMemory = []
         self.waitersForMemory = []
-        for id in connections {
+        while !self.waitingForMemory.isEmpty {
+            let id = self.waitingForMemory.removeFirst()
             if let index = self.index(of: id) { self.resumeReading(index, from: .memory) }
         }
     }
@@ -135,7 +134,8 @@ extension ConnectionDriver {
         let slot = unsafe self.slots.pointer(index)
         guard unsafe slot.pointee.chargedByteCount > 0 else { return }
         // Others wait for the memory of a message that does not go on.
-        if self.memoryTurn != nil, unsafe slot.pointee.codec.partialByteCount > 0,
+        if self.memoryTurn != nil, unsafe slot.pointee.readingPauses.isEmpty,
+            unsafe slot.pointee.codec.partialByteCount > 0,
             unsafe slot.pointee.bytesReceived == turn.bytesReceived
         {
             _ = unsafe self.shed(index, holding: Int(slot.pointee.chargedByteCount))
@@ -252,6 +252,7 @@ extension ConnectionDriver {
 
     /// The connections that hold anything, the largest first, each with its part of the rings that it keeps alive.
     private func holders(newest: Int?) -> [(byteCount: Int, index: Int)] {
+        self.countSharers()
         var holders: [(byteCount: Int, index: Int)] = []
         for index in 0..<self.slots.usedCapacity {
             let slot = unsafe self.slots.pointer(index)
@@ -270,12 +271,26 @@ extension ConnectionDriver {
         return holders
     }
 
+    /// Counts who has yet to write each of the big publications that are charged by themselves.
+    private func countSharers() {
+        guard self.publicationCharges.byteCount > 0 else { return }
+        func forEachChunk(_ body: (OutboundChunk) -> Void) {
+            for index in 0..<self.slots.usedCapacity {
+                let slot = unsafe self.slots.pointer(index)
+                guard unsafe slot.pointee.outbound.chargedByteCount > 0 else { continue }
+                unsafe slot.pointee.outbound.forEachSegment { if $0.chunk.isCharged { body($0.chunk) } }
+            }
+        }
+        forEachChunk { $0.sharerCount = 0 }
+        forEachChunk { $0.sharerCount += 1 }
+    }
+
     /// Closes a connection for want of memory and lets go of what it holds, but for the rest of a small frame that has begun; how many
     /// bytes that has freed.
     private func shed(_ index: Int, holding held: Int) -> Int {
         let slot = unsafe self.slots.pointer(index)
         guard let endpoint = unsafe slot.pointee.endpoint else { return 0 }
-        let before = unsafe Int(slot.pointee.chargedByteCount) + slot.pointee.outbound.sharedPartByteCount
+        let before = self.chargedByteCount + self.publicationCharges.byteCount
         unsafe slot.pointee.outbound.removeAllButStarted()
         let mustCut = unsafe slot.pointee.outbound.byteCount > Self.startedByteCountMax
         if self.decoding == index {
@@ -300,8 +315,7 @@ extension ConnectionDriver {
         )
         if mustCut { self.end(index, cause: .memoryExhausted) }
         self.chargeMemory(of: index)
-        let after = unsafe Int(slot.pointee.chargedByteCount) + slot.pointee.outbound.sharedPartByteCount
-        var freed = before - after
+        var freed = before - self.chargedByteCount - self.publicationCharges.byteCount
         for subscription in unsafe slot.pointee.subscriptions {
             guard let ring = subscription.entry.backlog, ring.part(of: UInt32(index)) > 0 else { continue }
             subscription.entry.endBacklog(of: UInt32(index))

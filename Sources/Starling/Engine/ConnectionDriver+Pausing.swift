@@ -97,9 +97,11 @@ extension ConnectionDriver {
             self.receivePostponedFrames(&bytes, on: index)
         }
         self.chargeMemory(of: index)
-        guard unsafe slot.pointee.readingPauses.isEmpty else { return }
-        self.io.setReading(true, on: index)
-        if details.endsBehindStash { self.readingEnded(index) }
+        if unsafe slot.pointee.readingPauses.isEmpty { self.io.setReading(true, on: index) }
+        // A transport may have told of it once, and for all.
+        guard details.endsBehindStash, !self.isUndecoded(index) else { return }
+        details.endsBehindStash = false
+        self.readingEnded(index)
     }
 
     /// Whether what a transport hands on now stands behind what is not decoded yet.

@@ -25,11 +25,13 @@ extension ConnectionDriver {
         switch unsafe slot.pointee.phase {
         case .open:
             if self.isUndecoded(index) {
-                self.stash(bytes.bytes, on: index)
+                self.receiveBehindStash(bytes.bytes, on: index, after: elapsed)
             } else {
                 self.receiveFrames(&bytes, on: index, after: elapsed)
             }
-            if unsafe slot.pointee.codec.holdsPartialInput || slot.pointee.chargedByteCount > 0 {
+            if unsafe slot.pointee.codec.holdsPartialInput || slot.pointee.chargedByteCount > 0
+                || slot.pointee.readingPauses.contains(.undecoded)
+            {
                 self.chargeMemory(of: index)
             }
         case .http:
@@ -120,7 +122,21 @@ extension ConnectionDriver {
         if endpoint.rates.delays { self.pauseForRate(index, endpoint, traffic) }
     }
 
-    /// The same for bytes that were counted when they came.
+    /// Keeps bytes that a transport had read already when the decoding was put off, and counts them.
+    private func receiveBehindStash(_ bytes: RawSpan, on index: Int, after elapsed: LoopInterval) {
+        let slot = unsafe self.slots.pointer(index)
+        guard let endpoint = unsafe slot.pointee.endpoint else { return }
+        unsafe slot.pointee.controlFrames.leak(after: elapsed, endpoint.rates)
+        if endpoint.limitsRates {
+            let isTooMany = self.traffic(of: index).countBytes(bytes.byteCount, at: self.now, endpoint.rates)
+            if isTooMany, !endpoint.rates.delays {
+                return self.failForRate(index, "too many bytes per second")
+            }
+        }
+        self.stash(bytes, on: index)
+    }
+
+    /// Decodes bytes that were counted when they came.
     func receivePostponedFrames(_ bytes: inout MutableRawSpan, on index: Int) {
         guard let endpoint = unsafe self.slots.pointer(index).pointee.endpoint else { return }
         self.decodeFrames(&bytes, on: index, endpoint)

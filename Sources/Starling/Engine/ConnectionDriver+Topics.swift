@@ -196,7 +196,6 @@ extension ConnectionDriver {
         let opcode = message.kind.opcode
         var plain: OutboundSegment?
         var compressed: [(windowBits: Int, segment: OutboundSegment)] = []
-        var takerCount = 0
         for subscriber in entry.subscribers {
             let index = Int(subscriber)
             let slot = unsafe self.slots.pointer(index)
@@ -263,13 +262,10 @@ extension ConnectionDriver {
             }
             guard let segment else { continue }
             self.counts.messagesSent &+= 1
-            takerCount += 1
             unsafe slot.pointee.outbound.append(segment)
             self.markDirty(index)
             if gainsWindow { self.chargeMemory(of: index) }
         }
-        plain?.chunk.sharerCount += takerCount
-        for (_, segment) in compressed { segment.chunk.sharerCount += takerCount }
     }
 
     /// What subscribers are sent; nil for nothing.

@@ -50,7 +50,7 @@ internal import StarlingDeflate
     var chargedByteCount = 0
     let publicationCharges: PublicationCharges
     /// Connections that are not read because memory is scarce, and the one that is read all the same.
-    var waitingForMemory: [ConnectionID] = []
+    var waitingForMemory = Deque<ConnectionID>()
     /// The same, to know who is among them.
     var waitersForMemory: Set<ConnectionID> = []
     var memoryTurn: MemoryTurn?

@@ -11,7 +11,7 @@ internal import StarlingCore
     let isGathering: Bool
     /// What is charged with it, if it is a big publication's: once, however many connections have yet to write it.
     private let charges: PublicationCharges?
-    /// To how many connections it was given.
+    /// How many connections had yet to write a part of it when they were counted last.
     var sharerCount = 0
 
     init(capacity: Int, isGathering: Bool = false, chargedTo charges: PublicationCharges? = nil) {
@@ -182,14 +182,15 @@ struct OutboundSegment {
             maskingKey: self.maskingKeys?.next()
         )
         let byteCount = header.byteCount + payload.byteCount
+        let hasRoom = byteCount <= self.chunk.capacity - self.used
         // Each of the three targets has `byteCount` bytes that no segment refers to.
-        if byteCount > self.chunk.capacity - self.used {
-            // A big frame gets a chunk of its own, so that the common one is not thrown away half empty.
-            if byteCount > Self.chunkByteCount / 4 {
-                let chunk = OutboundChunk(capacity: byteCount, chargedTo: self.charges)
-                unsafe FrameCodec.write(header, payload, to: chunk.base)
-                return OutboundSegment(chunk: chunk, start: 0, end: UInt32(byteCount))
-            }
+        // A big frame gets a chunk of its own, so that the common one is not thrown away half empty; or to be charged by itself.
+        if byteCount > Self.chunkByteCount / 4, !hasRoom || self.charges != nil {
+            let chunk = OutboundChunk(capacity: byteCount, chargedTo: self.charges)
+            unsafe FrameCodec.write(header, payload, to: chunk.base)
+            return OutboundSegment(chunk: chunk, start: 0, end: UInt32(byteCount))
+        }
+        if !hasRoom {
             self.chunk = OutboundChunk(capacity: Self.chunkByteCount)
             self.used = 0
         }

@@ -23,7 +23,8 @@ struct OutboundQueue: ~Copyable {
         (self.first?.chargedByteCount ?? 0) + (self.rest?.chargedByteCount ?? 0)
     }
 
-    /// What the connection would have to answer for of these, if all that were given such a publication had yet to write it.
+    /// What the connection has to answer for of these: its part of each publication among those who have yet to write it, as they were
+    /// counted last.
     var sharedPartByteCount: Int {
         guard self.chargedByteCount > 0 else { return 0 }
         var sum = 0

@@ -210,6 +210,11 @@ struct TopicClientCore {
         key: String
     ) -> (id: UInt64, effects: [Effect])? {
         let byteCount = data.bytes.count
+        let id = self.nextID()
+        let message = ClientMessage.publish(id: id, topic: topic, data: data, key: key)
+        // Before others make room for it.
+        if let refusal = self.refusal(of: message, data) { return (id, [.answer(id, .refused(refusal))]) }
+        guard byteCount <= self.publicationByteCountMax else { return nil }
         var effects: [Effect] = []
         while self.publicationCount >= self.publicationsMax
             || self.publicationByteCount + byteCount > self.publicationByteCountMax
@@ -217,9 +222,6 @@ struct TopicClientCore {
             guard self.policy == .dropOldest, let oldest = self.oldestPublication else { return nil }
             effects += self.finish(oldest, .failed(.dropped))
         }
-        let id = self.nextID()
-        let message = ClientMessage.publish(id: id, topic: topic, data: data, key: key)
-        if let refusal = self.refusal(of: message, data) { return (id, [.answer(id, .refused(refusal))]) }
         self.publicationCount += 1
         self.publicationByteCount += byteCount
         effects += self.begin(id, Pending(question: .publication(byteCount: byteCount), message: message))
