@@ -285,14 +285,14 @@ extension ConnectionDriver {
         forEachChunk { $0.sharerCount += 1 }
     }
 
-    /// Closes a connection for want of memory and lets go of what it holds, but for the rest of a small frame that has begun; how many
+    /// Closes a connection for want of memory and lets go of what it holds, but for the rest of a frame that has begun; how many
     /// bytes that has freed.
     private func shed(_ index: Int, holding held: Int) -> Int {
         let slot = unsafe self.slots.pointer(index)
         guard let endpoint = unsafe slot.pointee.endpoint else { return 0 }
-        let before = self.chargedByteCount + self.publicationCharges.byteCount
+        // The rest of a frame that has begun too: it is gone when the peer has taken it, or when its time is up.
+        var freed = unsafe Int(slot.pointee.chargedByteCount) + slot.pointee.outbound.sharedPartByteCount
         unsafe slot.pointee.outbound.removeAllButStarted()
-        let mustCut = unsafe slot.pointee.outbound.byteCount > Self.startedByteCountMax
         if self.decoding == index {
             self.mustResetDecoding = true
         } else {
@@ -313,9 +313,7 @@ extension ConnectionDriver {
             reason: "the server is out of memory, of which this connection held \(held) bytes",
             cause: .memoryExhausted
         )
-        if mustCut { self.end(index, cause: .memoryExhausted) }
         self.chargeMemory(of: index)
-        var freed = before - self.chargedByteCount - self.publicationCharges.byteCount
         for subscription in unsafe slot.pointee.subscriptions {
             guard let ring = subscription.entry.backlog, ring.part(of: UInt32(index)) > 0 else { continue }
             subscription.entry.endBacklog(of: UInt32(index))
@@ -323,9 +321,6 @@ extension ConnectionDriver {
         }
         return freed
     }
-
-    /// The rest of a frame that has begun may have so many bytes for the connection to be closed behind it; it is cut otherwise.
-    private static let startedByteCountMax = 16 << 10
 }
 
 /// The one connection of a loop that is read though it holds something, while memory is scarce.

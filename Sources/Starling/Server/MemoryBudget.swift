@@ -17,8 +17,8 @@ internal import Synchronization
 /// - Above ``byteCountMax`` upgrades are refused with 503 and `Retry-After`, those whose request has come in part too; rings keep
 ///   their newest publication alone; if that is not enough, requests that wait are refused and responses that are not taken cut;
 ///   and then those connections that hold most are closed with 1013 until the rest fits: a connection is taken to hold its part of
-///   the rings that it is behind in. What they hold is let go at once: one that has begun to write a frame, of which more than
-///   16 KiB are left, is cut.
+///   the rings that it is behind in. What they hold is let go at once, but for the rest of a frame that has begun, which must follow
+///   so that the peer can be told.
 /// - TLS handshakes under way may hold ``handshakeByteCountMax``, so that strangers who begin them, and do not go on, take no room from
 ///   those who are connected: further connections are turned away.
 ///
