@@ -70,6 +70,8 @@ release=$(swift build $swift_traits -c release --show-bin-path)
 swift build $nio_traits --product Echo
 swift build $nio_traits --product ConformanceClient
 debug=$(swift build $nio_traits --show-bin-path)
+server=$release/Echo
+client=$release/ConformanceClient
 
 # Runs the cases against one server of our own, and checks the report.
 run() {
@@ -136,30 +138,12 @@ SPEC
 }
 
 standard='"1.*","2.*","3.*","4.*","5.*","6.*","7.*","9.*","10.*"'
-with_tls=(--tls-cert "$folder/certificate.pem" --tls-key "$folder/key.pem")
-
-run_native() {
-    server=$release/Echo
-    client=$release/ConformanceClient
-    run plain ws "$standard,$extra" "$plain_min"
-    run tls wss "$standard,\"12.1.1\",\"13.1.1\"" 303 "${with_tls[@]}"
-    run_client client "$standard,$extra" "$plain_min"
-}
-
-run_nio() {
-    server=$debug/Echo
-    client=$debug/ConformanceClient
-    run nio ws "$standard,$nio_extra" "$nio_min" --transport nio
-    run nio-tls wss "$standard,\"12.1.1\",\"13.1.1\"" 303 --transport nio "${with_tls[@]}"
-    run_client nio-client "$standard,$nio_extra" "$nio_min" --nio
-}
-
-# Beside each other: the suite keeps one core busy.
-(run_native) &
-native_id=$!
-(run_nio) &
-nio_id=$!
-status=0
-wait "$native_id" || status=1
-wait "$nio_id" || status=1
-exit "$status"
+run plain ws "$standard,$extra" "$plain_min"
+run tls wss "$standard,\"12.1.1\",\"13.1.1\"" 303 --tls-cert "$folder/certificate.pem" --tls-key "$folder/key.pem"
+run_client client "$standard,$extra" "$plain_min"
+server=$debug/Echo
+client=$debug/ConformanceClient
+run nio ws "$standard,$nio_extra" "$nio_min" --transport nio
+run nio-tls wss "$standard,\"12.1.1\",\"13.1.1\"" 303 --transport nio \
+    --tls-cert "$folder/certificate.pem" --tls-key "$folder/key.pem"
+run_client nio-client "$standard,$nio_extra" "$nio_min" --nio
