@@ -97,19 +97,22 @@ import Testing
         #expect(texts.count == 320)
     }
 
-    @Test(
-        "A presence event that the ring still has comes, though the publications around it came from the history"
-    )
-    func presenceBesideHistory() async throws {
+    /// A subscriber that stands before a presence event which the ring has, and before much that it has not.
+    private static func behindPresence() async throws -> (Room, Client) {
         let room = Room { $0.publicationFormat.presence = { .text("presence \($0.member.id)") } }
         let slow = try room.subscriber("/h=recover")
         room.server.limitOutput(of: slow.connection, to: 0)
         for number in 1...120 { try await room.publish(numbered(number), to: "h") }
-        let broadcaster = room.broadcaster
-        await room.server.waiting {
-            try? await broadcaster.enter(PresenceMember(id: "someone", info: ""), "h")
-        }
+        await room.enter("someone", "h")
         for number in 121...150 { try await room.publish(numbered(number), to: "h") }
+        return (room, slow)
+    }
+
+    @Test(
+        "A presence event that the ring still has comes, though the publications around it came from the history"
+    )
+    func presenceBesideHistory() async throws {
+        let (room, slow) = try await Self.behindPresence()
         room.server.limitOutput(of: slow.connection, to: nil)
         for _ in 0..<20 { room.settle() }
         let texts = slow.takeTexts()
@@ -121,15 +124,7 @@ import Testing
         "A presence event that is lost while pages are read ends the connection, as one that was lost before"
     )
     func presenceLostBesideHistory() async throws {
-        let room = Room { $0.publicationFormat.presence = { .text("presence \($0.member.id)") } }
-        let slow = try room.subscriber("/h=recover")
-        room.server.limitOutput(of: slow.connection, to: 0)
-        for number in 1...120 { try await room.publish(numbered(number), to: "h") }
-        let broadcaster = room.broadcaster
-        await room.server.waiting {
-            try? await broadcaster.enter(PresenceMember(id: "someone", info: ""), "h")
-        }
-        for number in 121...150 { try await room.publish(numbered(number), to: "h") }
+        let (room, slow) = try await Self.behindPresence()
         // It takes a few of its first page, and stops again.
         room.server.limitOutput(of: slow.connection, to: 1000)
         room.settle()

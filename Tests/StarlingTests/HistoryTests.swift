@@ -181,7 +181,7 @@ private func texts(_ client: Client) -> [String] {
 }
 
 /// A history that is ahead of what has been delivered, as far as the test says.
-private final class LaggingBroadcaster: HistoryBroadcaster, ImmediateBroadcaster {
+private final class LaggingBroadcaster: TestDrivenBroadcaster {
     private struct State {
         var sinks: [BroadcastSink] = []
         var epoch: UInt64 = 1
@@ -236,22 +236,7 @@ private final class LaggingBroadcaster: HistoryBroadcaster, ImmediateBroadcaster
         self.state.withLock { TopicHistory(publications: [], newest: $0.newest, isComplete: true) }
     }
 
-    var deliversEverything: Bool { true }
     func attach(_ sink: BroadcastSink) { self.state.withLock { $0.sinks.append(sink) } }
-    func tryPublish(_ message: Message, to topic: Topic) -> Bool { false }
-    func subscribe(to topics: Set<Topic>) async throws(BroadcastError) {}
-    func unsubscribe(from topics: Set<Topic>) async throws(BroadcastError) {}
-    func publish(_ message: Message, to topic: Topic) async throws(BroadcastError) -> StreamPosition? {
-        throw BroadcastError(.refused, message: "the test publishes")
-    }
-    func publish(
-        _ message: Message,
-        to topic: Topic,
-        idempotencyKey: String
-    ) async throws(BroadcastError) -> IdempotentPublication {
-        throw BroadcastError(.refused, message: "the test publishes")
-    }
-    func run() async throws(BroadcastError) {}
 }
 
 /// Delivers nothing but gaps.

@@ -2,7 +2,7 @@ import Starling
 import StarlingCore
 
 /// Delivers, loses and remembers what a test says, in topics of epochs of its choice.
-final class ScriptedBroadcaster: HistoryBroadcaster, ImmediateBroadcaster {
+final class ScriptedBroadcaster: TestDrivenBroadcaster {
     typealias Answer = @Sendable (_ position: StreamPosition?) async throws(BroadcastError) -> TopicHistory
 
     private let sinks = Lock<[BroadcastSink]>([])
@@ -45,8 +45,14 @@ final class ScriptedBroadcaster: HistoryBroadcaster, ImmediateBroadcaster {
         return try await self.answer(nil)
     }
 
-    var deliversEverything: Bool { true }
     func attach(_ sink: BroadcastSink) { self.sinks.withLock { $0.append(sink) } }
+}
+
+/// A broadcaster with a history that nobody publishes to but the test, by ways of its own.
+protocol TestDrivenBroadcaster: HistoryBroadcaster, ImmediateBroadcaster {}
+
+extension TestDrivenBroadcaster {
+    var deliversEverything: Bool { true }
     func tryPublish(_ message: Message, to topic: Topic) -> Bool { false }
     func subscribe(to topics: Set<Topic>) async throws(BroadcastError) {}
     func unsubscribe(from topics: Set<Topic>) async throws(BroadcastError) {}

@@ -79,6 +79,12 @@ struct Room {
         self.settle()
     }
 
+    /// Somebody comes to be present in a topic.
+    func enter(_ id: String, _ topic: Topic) async {
+        let broadcaster = self.broadcaster
+        await self.server.waiting { try? await broadcaster.enter(PresenceMember(id: id, info: ""), topic) }
+    }
+
     /// Lets the loop do all that it can without time passing.
     func settle() {
         self.server.advance(by: .milliseconds(1))

@@ -298,10 +298,7 @@ import Testing
         let slow = try room.subscriber("/h=recover")
         room.server.limitOutput(of: slow.connection, to: 0)
         try await room.publish(numbered(1), to: "h")
-        let broadcaster = room.broadcaster
-        await room.server.waiting {
-            try? await broadcaster.enter(PresenceMember(id: "someone", info: ""), "h")
-        }
+        await room.enter("someone", "h")
         for number in 2...200 { try await room.publish(numbered(number), to: "h") }
         room.server.limitOutput(of: slow.connection, to: nil)
         room.settle()
@@ -319,10 +316,7 @@ import Testing
         let slow = try room.subscriber("/h=recover")
         room.server.limitOutput(of: slow.connection, to: 0)
         for number in 1...2 { try await room.publish(numbered(number), to: "h") }
-        let broadcaster = room.broadcaster
-        await room.server.waiting {
-            try? await broadcaster.enter(PresenceMember(id: "someone", info: ""), "h")
-        }
+        await room.enter("someone", "h")
         for number in 3...200 { try await room.publish(numbered(number), to: "h") }
         room.server.limitOutput(of: slow.connection, to: nil)
         for _ in 0..<20 { room.settle() }
@@ -341,10 +335,7 @@ import Testing
         // It stops with something of its own.
         room.server.limitOutput(of: slow.connection, to: 0)
         slow.send(.text, Array("own".utf8))
-        let broadcaster = room.broadcaster
-        await room.server.waiting {
-            try? await broadcaster.enter(PresenceMember(id: "someone", info: ""), "h")
-        }
+        await room.enter("someone", "h")
         for number in 2...10 { try await room.publish(numbered(number), to: "h") }
         // It takes the presence event and two publications, and stops again before the ring passes it.
         room.server.limitOutput(of: slow.connection, to: 5 + 18 + 2 * 102)

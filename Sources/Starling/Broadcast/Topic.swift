@@ -40,7 +40,7 @@ extension Topic {
     }
 }
 
-/// A name that is equal to another one if both are the same bytes in UTF-8; as strings they are if they only look the same.
+/// A name that is equal to another one only if both are the same bytes in UTF-8; strings are equal if they stand for the same characters.
 package struct UTF8Name: Hashable, Sendable {
     package let string: String
 

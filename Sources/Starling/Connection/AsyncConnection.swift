@@ -176,7 +176,7 @@ internal import Synchronization
     /// How the connection ended; nil while it has not.
     var closure: WebSocketClosure? {
         // Written once, before the flag, and not changed any more.
-        unsafe self.isFinished.load(ordering: .acquiring) ? self.state.pointee.rare?.closure : nil
+        unsafe self.isOver ? self.state.pointee.rare?.closure : nil
     }
 
     /// Suspends until the connection is over, which the deadlines for closing bound once a close is decided.
@@ -429,7 +429,7 @@ internal import Synchronization
     /// A send from another thread, or one that the driver did not take.
     @usableFromInline
     func sendSlowly(_ message: Message) async throws(WebSocketError) {
-        if self.isFinished.load(ordering: .acquiring) { throw WebSocketError(.closed) }
+        if self.isOver { throw WebSocketError(.closed) }
         guard message.byteCount <= self.facts.outboundByteCountMax else {
             throw WebSocketError(.messageTooBig)
         }
@@ -447,13 +447,13 @@ internal import Synchronization
         while self.mustWait {
             guard await self.waitUntilDrained() else { throw WebSocketError(.cancelled) }
         }
-        guard !self.isFinished.load(ordering: .acquiring), self.post(message) else {
+        guard !self.isOver, self.post(message) else {
             throw WebSocketError(.closed)
         }
     }
 
     func trySend(_ message: Message) -> SendResult {
-        if self.isFinished.load(ordering: .acquiring) { return .dropped }
+        if self.isOver { return .dropped }
         if let result = self.sendOnLoop(message) { return result }
         if self.mustWait || message.byteCount > self.facts.outboundByteCountMax { return .dropped }
         return self.post(message) ? .sent : .dropped
@@ -495,7 +495,7 @@ internal import Synchronization
 
     /// What a broadcaster's failure is for whoever has asked: nothing of its own, if the connection has ended.
     func failure(of error: BroadcastError) -> WebSocketError {
-        self.isFinished.load(ordering: .acquiring)
+        self.isOver
             ? WebSocketError(.closed) : WebSocketError(.broadcasting, underlying: error)
     }
 

@@ -29,11 +29,12 @@ struct SubscriptionRecovery {
 
     func run(from start: StreamPosition?) async throws(WebSocketError) -> TopicSubscription {
         let (hub, number) = try await self.begin()
+        var isBegun = false
         do {
-            return try await self.recover(from: start, hub, number)
+            return try await self.recover(from: start, hub, number, &isBegun)
         } catch {
             // One that was resumed is seen to by whoever has resumed it.
-            if self.resumed == nil { await self.giveUp(number, isBegun: false) }
+            if self.resumed == nil { await self.giveUp(number, isBegun: isBegun) }
             throw error
         }
     }
@@ -55,7 +56,8 @@ struct SubscriptionRecovery {
     private func recover(
         from start: StreamPosition?,
         _ hub: BroadcastHub,
-        _ number: UInt64
+        _ number: UInt64,
+        _ isBegun: inout Bool
     ) async throws(WebSocketError) -> TopicSubscription {
         try await self.asking { () async throws(BroadcastError) in
             try await hub.waitUntilSubscribed(to: self.topic)
@@ -71,18 +73,12 @@ struct SubscriptionRecovery {
             }
             try await self.connection.sendSlowly(message)
         }
-        do throws(WebSocketError) {
-            // What an incomplete history still has is not wanted: it would follow a hole.
-            let publications = isRecovered && start != nil ? page.publications : []
-            page = TopicHistory(publications: [], newest: page.newest, isComplete: true)
-            try await self.bringUp(from: base, consume publications, newest: page.newest, hub, number)
-            return subscription
-        } catch {
-            // A client that was told of the subscription would believe in it, and where the body is to return, nobody would tell the
-            // next one how far it is.
-            if self.resumed == nil { await self.giveUp(number, isBegun: true) }
-            throw error
-        }
+        isBegun = true
+        // What an incomplete history still has is not wanted: it would follow a hole.
+        let publications = isRecovered && start != nil ? page.publications : []
+        page = TopicHistory(publications: [], newest: page.newest, isComplete: true)
+        try await self.bringUp(from: base, consume publications, newest: page.newest, hub, number)
+        return subscription
     }
 
     private func bringUp(
@@ -163,7 +159,8 @@ struct SubscriptionRecovery {
         }
     }
 
-    /// `isBegun` says that the prologue is out, if there is one.
+    /// `isBegun` says that the prologue is out, if there is one: a client that was told of the subscription would believe in it, and
+    /// where the body is to return, nobody would tell the next one how far it is.
     private func giveUp(_ number: UInt64, isBegun: Bool) async {
         let (connection, topic, hasPrologue) = (self.connection, self.topic, self.prologue != nil)
         await connection.onLoop(orElse: ()) {

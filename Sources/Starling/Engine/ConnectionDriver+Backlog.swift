@@ -162,7 +162,7 @@ extension ConnectionDriver {
                 return unsafe slot.pointee.flags.contains(.writeBlocked) ? .waiting : .more
             }
             if case .asked = cursor.reading { return .waiting }
-            if self.deliverFromPage(&cursor, to: index, entry, endpoint) { continue }
+            if self.deliverFromPage(&cursor, to: index, endpoint) { continue }
             if case .page(_, let newest, let askedAt) = cursor.reading {
                 if let position = cursor.position,
                     let number = backlog.number(after: position, newest: newest, askedAt: askedAt)
@@ -226,7 +226,7 @@ extension ConnectionDriver {
     ) -> Bool {
         if entry.hasHad(publication, UInt32(index)) { return true }
         guard case .gap = publication.notice, let newest = publication.position else {
-            self.deliver(publication, to: index, entry, endpoint)
+            self.deliver(publication, to: index, endpoint)
             return true
         }
         return self.tellGap(TopicGap(topic: publication.topic, newest: newest), to: index, endpoint)
@@ -236,7 +236,6 @@ extension ConnectionDriver {
     private func deliverFromPage(
         _ cursor: inout TopicBacklog.Cursor,
         to index: Int,
-        _ entry: TopicEntry,
         _ endpoint: LoopEndpoint
     ) -> Bool {
         guard case .page(var rest, let newest, let askedAt) = cursor.reading,
@@ -244,7 +243,7 @@ extension ConnectionDriver {
         else { return false }
         cursor.reading = .page(rest, newest: newest, askedAt: askedAt)
         cursor.position = publication.position ?? cursor.position
-        self.deliver(publication, to: index, entry, endpoint)
+        self.deliver(publication, to: index, endpoint)
         return true
     }
 
@@ -260,10 +259,7 @@ extension ConnectionDriver {
         guard self.isSentPresence(index, endpoint) else { return true }
         guard !self.closeForLostPresence(index, cursor, backlog, endpoint) else { return false }
         for event in backlog.presence(from: cursor.next, to: number) {
-            guard let message = unsafe endpoint.format(event, self.slots.pointer(index).pointee.format) else {
-                continue
-            }
-            self.appendMessage(message, to: index)
+            self.deliver(event, to: index, endpoint)
         }
         return true
     }
@@ -282,12 +278,7 @@ extension ConnectionDriver {
     }
 
     /// Frames a publication for one subscriber.
-    private func deliver(
-        _ publication: Publication,
-        to index: Int,
-        _ entry: TopicEntry,
-        _ endpoint: LoopEndpoint
-    ) {
+    private func deliver(_ publication: Publication, to index: Int, _ endpoint: LoopEndpoint) {
         let slot = unsafe self.slots.pointer(index)
         guard let message = unsafe endpoint.format(publication, slot.pointee.format) else { return }
         self.appendMessage(message, to: index)
@@ -492,7 +483,7 @@ extension ConnectionDriver {
             }
             cursor.reading = .page(page.publications[...], newest: newest, askedAt: askedAt)
             // At least one, also if something else has filled the buffer again: it would be read for ever otherwise.
-            _ = self.deliverFromPage(&cursor, to: index, entry, endpoint)
+            _ = self.deliverFromPage(&cursor, to: index, endpoint)
             backlog.update(UInt32(index), cursor)
             if unsafe self.slots.pointer(index).pointee.flags.contains(.writeBlocked) {
                 return self.letGoOfPages(index)

@@ -114,12 +114,9 @@ extension ConnectionDriver {
     /// The same for an endpoint that limits what its peers send in a second.
     private func receiveLimitedFrames(_ bytes: inout MutableRawSpan, on index: Int, _ endpoint: LoopEndpoint)
     {
-        let traffic = self.traffic(of: index)
-        if traffic.countBytes(bytes.byteCount, at: self.now, endpoint.rates), !endpoint.rates.delays {
-            return self.failForRate(index, "too many bytes per second")
-        }
+        guard self.countBytes(bytes.byteCount, on: index, endpoint) else { return }
         self.decodeFrames(&bytes, on: index, endpoint)
-        if endpoint.rates.delays { self.pauseForRate(index, endpoint, traffic) }
+        if endpoint.rates.delays { self.pauseForRate(index, endpoint) }
     }
 
     /// Keeps bytes that a transport had read already when the decoding was put off, and counts them.
@@ -127,12 +124,7 @@ extension ConnectionDriver {
         let slot = unsafe self.slots.pointer(index)
         guard let endpoint = unsafe slot.pointee.endpoint else { return }
         unsafe slot.pointee.controlFrames.leak(after: elapsed, endpoint.rates)
-        if endpoint.limitsRates {
-            let isTooMany = self.traffic(of: index).countBytes(bytes.byteCount, at: self.now, endpoint.rates)
-            if isTooMany, !endpoint.rates.delays {
-                return self.failForRate(index, "too many bytes per second")
-            }
-        }
+        guard !endpoint.limitsRates || self.countBytes(bytes.byteCount, on: index, endpoint) else { return }
         self.stash(bytes, on: index)
     }
 
@@ -140,9 +132,7 @@ extension ConnectionDriver {
     func receivePostponedFrames(_ bytes: inout MutableRawSpan, on index: Int) {
         guard let endpoint = unsafe self.slots.pointer(index).pointee.endpoint else { return }
         self.decodeFrames(&bytes, on: index, endpoint)
-        if endpoint.limitsRates, endpoint.rates.delays {
-            self.pauseForRate(index, endpoint, self.traffic(of: index))
-        }
+        if endpoint.limitsRates, endpoint.rates.delays { self.pauseForRate(index, endpoint) }
     }
 
     private func traffic(of index: Int) -> TrafficMeter {
@@ -328,6 +318,13 @@ extension ConnectionDriver {
         return false
     }
 
+    private func countBytes(_ byteCount: Int, on index: Int, _ endpoint: LoopEndpoint) -> Bool {
+        let isTooMany = self.traffic(of: index).countBytes(byteCount, at: self.now, endpoint.rates)
+        guard isTooMany, !endpoint.rates.delays else { return true }
+        self.failForRate(index, "too many bytes per second")
+        return false
+    }
+
     private func countMessage(on index: Int, _ endpoint: LoopEndpoint) -> Bool {
         let isTooMany = self.traffic(of: index).countMessage(at: self.now, endpoint.rates)
         guard isTooMany, !endpoint.rates.delays else { return true }
@@ -340,8 +337,9 @@ extension ConnectionDriver {
     }
 
     /// Stops to read a peer that has sent more than it may, until it has waited for that.
-    private func pauseForRate(_ index: Int, _ endpoint: LoopEndpoint, _ traffic: TrafficMeter) {
+    private func pauseForRate(_ index: Int, _ endpoint: LoopEndpoint) {
         let slot = unsafe self.slots.pointer(index)
+        let traffic = self.traffic(of: index)
         let debt = traffic.debt(at: self.now, endpoint.rates)
         guard debt.hundredths > 0, unsafe slot.pointee.phase == .open, unsafe slot.pointee.closing.isOpen,
             unsafe !slot.pointee.flags.contains(.inputEnded)

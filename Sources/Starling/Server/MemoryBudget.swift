@@ -6,14 +6,14 @@ internal import Synchronization
 /// Charged are unfinished messages, heads of requests until they are answered, TLS handshakes under way (on the native transport, by
 /// an estimate of 32 KiB each), what waits for peers that read slowly (a publication of more than 64 KiB once, however many have yet to
 /// write it), the rings of topics with slow subscribers, compression windows of connections' own, and inboxes of async handlers
-/// that are full, or whose connection is gone while their task is not. A connection that is idle, or
-/// whose peer sends whole messages and reads what it is sent, is charged nothing and never touches the budget, unless it has
+/// that are full, or whose connection is gone while their task is not. A connection that is idle, or whose peer sends whole messages and reads what it is sent, is charged nothing and never touches the budget, unless it has
 /// windows of its own. Memory of the application, the slots of connections, their TLS sessions and the kernel's socket buffers
 /// are not in it.
 ///
 /// - Above ``scarceByteCount`` connections that come to hold more are not read, but for one at a time on each event loop, so that
-///   unfinished messages become whole, and one that does not go on in its turn, while others wait, ends with 1013; rings of topics keep an eighth; once a second connections let go of
-///   their own compressors' windows, those in use too: what they send next is compressed without reference to what was before.
+///   unfinished messages become whole, and one that does not go on in its turn, while others wait, ends with 1013; rings of topics
+///   keep an eighth; once a second connections let go of their own compressors' windows, those in use too: what they send next is
+///   compressed without reference to what was before.
 /// - Above ``byteCountMax`` upgrades are refused with 503 and `Retry-After`, those whose request has come in part too; rings keep
 ///   their newest publication alone; if that is not enough, requests that wait are refused and responses that are not taken cut;
 ///   and then those connections that hold most are closed with 1013 until the rest fits: a connection is taken to hold its part of

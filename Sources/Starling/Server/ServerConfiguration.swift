@@ -29,8 +29,8 @@ public struct ServerConfiguration: Sendable {
     /// Upgrades that may wait for their turn, in order, in all; further ones are refused with 503 and `Retry-After`.
     ///
     /// Those that ``authenticationsMax`` holds up do not hold up those of endpoints without `authenticate`, and are counted apart from
-    /// them: as many of either kind may wait. A waiting one holds its request, and has no task. `Retry-After` says when there will be room, by the rate, the number of those that
-    /// wait, and those that were told before. 0: nobody waits.
+    /// them: as many of either kind may wait. A waiting one holds its request, and has no task. `Retry-After` says when there will be
+    /// room, by the rate, the number of those that wait, and those that were told before. 0: nobody waits.
     public var upgradeQueueMax = 10_000
     /// How long an upgrade may wait for its turn.
     ///
