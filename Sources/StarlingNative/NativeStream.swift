@@ -251,13 +251,14 @@ final class NativeStream: HalfClosableStream {
     private func wait(for direction: Direction) async throws(TransportError) {
         await withTaskCancellationHandler {
             await withCheckedContinuation { continuation in
-                let mustGoOn = self.state.withLock { state in
-                    guard state.failure == nil, !Task.isCancelled else { return true }
+                let (mustGoOn, failure): (Bool, TransportError?) = self.state.withLock { state in
+                    guard state.failure == nil, !Task.isCancelled else { return (true, nil) }
                     state.waiters.append(Waiter(direction: direction, continuation: continuation))
-                    self.watch(&state)
-                    return false
+                    return (false, self.watch(&state))
                 }
                 if mustGoOn { continuation.resume() }
+                // Resumes all that wait, this one too.
+                if let failure { self.close(failure) }
             }
         } onCancel: {
             self.close(TransportError("the connection to \(self.target) was closed: its task was cancelled"))
@@ -268,29 +269,33 @@ final class NativeStream: HalfClosableStream {
         if let failure = self.state.withLock(\.failure) { throw failure }
     }
 
-    /// Asks to be told once, of what the waiters wait for.
-    private func watch(_ state: inout State) {
+    /// Asks to be told once, of what the waiters wait for; an error if the system has no room to watch one more.
+    private func watch(_ state: inout State) -> TransportError? {
         let isReading = state.waiters.contains { $0.direction == .reading }
         let isWriting = state.waiters.contains { $0.direction == .writing }
-        self.poller.watch(
+        let error = self.poller.watch(
             state.descriptor,
             self.token,
             isNew: !state.isWatched,
             reading: isReading,
             writing: isWriting
         )
+        guard error == 0 else {
+            return TransportError("the connection to \(self.target) cannot be waited for: error \(error)")
+        }
         state.isWatched = true
+        return nil
     }
 
     /// Something is possible again; on the poller's thread.
     func isReady(reading: Bool, writing: Bool) {
-        let ready: [Waiter] = self.state.withLock { state in
-            guard state.failure == nil else { return [] }
+        let (ready, failure): ([Waiter], TransportError?) = self.state.withLock { state in
+            guard state.failure == nil else { return ([], nil) }
             let ready = state.waiters.filter { $0.direction == .reading ? reading : writing }
             state.waiters.removeAll { $0.direction == .reading ? reading : writing }
-            if !state.waiters.isEmpty { self.watch(&state) }
-            return ready
+            return (ready, state.waiters.isEmpty ? nil : self.watch(&state))
         }
+        if let failure { self.close(failure) }
         for waiter in ready { waiter.continuation.resume() }
     }
 }
@@ -344,10 +349,9 @@ final class NativeStream: HalfClosableStream {
         self.registry.withLock { _ = $0.streams.removeValue(forKey: token) }
     }
 
-    /// With the stream's lock held, so that the descriptor is open.
-    func watch(_ descriptor: Int32, _ token: UInt64, isNew: Bool, reading: Bool, writing: Bool) {
-        let result = starling_epoll_once(self.epoll, isNew, descriptor, token, reading, writing)
-        precondition(result == 0, "epoll does not take a connected socket: error \(result)")
+    /// With the stream's lock held, so that the descriptor is open; 0, or the system's error.
+    func watch(_ descriptor: Int32, _ token: UInt64, isNew: Bool, reading: Bool, writing: Bool) -> Int32 {
+        starling_epoll_once(self.epoll, isNew, descriptor, token, reading, writing)
     }
 
     private func run() {

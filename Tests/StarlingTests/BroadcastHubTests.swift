@@ -104,8 +104,54 @@ private final class FussyBroadcaster: Broadcaster {
         hub.removeInterest(in: "t", of: self.loop)
         // Nor does one that begins to wait too late.
         await #expect(throws: BroadcastError.self) { try await hub.waitUntilSubscribed(to: "t") }
+        // Nobody has to bring that to the broadcaster first.
+        #expect(await waiting.value == .unavailable)
+    }
+
+    @Test("Who waits for a topic that the broker is silent about can give up, and is released at the end")
+    func givesUp() async throws {
+        let broadcaster = FussyBroadcaster()
+        let hub = self.hub(broadcaster)
         try await self.withRunning([hub]) {
-            #expect(await waiting.value == .unavailable)
+            hub.addInterest(in: "silent", of: self.loop)
+            let waiters = (0..<2).map { _ in
+                Task { () -> BroadcastError.Code? in
+                    do throws(BroadcastError) {
+                        try await hub.waitUntilSubscribed(to: "silent")
+                        return nil
+                    } catch {
+                        return error.code
+                    }
+                }
+            }
+            try await eventually("both to wait") { hub.waitingCount == 2 }
+            try await eventually("the broker to be asked") { broadcaster.seen.callsUnderWay == 1 }
+            waiters[0].cancel()
+            #expect(await waiters[0].value == .unavailable)
+            #expect(hub.waitingCount == 1)
+            hub.removeInterest(in: "silent", of: self.loop)
+            #expect(await waiters[1].value == .unavailable)
+            await broadcaster.silence.open()
+        }
+        await #expect(throws: BroadcastError.self) { try await hub.waitUntilSubscribed(to: "late") }
+    }
+
+    @Test("Who waits for the last publications has them all with the broadcaster, or gives up")
+    func lastPublications() async throws {
+        let broadcaster = FussyBroadcaster()
+        let hub = self.hub(broadcaster)
+        try await self.withRunning([hub]) {
+            #expect(hub.tryPublish("one", to: "unheard"))
+            #expect(hub.tryPublish("two", to: "t"))
+            let waiting = Task { await hub.waitUntilPublished() }
+            let impatient = Task { await hub.waitUntilPublished() }
+            impatient.cancel()
+            await impatient.value
+            #expect(broadcaster.seen.events == [])
+            await broadcaster.silence.open()
+            await waiting.value
+            #expect(broadcaster.seen.events == ["unheard: one", "t: two"])
+            #expect(hub.unpublishedCount == 0)
         }
     }
 

@@ -99,6 +99,39 @@ import Testing
         #expect(client.server.isFinished)
     }
 
+    @Test("What a body has left in its inbox is the next one's, if the connection ends while it returns")
+    func endOnTheWayOut() throws {
+        let (gate, seen) = (self.gate, self.seen)
+        let server = EmbeddedTransport {
+            WebSocketRoute(
+                "/",
+                .resumable { socket in
+                    seen.withLock { $0.append(socket.isResumed ? "resumed" : "begun") }
+                    for try await message in socket { seen.withLock { $0.append(message.text ?? "") } }
+                    if !socket.isResumed { await gate.pass() }
+                    seen.withLock { $0.append("ended") }
+                }
+            )
+        }
+        let client = try Client(server)
+        #expect(client.takeStatus() == 101)
+        server.driver.beginHandoff()
+        // Asked for more than once, as a transport does.
+        for _ in 0..<3 {
+            #expect(!server.driver.isAtRest)
+            server.advance(by: .milliseconds(1))
+        }
+        client.send(.text, Array("late".utf8))
+        client.send(.close, [3, 232])
+        server.endInput(of: client.connection)
+        #expect(seen.withLock { $0 } == ["begun"])
+        self.openGate(client)
+        #expect(seen.withLock { $0 } == ["begun", "ended", "resumed", "late", "ended"])
+        server.failHandOff()
+        server.beginShutdown()
+        #expect(server.isFinished)
+    }
+
     @Test("The body of a connection that is closed while it is between two processes goes on if it stays")
     func close() async throws {
         let sockets = Lock<[WebSocket]>([])

@@ -108,14 +108,26 @@ import Testing
     @Test("A close is kept when nothing else is, and is the last")
     func close() async throws {
         let (client, socket) = try Self.exported { $0.outbound.byteCountMax = 64 << 20 }
-        #expect(client.server.driver.withCurrent { socket.trySend(Self.message(16 << 20)) } == .buffered)
+        // Each takes 128 bytes beside its own.
+        let byteCount = (16 << 20) - 128
+        #expect(client.server.driver.withCurrent { socket.trySend(Self.message(byteCount)) } == .buffered)
         #expect(client.server.driver.withCurrent { socket.trySend("more") } == .dropped)
         await client.server.waiting { await socket.close(.goingAway, reason: "bye") }
         await client.server.waiting { await socket.close(.normalClosure, reason: "again") }
         #expect(client.server.driver.withCurrent { socket.trySend("behind it") } == .dropped)
         client.server.failHandOff()
         let output = client.server.takeOutput(of: client.connection)
-        #expect(output.count == (16 << 20) + 10 + 7)
+        #expect(output.count == byteCount + 10 + 7)
         #expect(output.suffix(7) == [0x88, 5, 3, 233] + Array("bye".utf8))
+    }
+
+    @Test("What the registry sends to all, and closes, reaches connections between two processes")
+    func registry() async throws {
+        let (client, _) = try Self.exported()
+        let registry = client.server.registry
+        #expect(await client.server.waiting { await registry.sendToAll("to all") } == 1)
+        #expect(await client.server.waiting { await registry.closeAll(.goingAway) } == 1)
+        client.server.failHandOff()
+        #expect(client.takeFrames() == [[0x81] + Array("to all".utf8), [0x88, 3, 233]])
     }
 }

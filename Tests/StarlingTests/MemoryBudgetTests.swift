@@ -507,6 +507,26 @@ import Testing
         #expect(memory.byteCount == 0)
     }
 
+    @Test("What a late body has not taken of a connection that has ended goes before those that are served")
+    func stragglers() async throws {
+        let memory = MemoryBudget(byteCountMax: 300_000)
+        let (client, gate) = try Self.openWithLateBody(memory)
+        let server = client.server
+        client.send(.binary, [UInt8](repeating: 7, count: 200_000))
+        server.endInput(of: client.connection)
+        #expect(memory.byteCount == 200_128)
+        let other = try Self.open(server)
+        let message = Client.frame(.binary, [UInt8](repeating: 7, count: 200_000))
+        server.receive(Array(message.dropLast()), on: other.connection)
+        server.advance(by: .milliseconds(10))
+        #expect(memory.byteCount <= 300_000)
+        #expect(other.takeFrames().isEmpty)
+        #expect(!server.isOutputEnded(of: other.connection))
+        server.endInput(of: other.connection)
+        #expect(memory.byteCount == 0)
+        gate.yield()
+    }
+
     @Test("Messages without a byte fill an async handler's inbox as well")
     func emptyMessages() async throws {
         let memory = MemoryBudget(byteCountMax: 10_000_000)

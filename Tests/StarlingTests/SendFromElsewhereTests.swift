@@ -40,6 +40,21 @@ import Testing
         #expect(await self.failure { () throws(WebSocketError) in try await socket.send("late") } == .closed)
     }
 
+    @Test("Below the high watermark the longest message is taken, whatever waits")
+    func longest() async throws {
+        let (client, socket) = try self.connect { $0.outbound.byteCountMax = 100_000 }
+        client.server.limitOutput(of: client.connection, to: 0)
+        try await socket.send(.binary([UInt8](repeating: 1, count: 10_000)))
+        client.server.advance(by: .milliseconds(1))
+        try await socket.send(.binary([UInt8](repeating: 2, count: 100_000)))
+        client.server.advance(by: .milliseconds(1))
+        // Now it would have to wait.
+        #expect(socket.trySend("more") == .dropped)
+        client.server.limitOutput(of: client.connection, to: nil)
+        client.server.advance(by: .milliseconds(1))
+        #expect(client.server.takeOutput(of: client.connection).count == 10_004 + 100_010)
+    }
+
     @Test(
         "A ping whose task is cancelled waits no longer, and the pong that comes later harms nothing",
         .timeLimit(.minutes(1))

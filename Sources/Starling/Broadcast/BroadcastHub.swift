@@ -27,6 +27,9 @@ final class BroadcastHub: Sendable {
         var isRetryDue = false
         var isRetryScheduled = false
         var waiters: [Topic: [Waiter]] = [:]
+        var lastWaiter: UInt64 = 0
+        /// Who waits until nothing waits to be published.
+        var publishedWaiters: [UInt64: CheckedContinuation<Void, Never>] = [:]
         var queue: [Publication] = []
         /// Publications that come after a change which is under way, by topic: whoever subscribes and publishes is to hear it.
         var held: [Topic: [Publication]] = [:]
@@ -37,7 +40,14 @@ final class BroadcastHub: Sendable {
     }
 
     /// Who waits until the broadcaster delivers a topic.
-    private typealias Waiter = CheckedContinuation<BroadcastError?, Never>
+    private struct Waiter {
+        let number: UInt64
+        let continuation: CheckedContinuation<BroadcastError?, Never>
+
+        func resume(returning error: BroadcastError?) {
+            self.continuation.resume(returning: error)
+        }
+    }
 
     private let state = Lock(State())
     private let broadcaster: any Broadcaster
@@ -110,29 +120,57 @@ final class BroadcastHub: Sendable {
     }
 
     func removeInterest(in topic: Topic, of loop: EventLoop) {
-        let wakeup: CheckedContinuation<Void, Never>? = self.state.withLock { state in
-            guard var loops = state.interest[topic] else { return nil }
+        typealias Change = (wakeup: CheckedContinuation<Void, Never>?, abandoned: [Waiter])
+        let (wakeup, abandoned): Change = self.state.withLock { state in
+            guard var loops = state.interest[topic] else { return (nil, []) }
             loops &= ~(1 << UInt64(loop.index))
             state.interest[topic] = loops == 0 ? nil : loops
-            return self.noteChange(of: topic, in: &state)
+            // Whatever becomes of the change that is under way: the broadcaster may be long about it.
+            let abandoned = loops == 0 ? Self.takeWaiters(of: [topic], in: &state) : []
+            return (self.noteChange(of: topic, in: &state), abandoned)
         }
         wakeup?.resume()
+        for waiter in abandoned { waiter.resume(returning: Self.nobodySubscribes) }
     }
 
     /// Returns once the broadcaster delivers the topic, which a loop has noted its interest in before; throws if all subscribers have
-    /// gone by then.
+    /// gone by then, the server has ended, or the task is cancelled.
     func waitUntilSubscribed(to topic: Topic) async throws(BroadcastError) {
         guard self.needsInterest else { return }
-        let error: BroadcastError? = await withCheckedContinuation { continuation in
-            let outcome: BroadcastError?? = self.state.withLock { state in
-                if state.active.contains(topic) || state.isFinished { return .some(nil) }
-                guard state.interest[topic] != nil else { return .some(Self.nobodySubscribes) }
-                state.waiters[topic, default: []].append(continuation)
-                return nil
+        let number = self.makeWaiter()
+        let error: BroadcastError? = await withTaskCancellationHandler {
+            await withCheckedContinuation { continuation in
+                let outcome: BroadcastError?? = self.state.withLock { state in
+                    if state.active.contains(topic) { return .some(nil) }
+                    guard !state.isFinished else { return .some(Self.serverHasEnded) }
+                    guard state.interest[topic] != nil else { return .some(Self.nobodySubscribes) }
+                    guard !Task.isCancelled else { return .some(Self.isCancelled) }
+                    state.waiters[topic, default: []].append(
+                        Waiter(number: number, continuation: continuation)
+                    )
+                    return nil
+                }
+                if let outcome { continuation.resume(returning: outcome) }
             }
-            if let outcome { continuation.resume(returning: outcome) }
+        } onCancel: {
+            let waiter: Waiter? = self.state.withLock { state in
+                guard let index = state.waiters[topic]?.firstIndex(where: { $0.number == number }) else {
+                    return nil
+                }
+                let waiter = state.waiters[topic]?.remove(at: index)
+                if state.waiters[topic]?.isEmpty == true { state.waiters[topic] = nil }
+                return waiter
+            }
+            waiter?.resume(returning: Self.isCancelled)
         }
         if let error { throw error }
+    }
+
+    private func makeWaiter() -> UInt64 {
+        self.state.withLock { state in
+            state.lastWaiter += 1
+            return state.lastWaiter
+        }
     }
 
     /// How many wait in ``waitUntilSubscribed(to:)``.
@@ -145,6 +183,14 @@ final class BroadcastHub: Sendable {
             .unavailable,
             message: "the subscription ended before the broadcaster delivered its topic"
         )
+    }
+
+    private static var serverHasEnded: BroadcastError {
+        BroadcastError(.unavailable, message: "the server has ended")
+    }
+
+    private static var isCancelled: BroadcastError {
+        BroadcastError(.unavailable, message: "the task that waited for the broadcaster is cancelled")
     }
 
     /// A page of a topic's history for a subscriber that is brought up to date: what has come behind `position`, or for nil where the
@@ -172,11 +218,12 @@ final class BroadcastHub: Sendable {
     func tryPublish(_ message: Message, to topic: Topic) -> Bool {
         if let immediate = self.immediate { return immediate.tryPublish(message, to: topic) }
         let (isTaken, wakeup): (Bool, CheckedContinuation<Void, Never>?) = self.state.withLock { state in
-            guard state.queuedByteCount + message.byteCount <= Self.queuedByteCountMax, !state.isFinished
+            let byteCount = Self.queuedByteCount(of: message)
+            guard state.queuedByteCount + byteCount <= Self.queuedByteCountMax, !state.isFinished
             else {
                 return (false, nil)
             }
-            state.queuedByteCount += message.byteCount
+            state.queuedByteCount += byteCount
             let mustWait = state.changed.contains(topic) || state.underWay[topic] != nil
             if mustWait, !state.failed.contains(topic) {
                 state.held[topic, default: []].append(Publication(message, to: topic))
@@ -229,9 +276,8 @@ final class BroadcastHub: Sendable {
             defer { state.waiters = [:] }
             return state.waiters.values.flatMap { $0 }
         }
-        for waiter in waiters {
-            waiter.resume(returning: BroadcastError(.unavailable, message: "the server has ended"))
-        }
+        for waiter in waiters { waiter.resume(returning: Self.serverHasEnded) }
+        self.releasePublishedWaiters { _ in true }
     }
 
     private var hasManyBatches: Bool {
@@ -359,6 +405,7 @@ final class BroadcastHub: Sendable {
                 _ = try? await self.broadcaster.publish(publication.message, to: publication.topic)
             }
         }
+        self.releasePublishedWaiters(if: Self.hasPublished)
     }
 
     private func takeQueue() -> [Publication]? {
@@ -368,9 +415,49 @@ final class BroadcastHub: Sendable {
                 return nil
             }
             defer { state.queue = [] }
-            state.queuedByteCount -= state.queue.reduce(0) { $0 + $1.message.byteCount }
+            state.queuedByteCount -= state.queue.reduce(0) { $0 + Self.queuedByteCount(of: $1.message) }
             return state.queue
         }
+    }
+
+    /// Empty ones need a bound too.
+    private static func queuedByteCount(of message: Message) -> Int {
+        Inbox.messageByteCount + message.byteCount
+    }
+
+    /// How many publications the broadcaster has not been given.
+    var unpublishedCount: Int {
+        self.state.withLock { $0.queue.count + $0.held.values.reduce(0) { $0 + $1.count } }
+    }
+
+    /// Returns when the broadcaster has been given all publications, or the task is cancelled.
+    func waitUntilPublished() async {
+        let number = self.makeWaiter()
+        await withTaskCancellationHandler {
+            await withCheckedContinuation { continuation in
+                let isDone = self.state.withLock { state in
+                    if Self.hasPublished(state) || state.isFinished || Task.isCancelled { return true }
+                    state.publishedWaiters[number] = continuation
+                    return false
+                }
+                if isDone { continuation.resume() }
+            }
+        } onCancel: {
+            self.state.withLock { $0.publishedWaiters.removeValue(forKey: number) }?.resume()
+        }
+    }
+
+    private static func hasPublished(_ state: State) -> Bool {
+        state.queue.isEmpty && state.held.isEmpty && !state.isPublishing
+    }
+
+    private func releasePublishedWaiters(if isDone: (State) -> Bool) {
+        let waiters = self.state.withLock { state in
+            guard isDone(state) else { return [] as [CheckedContinuation<Void, Never>] }
+            defer { state.publishedWaiters = [:] }
+            return Array(state.publishedWaiters.values)
+        }
+        for waiter in waiters { waiter.resume() }
     }
 
     /// Notes what has become of topics that a change was under way for.

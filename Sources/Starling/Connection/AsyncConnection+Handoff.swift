@@ -12,6 +12,10 @@ struct AsyncHandoff {
     }
 
     var stage = Stage.none
+    /// Whether the body has been given the end of its messages, or an error for one that it sent, because it is to return.
+    var isHeeded = false
+    /// The connection has ended while the body was about to return: the one that comes then, with what it has not taken.
+    var lastBody: (@Sendable (WebSocket) async throws -> Void)?
     /// What the body wants to find again.
     var carried: [UInt8]?
     /// Whether there was a body before.
@@ -82,6 +86,25 @@ extension AsyncConnection {
         return true
     }
 
+    /// The connection has ended, and the body is about to return because it was told to, or may be: the next one comes then.
+    func resumeAtEnd(_ body: @escaping @Sendable (WebSocket) async throws -> Void) {
+        guard let rare = unsafe self.state.pointee.rare, rare.handoff.stage != .none, rare.handoff.isHeeded,
+            unsafe self.state.pointee.task != nil
+        else { return }
+        rare.handoff.lastBody = body
+    }
+
+    /// The body of a connection that has ended has returned; whether one more comes.
+    func takeLastBody(_ driver: ConnectionDriver) -> Bool {
+        guard let rare = unsafe self.state.pointee.rare, let body = rare.handoff.lastBody else {
+            return false
+        }
+        rare.handoff.lastBody = nil
+        self.prepareToResume()
+        driver.startLast(self, body)
+        return true
+    }
+
     /// The body has returned; whether that was because it was told to.
     func takeSuspension(_ driver: ConnectionDriver) -> Bool {
         guard let rare = unsafe self.state.pointee.rare, rare.end == nil else { return false }
@@ -101,11 +124,7 @@ extension AsyncConnection {
 
     /// Keeps bytes for the next body.
     func carry(_ bytes: [UInt8]) {
-        if self.loop.isCurrent {
-            self.rare.handoff.carried = bytes
-        } else {
-            self.loop.post(.perform { if $0 != nil { self.rare.handoff.carried = bytes } })
-        }
+        self.perform { if $0 != nil { self.rare.handoff.carried = bytes } }
     }
 
     /// Writes what the body has left, for another process.
@@ -139,6 +158,7 @@ extension AsyncConnection {
     private func prepareToResume() {
         let rare = self.rare
         rare.handoff.stage = .none
+        rare.handoff.isHeeded = false
         rare.handoff.isResumed = true
         unsafe self.state.pointee.mustReturn = false
     }

@@ -5,8 +5,8 @@ internal import Synchronization
 /// What an async connection has beside its slot: messages that wait for the task, and the task where it waits.
 ///
 /// Sendable because all of it but the constants and the atomics lies in `state`, which is touched only on the loop's
-/// thread, inside a tick; `preconditionOnLoop` checks it in debug builds. Other threads go through the loop's mailbox. It
-/// is also what every `unsafe self.state.pointee` rests on.
+/// thread, inside a tick, and by the connection's own tasks when the loop has ended; `preconditionOnLoop` checks it in debug
+/// builds. Other threads go through the loop's mailbox. It is also what every `unsafe self.state.pointee` rests on.
 @usableFromInline
 @safe final class AsyncConnection: @unchecked Sendable {
     let id: ConnectionID
@@ -19,7 +19,7 @@ internal import Synchronization
     private let isFinished = Atomic<Bool>(false)
     /// Whether another process has all that was asked of the connection, and takes no more from here; written by the loop.
     let hasDeparted = Atomic<Bool>(false)
-    /// Bytes handed over from other threads that the loop has not taken yet.
+    /// What other threads have handed over and the loop has not taken yet, each with ``Inbox/messageByteCount``.
     private let postedByteCount = Atomic<Int>(0)
     /// In memory of its own, which lives as long as the object: a class's stored properties would be checked for
     /// exclusive access at every message.
@@ -168,6 +168,18 @@ internal import Synchronization
         unsafe self.state.pointee.isReadingPaused = false
     }
 
+    /// What a body has not taken of a connection that has ended, and the budget is charged for; on the loop.
+    var leftByteCount: Int {
+        unsafe self.state.pointee.rare?.inboxCharge == nil ? 0 : self.state.pointee.inbox.byteCount
+    }
+
+    /// Gives that up, for want of memory.
+    func giveUpWhatIsLeft() {
+        self.letGoOfInbox()
+        self.rare.inboxCharge = nil
+        self.rare.end = .failed(WebSocketError(.timedOut, closeCode: self.rare.closure?.code))
+    }
+
     /// A client's application is there.
     func begin() async {
         await self.onLoop(orElse: ()) { $0.begin(self.id) }
@@ -231,9 +243,9 @@ internal import Synchronization
 
     private func finish(_ driver: ConnectionDriver?, _ failure: (any Error)?) {
         unsafe self.state.pointee.task = nil
-        unsafe self.state.pointee.rare?.inboxCharge = nil
         // One that was told to return may throw whatever its task's cancellation has become on the way.
-        if let driver, self.takeSuspension(driver) { return }
+        if let driver, self.takeSuspension(driver) || self.takeLastBody(driver) { return }
+        unsafe self.state.pointee.rare?.inboxCharge = nil
         // That the connection ended is told by the connection's own log message.
         if let failure, !(failure is CancellationError), !(failure is WebSocketError) {
             self.facts.logger.error(
@@ -249,7 +261,7 @@ internal import Synchronization
     /// Its sender believes it to be on its way. If what others have sent meanwhile leaves no room for it, it is not lost in
     /// silence: the connection is closed with 1013, whatever the policy.
     func deliverPosted(_ message: Message, driver: ConnectionDriver) {
-        self.postedByteCount.subtract(message.byteCount, ordering: .relaxed)
+        self.took(message.byteCount)
         switch driver.send(message.kind, message.bytes, to: self.id) {
         case .sent: break
         case .buffered: self.passedHighWatermark()
@@ -265,7 +277,10 @@ internal import Synchronization
     }
 
     func preconditionOnLoop() {
-        assert(self.loop.isCurrent, "a connection's state was touched outside its event loop")
+        assert(
+            self.loop.isCurrent || self.loop.hasEnded,
+            "a connection's state was touched outside its event loop"
+        )
     }
 
     // MARK: - The task's side
@@ -278,6 +293,7 @@ internal import Synchronization
     }
 
     private func takeMessageOnLoop() -> Message? {
+        self.preconditionOnLoop()
         if unsafe self.state.pointee.mustReturn { return nil }
         guard let message = unsafe self.state.pointee.inbox.popFirst() else { return nil }
         if unsafe self.state.pointee.isReadingPaused,
@@ -292,11 +308,24 @@ internal import Synchronization
     /// Waits for the next message.
     @usableFromInline
     func nextSlowly() async throws(WebSocketError) -> Message? {
-        guard self.loop.isCurrent else { return try await self.nextFromElsewhere() }
+        guard self.loop.isCurrent, self.comesBackToLoop(#isolation) else {
+            return try await self.nextFromElsewhere()
+        }
         return try await self.nextOnLoop()
     }
 
-    /// On the loop, or wherever the task is when the loop has ended.
+    /// Whether the current task, which is on the loop, is there again when it has waited.
+    ///
+    /// An actor's is where the actor is: on this thread only by chance. The same is true of a task that runs here for its first step
+    /// alone.
+    private func comesBackToLoop(_ isolation: (any Actor)?) -> Bool {
+        guard isolation == nil else { return false }
+        if self.bodyThatRuns != nil { return true }
+        let preferred = unsafe withUnsafeCurrentTask { unsafe $0?.unownedTaskExecutor }
+        return unsafe preferred == self.loop.asUnownedTaskExecutor()
+    }
+
+    /// On the loop, in a task that prefers it, or wherever the task is when the loop has ended.
     @inline(__always)
     private func nextOnLoop() async throws(WebSocketError) -> Message? {
         while true {
@@ -308,7 +337,10 @@ internal import Synchronization
                 case .failed(let error): throw error
                 }
             }
-            if self.mustReturn { return nil }
+            if self.mustReturn {
+                self.rare.handoff.isHeeded = true
+                return nil
+            }
             // Only `cancel()` cancels the body's own task while it waits, and resumes the reader: no handler is needed there.
             if let body = self.bodyThatRuns {
                 if body.isCancelled { return nil }
@@ -333,6 +365,7 @@ internal import Synchronization
     private func waitForMessage(mayBeCancelledMeanwhile: Bool = false) async {
         unsafe await withUnsafeContinuation { continuation in
             // Nothing can have come in between: this runs on the loop, without a suspension since the look.
+            self.preconditionOnLoop()
             unsafe precondition(
                 self.state.pointee.reader == nil,
                 "a WebSocket is iterated by two tasks at once"
@@ -359,10 +392,10 @@ internal import Synchronization
         return try result.get()
     }
 
-    /// Sends through the loop's driver; nil if the caller is not on the loop.
+    /// Sends through the loop's driver; nil if the caller is not on the loop, or is ahead of what it has sent from elsewhere.
     @usableFromInline
     func sendOnLoop(_ message: Message) -> SendResult? {
-        guard let driver = unsafe self.loop.currentDriverReference else { return nil }
+        guard self.hasTakenAll, let driver = unsafe self.loop.currentDriverReference else { return nil }
         let result = unsafe driver._withUnsafeGuaranteedRef {
             unsafe self.state.pointee.ownsSlot
                 ? $0.send(message.kind, message.bytes, to: self.id.slot)
@@ -386,7 +419,7 @@ internal import Synchronization
     @usableFromInline
     @discardableResult
     func waitUntilDrained(staysBehind: Bool = false) async -> Bool {
-        guard self.loop.isCurrent else {
+        guard self.loop.isCurrent, self.comesBackToLoop(#isolation) else {
             return await withTaskExecutorPreference(self.loop) {
                 await self.waitOnLoopUntilDrained(staysBehind)
             }
@@ -397,7 +430,10 @@ internal import Synchronization
     private func waitOnLoopUntilDrained(_ staysBehind: Bool) async -> Bool {
         while self.end == nil, self.isAboveHighWatermark.load(ordering: .relaxed) {
             if self.mustReturn {
-                guard staysBehind else { return false }
+                guard staysBehind else {
+                    self.rare.handoff.isHeeded = true
+                    return false
+                }
                 await self.waitForDrain()
             } else {
                 if Task.isCancelled { return false }
@@ -413,6 +449,7 @@ internal import Synchronization
 
     private func waitForDrain(mayBeCancelledMeanwhile: Bool = false) async {
         unsafe await withUnsafeContinuation { continuation in
+            self.preconditionOnLoop()
             unsafe self.rare.drainWaiters.append(continuation)
             if mayBeCancelledMeanwhile, Task.isCancelled { self.releaseDrainWaiters() }
         }
@@ -433,43 +470,71 @@ internal import Synchronization
         guard message.byteCount <= self.facts.outboundByteCountMax else {
             throw WebSocketError(.messageTooBig)
         }
-        if let driver = self.loop.currentDriver {
-            guard driver.isOpen(self.id) else { throw WebSocketError(.closed) }
-            guard await self.waitUntilDrained() else { throw WebSocketError(.cancelled) }
-            switch driver.send(message.kind, message.bytes, to: self.id) {
-            case .sent: return
-            case .buffered: self.passedHighWatermark()
-            case .dropped: throw WebSocketError(.closed)
+        // Wherever the caller is after it has waited, and whatever others have sent meanwhile.
+        while true {
+            let driver = self.driverInOrder
+            if let driver, !driver.isOpen(self.id) { throw WebSocketError(.closed) }
+            if self.isAboveHighWatermark.load(ordering: .relaxed) {
+                guard await self.waitUntilDrained() else { throw WebSocketError(.cancelled) }
+            } else if let driver {
+                switch driver.send(message.kind, message.bytes, to: self.id) {
+                case .sent: return
+                case .buffered: return self.passedHighWatermark()
+                case .dropped:
+                    throw WebSocketError(driver.isOpen(self.id) ? .slowConsumer : .closed)
+                }
+            } else if self.postedByteCount.load(ordering: .relaxed) > self.facts.inboundByteCountMax {
+                await self.waitUntilTaken()
+            } else {
+                guard !self.isOver, self.post(message) else { throw WebSocketError(.closed) }
+                return
             }
-            return
-        }
-        // Others may be faster than the one that has waited.
-        while self.mustWait {
-            guard await self.waitUntilDrained() else { throw WebSocketError(.cancelled) }
-        }
-        guard !self.isOver, self.post(message) else {
-            throw WebSocketError(.closed)
         }
     }
 
     func trySend(_ message: Message) -> SendResult {
         if self.isOver { return .dropped }
         if let result = self.sendOnLoop(message) { return result }
-        if self.mustWait || message.byteCount > self.facts.outboundByteCountMax { return .dropped }
+        guard message.byteCount <= self.facts.outboundByteCountMax,
+            !self.isAboveHighWatermark.load(ordering: .relaxed),
+            self.postedByteCount.load(ordering: .relaxed) <= self.facts.inboundByteCountMax
+        else { return .dropped }
         return self.post(message) ? .sent : .dropped
-    }
-
-    private var mustWait: Bool {
-        self.isAboveHighWatermark.load(ordering: .relaxed)
-            || self.postedByteCount.load(ordering: .relaxed) > self.facts.inboundByteCountMax
     }
 
     /// Hands a message over to the loop; false if the connection is not the loop's any more.
     private func post(_ message: Message) -> Bool {
-        self.postedByteCount.add(message.byteCount, ordering: .relaxed)
+        self.handOver(message.byteCount)
         if self.loop.post(.send(message, to: self)) { return true }
-        self.postedByteCount.subtract(message.byteCount, ordering: .relaxed)
+        self.took(message.byteCount)
         return false
+    }
+
+    private func handOver(_ byteCount: Int) {
+        self.postedByteCount.add(Inbox.messageByteCount + byteCount, ordering: .relaxed)
+    }
+
+    private func took(_ byteCount: Int) {
+        self.postedByteCount.subtract(Inbox.messageByteCount + byteCount, ordering: .relaxed)
+    }
+
+    /// Whether nothing is under way to the loop that was handed over on another thread.
+    ///
+    /// A task may come to the loop before what it has sent from elsewhere: whatever it does there now would be ahead of it.
+    private var hasTakenAll: Bool {
+        self.postedByteCount.load(ordering: .relaxed) == 0
+    }
+
+    /// The loop's driver, if the caller is on the loop and behind all that it has sent.
+    private var driverInOrder: ConnectionDriver? {
+        self.hasTakenAll ? self.loop.currentDriver : nil
+    }
+
+    /// Waits until the loop has taken what is under way to it.
+    private func waitUntilTaken() async {
+        await withCheckedContinuation { continuation in
+            self.loop.post(.perform { _ in continuation.resume() })
+        }
     }
 
     func subscribe(to topic: Topic, _ policy: SlowConsumerPolicy?) async throws(WebSocketError) {
@@ -493,10 +558,12 @@ internal import Synchronization
     /// Whether the connection has ended; any thread.
     var isOver: Bool { self.isFinished.load(ordering: .acquiring) }
 
-    /// What a broadcaster's failure is for whoever has asked: nothing of its own, if the connection has ended.
+    /// What a broadcaster's failure is for whoever has asked: nothing of its own, if the connection has ended, or the caller's task is
+    /// cancelled.
     func failure(of error: BroadcastError) -> WebSocketError {
-        self.isOver
-            ? WebSocketError(.closed) : WebSocketError(.broadcasting, underlying: error)
+        if self.isOver { return WebSocketError(.closed) }
+        return Task.isCancelled
+            ? WebSocketError(.cancelled) : WebSocketError(.broadcasting, underlying: error)
     }
 
     func unsubscribe(from topic: Topic) async {
@@ -540,12 +607,15 @@ internal import Synchronization
     }
 
     /// Runs a piece of work in the loop's tick: now, if this is one; nil stands for a loop that has ended.
-    private func perform(_ work: @escaping @Sendable (ConnectionDriver?) -> Void) {
-        if let driver = self.loop.currentDriver {
-            work(driver)
-        } else {
-            self.loop.post(.perform(work))
-        }
+    func perform(_ work: @escaping @Sendable (ConnectionDriver?) -> Void) {
+        if let driver = self.driverInOrder { return work(driver) }
+        self.handOver(0)
+        self.loop.post(
+            .perform { driver in
+                self.took(0)
+                work(driver)
+            }
+        )
     }
 
     /// Runs a piece of work in the loop's tick and returns its result.
@@ -553,7 +623,7 @@ internal import Synchronization
         orElse missing: Value,
         _ work: @escaping @Sendable (ConnectionDriver) -> Value
     ) async -> Value {
-        if let driver = self.loop.currentDriver { return work(driver) }
+        if let driver = self.driverInOrder { return work(driver) }
         return await withCheckedContinuation { continuation in
             self.loop.post(.perform { driver in continuation.resume(returning: driver.map(work) ?? missing) })
         }

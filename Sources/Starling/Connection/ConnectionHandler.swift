@@ -242,9 +242,11 @@ public struct Connection<Handler: ConnectionHandler>: ~Copyable, ~Escapable {
 
     /// A connection that is being made from another process' record is not to be read at first: the application has yet to take
     /// messages of `byteCount` bytes.
-    func pauseReadingFromTheStart(holding byteCount: Int) {
+    func pauseReadingFromTheStart(for connection: AsyncConnection, holding byteCount: Int) {
         unsafe self.slot.pointee.readingPauses.insert(.application)
-        unsafe self.driver._withUnsafeGuaranteedRef { $0.details(of: self.index).inboxByteCount = byteCount }
+        let details = unsafe self.driver._withUnsafeGuaranteedRef { $0.details(of: self.index) }
+        details.inboxByteCount = byteCount
+        details.fullInbox = connection
     }
 
     /// A copy of a received message that outlives the call.

@@ -131,9 +131,10 @@ public struct RatePolicy: Sendable, Hashable {
 
 /// What may wait for a peer that reads slowly, and what happens when it is too much.
 public struct OutboundConfiguration: Sendable, Hashable {
-    /// Bytes of messages to it alone that may wait for one connection.
+    /// Bytes of messages to it alone that may wait for one connection, and the bytes of the longest one.
     ///
-    /// Publications do not wait for a connection: it has a cursor in the topic's ring.
+    /// Where no more than ``highWatermark`` waits, each of them is taken, so that whoever sends when it may is not refused: at most
+    /// both together wait. Publications do not wait for a connection: it has a cursor in the topic's ring.
     public var byteCountMax = 1 << 20
     /// Bytes that wait for the connection: above it `send` suspends, and a synchronous send says ``SendResult/buffered``; one at least.
     public var highWatermark = 64 << 10
@@ -153,6 +154,13 @@ public struct OutboundConfiguration: Sendable, Hashable {
 
     /// The defaults.
     public init() {}
+
+    /// Whether a message is taken behind so many bytes that wait.
+    func hasRoom(for byteCount: Int, behind waiting: Int) -> Bool {
+        if waiting + byteCount <= self.byteCountMax { return true }
+        return byteCount <= self.byteCountMax && waiting <= self.highWatermark
+            && self.highWatermark < self.byteCountMax
+    }
 }
 
 /// What happens to a subscriber that takes bytes again, or does not, when its topic's ring has given up publications that it

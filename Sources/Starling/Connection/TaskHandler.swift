@@ -56,9 +56,13 @@ struct TaskHandler<UserData: Sendable>: ConnectionHandler {
         guard let driver = EventLoop.currentDriver else { preconditionFailure("closed outside a tick") }
         let async = unsafe connection.state.reference.takeRetainedValue()
         async.closed(connection.context.closure(code), driver: driver)
-        guard async.mustResumeAtEnd(), let userData = async.rare.handoff.userData as? UserData else { return }
-        connection.context.start(async, self.body(with: userData))
-        driver.stragglers[async.id] = async
+        guard self.handoff != nil, let userData = async.rare.handoff.userData as? UserData else { return }
+        if async.mustResumeAtEnd() {
+            connection.context.start(async, self.body(with: userData))
+            driver.stragglers[async.id] = async
+        } else {
+            async.resumeAtEnd(self.body(with: userData))
+        }
     }
 }
 
@@ -106,7 +110,8 @@ extension TaskHandler: HandoffSource {
                 let connection = AsyncConnection(context)
                 connection.rare.handoff.userData = userData
                 if try connection.read(from: &reader) {
-                    context.pauseReadingFromTheStart(holding: connection.facts.inboundByteCountMax)
+                    let byteCount = connection.facts.inboundByteCountMax
+                    context.pauseReadingFromTheStart(for: connection, holding: byteCount)
                 }
                 unsafe context.initializeState(State(reference: .passRetained(connection)))
             },

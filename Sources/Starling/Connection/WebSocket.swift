@@ -69,8 +69,9 @@ public struct WebSocket: Sendable, AsyncSequence {
     /// reaches the loop, the connection is closed with 1013 (try again later): a message that was accepted is not left out.
     ///
     /// - Throws: ``WebSocketError/Code/closed`` once the connection is closing,
-    ///   ``WebSocketError/Code/messageTooBig`` for a message that alone passes ``OutboundConfiguration/byteCountMax``, and
-    ///   ``WebSocketError/Code/cancelled`` where it would have to wait, but its task is cancelled, or the body is to return because
+    ///   ``WebSocketError/Code/messageTooBig`` for a message that alone passes ``OutboundConfiguration/byteCountMax``,
+    ///   ``WebSocketError/Code/slowConsumer`` if what others have sent leaves no room for it and the endpoint's policy does not
+    ///   disconnect for that, and ``WebSocketError/Code/cancelled`` where it would have to wait, but its task is cancelled, or the body is to return because
     ///   the connection goes to another process. The message is not sent then.
     @inlinable
     public func send(_ message: Message) async throws(WebSocketError) {
@@ -110,8 +111,10 @@ public struct WebSocket: Sendable, AsyncSequence {
     ///   - slowConsumerPolicy: What happens when the client is so slow that the topic's ring passes it; nil for the
     ///     endpoint's ``OutboundConfiguration/slowConsumerPolicy``.
     /// - Throws: ``WebSocketError/Code/closed``, ``WebSocketError/Code/tooManySubscriptions``,
-    ///   ``WebSocketError/Code/reservedTopic``, ``WebSocketError/Code/broadcasting`` if the broadcaster fails, and
-    ///   ``WebSocketError/Code/noTopics`` for a client's connection.
+    ///   ``WebSocketError/Code/reservedTopic``, ``WebSocketError/Code/broadcasting`` if the broadcaster fails,
+    ///   ``WebSocketError/Code/cancelled`` if the task is cancelled while it waits for the broadcaster, and
+    ///   ``WebSocketError/Code/noTopics`` for a client's connection. When the broadcaster has failed, or the wait was cancelled, the
+    ///   subscription stays, and its publications come as soon as the broadcaster delivers them: unsubscribe if they are not wanted.
     public func subscribe(
         to topic: Topic,
         slowConsumerPolicy: SlowConsumerPolicy? = nil

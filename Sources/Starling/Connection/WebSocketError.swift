@@ -17,9 +17,10 @@ public struct WebSocketError: Error, Sendable {
         public static let connectionLost = Code(base: .connectionLost)
         /// The peer broke the protocol or a limit.
         public static let protocolViolation = Code(base: .protocolViolation)
-        /// The peer did not answer a ping, a close or a write in time.
+        /// The peer did not answer a ping, a close or a write in time, or the server closed the connection for want of memory; the
+        /// cause in ``WebSocket/closure`` says which.
         public static let timedOut = Code(base: .timedOut)
-        /// The connection was closed because its peer reads too slowly.
+        /// The peer reads too slowly: the connection was closed for it, or has no room for a message behind what others have sent.
         public static let slowConsumer = Code(base: .slowConsumer)
         /// The message alone is over ``OutboundConfiguration/byteCountMax``.
         public static let messageTooBig = Code(base: .messageTooBig)

@@ -242,6 +242,15 @@ extension ConnectionDriver {
         connection.start(body)
     }
 
+    /// Starts one more body for a connection that has ended, in place of the one that has returned.
+    func startLast(
+        _ connection: AsyncConnection,
+        _ body: @escaping @Sendable (WebSocket) async throws -> Void
+    ) {
+        connection.start(body)
+        if self.drain?.isDeadlineServed == true { connection.cancel() }
+    }
+
     /// A task has returned: its connection, if it still lives, is closed.
     func taskReturned(_ connection: AsyncConnection, failed: Bool) {
         self.taskCount -= 1

@@ -177,11 +177,12 @@ extension ConnectionDriver {
             return .dropped
         }
         let lateByteCount = self.handoff?.late[index]?.byteCount ?? 0
-        let waiting = unsafe slot.pointee.outbound.byteCount + lateByteCount + bytes.byteCount
-        guard waiting <= outbound.byteCountMax else {
+        let before = unsafe slot.pointee.outbound.byteCount + lateByteCount
+        let waiting = before + bytes.byteCount
+        guard outbound.hasRoom(for: bytes.byteCount, behind: before) else {
             return self.refuseSend(of: bytes.byteCount, to: index)
         }
-        let all = (self.handoff?.lateByteCount ?? 0) + bytes.byteCount
+        let all = (self.handoff?.lateByteCount ?? 0) + Inbox.messageByteCount + bytes.byteCount
         guard all <= HandoffInProgress.lateByteCountMax else { return .dropped }
         self.handoff?.lateByteCount = all
         self.keep(.send(Message(kind, copying: bytes)), for: index)

@@ -179,7 +179,8 @@ extension ConnectionDriver {
         let excess = self.server.memory.byteCount - self.server.memory.byteCountMax
         let total = max(1, self.server.memory.byteCount)
         var rings = self.endpoints.flatMap { $0.topics.list.compactMap(\.backlog) }
-        let charged = self.chargedByteCount + self.publicationCharges.byteCount
+        let left = self.stragglers.values.reduce(0) { $0 + $1.leftByteCount }
+        let charged = self.chargedByteCount + self.publicationCharges.byteCount + left
         let held = rings.reduce(charged) { $0 + $1.byteCount }
         // Each loop frees its share; whoever has just grown frees at least something.
         let share = Int((Double(excess) * Double(held) / Double(total)).rounded(.up))
@@ -193,6 +194,7 @@ extension ConnectionDriver {
         }
         if freed < share { freed += self.shedUnfinishedHeads() }
         if freed < share { freed += self.shedRequests(share - freed) }
+        if freed < share { freed += self.shedStragglers(share - freed) }
         guard freed < share else { return }
         for holder in self.holders(newest: newest) where freed < share {
             freed += self.shed(holder.index, holding: holder.byteCount)
@@ -223,6 +225,19 @@ extension ConnectionDriver {
                 freed += unsafe held - Int(slot.pointee.chargedByteCount)
             case .free, .http, .connecting, .open, .leaving, .lingering: continue
             }
+        }
+        return freed
+    }
+
+    /// Gives up messages of connections that have ended, which their bodies have not come to; how many bytes that has freed.
+    private func shedStragglers(_ byteCount: Int) -> Int {
+        let holders = self.stragglers.values.filter { $0.leftByteCount > 0 }
+        var freed = 0
+        for connection in holders.sorted(by: { $0.leftByteCount > $1.leftByteCount })
+        where freed < byteCount {
+            freed += connection.leftByteCount
+            connection.giveUpWhatIsLeft()
+            self.counts.memorySheds &+= 1
         }
         return freed
     }

@@ -53,7 +53,7 @@ extension ConnectionDriver {
         let byteCountMax = unsafe endpoint._withUnsafeGuaranteedRef { $0.outbound.byteCountMax }
         guard
             unsafe slot.pointee.outbound.byteCount + bytes.byteCount <= byteCountMax
-                || self.makeRoom(for: bytes.byteCount, index, byteCountMax)
+                || self.makeRoom(for: bytes.byteCount, index)
         else {
             return self.refuseSend(of: bytes.byteCount, to: index)
         }
@@ -75,14 +75,13 @@ extension ConnectionDriver {
     }
 
     /// Writes what the peer may well take, before it is said to have taken too little; whether there is room then.
-    private func makeRoom(for byteCount: Int, _ index: Int, _ byteCountMax: Int) -> Bool {
+    private func makeRoom(for byteCount: Int, _ index: Int) -> Bool {
         let slot = unsafe self.slots.pointer(index)
-        guard byteCount <= byteCountMax, unsafe !slot.pointee.flags.contains(.writeBlocked) else {
+        if unsafe !slot.pointee.flags.contains(.writeBlocked) { self.flush(index) }
+        guard unsafe slot.pointee.closing.isOpen, let outbound = unsafe slot.pointee.endpoint?.outbound else {
             return false
         }
-        self.flush(index)
-        return unsafe slot.pointee.closing.isOpen
-            && slot.pointee.outbound.byteCount + byteCount <= byteCountMax
+        return unsafe outbound.hasRoom(for: byteCount, behind: slot.pointee.outbound.byteCount)
     }
 
     /// Adds a message to the outbound buffer compressed; false if it is to go out as it is.

@@ -36,8 +36,8 @@ extension ConnectionDriver {
         to topic: Topic,
         _ policy: SlowConsumerPolicy?
     ) -> SubscriptionOutcome {
-        guard self.isOpen(id), let index = self.index(of: id),
-            let endpoint = unsafe self.slots.pointer(index).pointee.endpoint
+        guard let index = self.index(of: id), unsafe self.slots.pointer(index).pointee.phase == .open,
+            self.isOpen(id), let endpoint = unsafe self.slots.pointer(index).pointee.endpoint
         else { return .closed }
         return self.subscribe(index, to: topic, policy) ? .subscribed(endpoint.hub) : .tooMany
     }
@@ -54,8 +54,8 @@ extension ConnectionDriver {
         _ policy: SlowConsumerPolicy?,
         resumed: UInt64? = nil
     ) -> RecoveryOutcome {
-        guard self.isOpen(id), let index = self.index(of: id),
-            let endpoint = unsafe self.slots.pointer(index).pointee.endpoint
+        guard let index = self.index(of: id), unsafe self.slots.pointer(index).pointee.phase == .open,
+            self.isOpen(id), let endpoint = unsafe self.slots.pointer(index).pointee.endpoint
         else { return .closed }
         if let resumed {
             return self.isRecovering(id, topic, resumed) ? .began(endpoint.hub, recovery: resumed) : .closed

@@ -42,6 +42,11 @@ public final class EventLoop: TaskExecutor, Sendable {
         return UInt(bitPattern: current) == self.driverAddress.load(ordering: .relaxed)
     }
 
+    /// Whether it serves nobody: it has ended, or not begun.
+    var hasEnded: Bool {
+        self.driverAddress.load(ordering: .relaxed) == 0
+    }
+
     /// This loop's driver, if the calling thread is inside one of its ticks.
     var currentDriver: ConnectionDriver? {
         unsafe self.currentDriverReference?.takeUnretainedValue()

@@ -64,7 +64,7 @@ public struct ConnectionRegistry: Sendable {
     @discardableResult
     public func send(_ message: Message, toUser user: String) async -> Int {
         await self.gather { driver in
-            driver.openSlots(ofUser: user).map {
+            driver.reachableSlots(ofUser: user).map {
                 driver.send(message.kind, message.bytes, to: $0) != .dropped
             }
         }.count { $0 }
@@ -74,7 +74,7 @@ public struct ConnectionRegistry: Sendable {
     @discardableResult
     public func sendToAll(_ message: Message) async -> Int {
         await self.gather { driver in
-            driver.openSlots().map { driver.send(message.kind, message.bytes, to: $0) != .dropped }
+            driver.reachableSlots().map { driver.send(message.kind, message.bytes, to: $0) != .dropped }
         }.count { $0 }
     }
 
@@ -94,7 +94,7 @@ public struct ConnectionRegistry: Sendable {
     @discardableResult
     public func close(user: String, _ code: CloseCode = .normalClosure, reason: String = "") async -> Int {
         await self.gather { driver in
-            driver.openSlots(ofUser: user).map {
+            driver.reachableSlots(ofUser: user).map {
                 driver.close($0, code, reason: reason, cause: .applicationClosed)
             }
         }.count
@@ -121,7 +121,7 @@ public struct ConnectionRegistry: Sendable {
     @discardableResult
     public func closeAll(_ code: CloseCode = .goingAway, reason: String = "") async -> Int {
         await self.gather { driver in
-            driver.openSlots().map { driver.close($0, code, reason: reason, cause: .applicationClosed) }
+            driver.reachableSlots().map { driver.close($0, code, reason: reason, cause: .applicationClosed) }
         }.count
     }
 
@@ -156,6 +156,15 @@ extension ConnectionDriver {
 
     func openSlots(ofUser user: String) -> [Int] {
         (self.users[user] ?? []).map(Int.init).filter(self.isOpen)
+    }
+
+    /// Connections that messages and closes reach: the open ones, and those that are between two processes.
+    func reachableSlots() -> [Int] {
+        (0..<self.slots.usedCapacity).filter { self.isOpen(self.id(of: $0)) }
+    }
+
+    func reachableSlots(ofUser user: String) -> [Int] {
+        (self.users[user] ?? []).map(Int.init).filter { self.isOpen(self.id(of: $0)) }
     }
 
     func subscribers(of topic: Topic) -> [Int] {

@@ -185,6 +185,29 @@ public final class ServerContext: Sendable {
         }
     }
 
+    /// Waits until the last publications of handlers are with their broadcasters, for a while.
+    func finishPublishing() async {
+        await withTaskGroup(of: Void.self) { group in
+            group.addTask {
+                await withDiscardingTaskGroup { group in
+                    for hub in self.hubs { group.addTask { await hub.waitUntilPublished() } }
+                }
+            }
+            group.addTask { try? await Task.sleep(for: Self.lastPublicationsTimeout) }
+            await group.next()
+            group.cancelAll()
+        }
+        let count = self.hubs.reduce(0) { $0 + $1.unpublishedCount }
+        guard count > 0 else { return }
+        self.logger.warning(
+            "a broadcaster has not taken the last publications before the server's end",
+            metadata: [LoggingKeys.reason: "\(count) of them"]
+        )
+    }
+
+    /// How long an ended server waits for a broadcaster that takes its last publications.
+    private static let lastPublicationsTimeout = Duration.seconds(5)
+
     /// Each once, however many endpoints share it.
     var broadcasters: [any Broadcaster] {
         var known: Set<ObjectIdentifier> = []

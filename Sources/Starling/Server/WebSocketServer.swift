@@ -43,8 +43,21 @@ public struct WebSocketServer<ServerTransport: Transport>: Service {
     ///
     /// - Throws: If the transport cannot listen.
     public func run() async throws {
+        // What is cancelled is not the task that serves: connections, broadcasters and metrics are needed until all is drained.
+        let serving = Task { try await self.serveUntilDrained() }
+        try await withTaskCancellationHandler {
+            try await withGracefulShutdownHandler {
+                try await serving.value
+            } onGracefulShutdown: {
+                self.context.beginDrain()
+            }
+        } onCancel: {
+            self.context.beginDrain()
+        }
+    }
+
+    private func serveUntilDrained() async throws {
         let context = self.context
-        let transport = self.transport
         try await withThrowingTaskGroup(of: Void.self) { group in
             group.addTask { await context.runHubs() }
             for broadcaster in context.broadcasters {
@@ -74,18 +87,9 @@ public struct WebSocketServer<ServerTransport: Transport>: Service {
             let cluster = context.configuration.cluster
             if let cluster { group.addTask { await cluster.run(context.logger) } }
             defer { group.cancelAll() }
-            // The transport does not see the cancellation: it ends when its drivers have drained.
-            let serving = Task { try await transport.serve(context) }
-            try await withTaskCancellationHandler {
-                try await withGracefulShutdownHandler {
-                    try await serving.value
-                    await cluster?.leave()
-                } onGracefulShutdown: {
-                    context.beginDrain()
-                }
-            } onCancel: {
-                context.beginDrain()
-            }
+            try await self.transport.serve(context)
+            await cluster?.leave()
+            await context.finishPublishing()
         }
     }
 
