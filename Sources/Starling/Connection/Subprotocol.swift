@@ -9,7 +9,7 @@ public struct Subprotocol: Sendable {
     /// It is given the time after which the client should come back. Called on the loop's thread.
     public var drainMessage: (@Sendable (Duration) -> Message)?
     /// The same for a connection of this name, where what is said depends on it; ``drainMessage`` if it makes none.
-    package var connectionDrainMessage: (@Sendable (ConnectionID, Duration) -> Message?)?
+    package var connectionDrainMessage: (@Sendable (ConnectionID, Set<Topic>, Duration) -> Message?)?
 
     /// Names a subprotocol.
     public init(

@@ -45,6 +45,13 @@ public struct WebSocket: Sendable, AsyncSequence {
     /// Whether the body is to return, because the connection is to go to another process; on the connection's event loop.
     package var mustReturn: Bool { self.connection.mustReturn }
 
+    /// What the connection is subscribed to; nil if it has ended.
+    package func subscribedTopics() async -> Set<Topic>? {
+        await self.connection.onLoop(orElse: nil) { [id] driver in
+            driver.index(of: id).map(driver.topics(of:))
+        }
+    }
+
     /// Keeps a value for the body that goes on after a restart of the process, instead of the value before.
     ///
     /// For endpoints that are resumable; elsewhere nobody sees it. Any task; does not suspend.

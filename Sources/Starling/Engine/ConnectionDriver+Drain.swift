@@ -99,7 +99,10 @@ extension ConnectionDriver {
     }
 
     private func drainMessage(of subprotocol: Subprotocol, _ index: Int, _ delay: Duration) -> Message? {
-        subprotocol.connectionDrainMessage?(self.id(of: index), delay) ?? subprotocol.drainMessage?(delay)
+        if let message = subprotocol.connectionDrainMessage {
+            return message(self.id(of: index), self.topics(of: index), delay)
+        }
+        return subprotocol.drainMessage?(delay)
     }
 
     /// Sees one connection off, as a shutdown does.

@@ -31,6 +31,11 @@ extension ConnectionDriver {
         if let index = self.index(of: id) { self.unsubscribe(index, from: topic) }
     }
 
+    /// What a connection is subscribed to.
+    func topics(of index: Int) -> Set<Topic> {
+        unsafe Set(self.slots.pointer(index).pointee.subscriptions.map(\.entry.topic))
+    }
+
     func beginSubscription(
         _ id: ConnectionID,
         to topic: Topic,

@@ -37,8 +37,8 @@ public enum TopicProtocol {
             ServerMessage.drain(retry: $0).message
         }
         if let office {
-            subprotocol.connectionDrainMessage = { id, delay in
-                ServerMessage.drain(retry: delay, ticket: office.ticket(for: id)).message
+            subprotocol.connectionDrainMessage = { id, topics, delay in
+                ServerMessage.drain(retry: delay, ticket: office.ticket(for: id, among: topics)).message
             }
         }
         return subprotocol

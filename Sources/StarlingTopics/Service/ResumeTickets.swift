@@ -48,8 +48,15 @@ public struct ResumeTickets: Sendable {
 
     /// What a ticket was made for.
     struct Holder: Hashable {
-        let user: String?
+        private let user: UTF8Name?
         let path: String
+
+        init(user: String?, path: String) {
+            self.user = user.map(UTF8Name.init)
+            self.path = path
+        }
+
+        var userName: String? { self.user?.string }
     }
 
     /// A ticket for a client's subscriptions; nil if it has none, or too many.
@@ -61,7 +68,7 @@ public struct ResumeTickets: Sendable {
             "until",
             UInt64(max(0, now.timeIntervalSince1970)) + UInt64(self.lifetime.components.seconds)
         )
-        writer.add("user", holder.user)
+        writer.add("user", holder.userName)
         writer.add("path", holder.path)
         writer.add("topics", entries.map(\.json))
         let contents = writer.text.bytes
@@ -168,13 +175,12 @@ final class TicketOffice: Sendable {
         self.guests.withLock { $0[id].map { Array($0.entries.values) } ?? [] }
     }
 
-    /// The ticket of a connection that goes.
-    func ticket(for id: ConnectionID) -> String? {
+    /// The ticket of a connection that goes, for those of its topics that it is subscribed to still: the application may have taken it
+    /// out of others.
+    func ticket(for id: ConnectionID, among topics: Set<Topic>) -> String? {
         guard let guest = self.guests.withLock({ $0[id] }) else { return nil }
-        return self.tickets.ticket(
-            for: guest.holder,
-            guest.entries.values.sorted { $0.topic.name < $1.topic.name }
-        )
+        let entries = guest.entries.values.filter { topics.contains($0.topic) }
+        return self.tickets.ticket(for: guest.holder, entries.sorted { $0.topic.name < $1.topic.name })
     }
 
     func entries(of ticket: String, for holder: ResumeTickets.Holder) throws(TopicRefusal) -> [ResumeTickets

@@ -49,18 +49,27 @@ struct TopicSession<UserData: Sendable>: Sendable {
             result = .failure(error)
         }
         if let process = self.process, self.client.socket.mustReturn {
-            let entries = self.office?.entries(of: self.client.socket.id) ?? []
+            var entries = self.office?.entries(of: self.client.socket.id) ?? []
+            // The application may have taken it out of others.
+            if let topics = await self.client.socket.subscribedTopics() {
+                entries.removeAll { !topics.contains($0.topic) }
+                await self.leave(members.filter { !topics.contains($0.key) })
+                members = members.filter { topics.contains($0.key) }
+            }
             try self.client.socket.carry(CarriedSession(process: process, members, entries))
             return
         }
-        let (left, broadcaster) = (members, self.broadcaster as? any PresenceBroadcaster)
-        if let broadcaster, !left.isEmpty {
-            // A task of its own: this one may be cancelled, and a broker's answer would not be waited for then.
-            await Task {
-                for (topic, member) in left { try? await broadcaster.leave(member.id, from: topic) }
-            }.value
-        }
+        await self.leave(members)
         try result.get()
+    }
+
+    /// Ends the presence of members, in a task of its own: the session's may be cancelled, and a broker's answer would not be waited
+    /// for then.
+    private func leave(_ members: [Topic: PresenceMember]) async {
+        guard !members.isEmpty, let broadcaster = self.broadcaster as? any PresenceBroadcaster else { return }
+        await Task {
+            for (topic, member) in members { try? await broadcaster.leave(member.id, from: topic) }
+        }.value
     }
 
     /// How long requests may go on when the connection is about to go to another process; all connections wait for that.
