@@ -6,6 +6,8 @@ struct Machine: Codable {
     /// The day, as `2026-01-31`, in UTC.
     let date: String
     let processor: String
+    /// Family and model, which say more than a cloud's name for a processor; nil in older results.
+    let processorModel: String?
     let coreCount: Int
     let memoryGiB: Int
     let kernel: String
@@ -18,6 +20,10 @@ struct Machine: Codable {
         self.processor =
             field("model name", of: try readFile("/proc/cpuinfo"))?.replacing(" Processor", with: "")
             ?? "unknown"
+        let facts = try readFile("/proc/cpuinfo")
+        self.processorModel = field("cpu family", of: facts).flatMap { family in
+            field("model\t", of: facts).map { "family \(family), model \($0)" }
+        }
         self.coreCount = sysconf(Int32(_SC_NPROCESSORS_ONLN))
         let kibibytes = field("MemTotal", of: try readFile("/proc/meminfo"))?.split(separator: " ").first
         self.memoryGiB = Int(((kibibytes.flatMap { Double($0) } ?? 0) / 1_048_576).rounded())
@@ -31,13 +37,15 @@ struct Machine: Codable {
 
     /// A line for readers.
     var summary: String {
-        "\(self.processor), \(self.coreCount) cores, \(self.memoryGiB) GiB; Linux \(self.kernel) with "
+        "\(self.processor)\(self.processorModel.map { " (\($0))" } ?? ""), \(self.coreCount) cores, \(self.memoryGiB) GiB; Linux \(self.kernel) with "
             + "\(self.congestionControl); load average \(hundredths(self.loadAverage)) before the first measurement"
     }
 }
 
 /// What was compiled and measured.
 struct Versions: Codable {
+    /// The commit that was measured; nil in older results.
+    let starling: String?
     let swift: String
     let openSSL: String
     let redis: String
@@ -45,6 +53,8 @@ struct Versions: Codable {
     let peers: [String: String]
 
     init(of contenders: [Contender], _ tools: Tools) throws {
+        let commit = try? firstLine(of: "git", ["describe", "--always", "--dirty"])
+        self.starling = commit?.isEmpty == false ? commit : nil
         // "Swift version 6.3 (swift-6.3-RELEASE)", with or without a word about its driver in front.
         let line = try firstLine(of: "swift", ["--version"])
         self.swift = line.components(after: "Swift version ") ?? line
@@ -60,7 +70,8 @@ struct Versions: Codable {
     /// A line for readers.
     var summary: String {
         let peers = Contender.allCases.compactMap { self.peers[$0.rawValue] }
-        return (["Swift \(self.swift)", "OpenSSL \(self.openSSL)", "Redis \(self.redis)"] + peers)
+        let own = ["Swift \(self.swift)", "OpenSSL \(self.openSSL)", "Redis \(self.redis)"]
+        return ([self.starling.map { "Starling \($0)" }].compactMap(\.self) + own + peers)
             .joined(separator: "; ")
     }
 }

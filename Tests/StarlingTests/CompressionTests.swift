@@ -28,9 +28,13 @@ import Testing
             configuration: Self.configuration(keepsContext: true),
             handler: EchoHandler()
         )
-        let server = EmbeddedTransport { WebSocketRoute("/", endpoint) }
+        let memory = MemoryBudget(byteCountMax: 10_000_000)
+        var configuration = ServerConfiguration()
+        configuration.memory = memory
+        let server = EmbeddedTransport(configuration: configuration) { WebSocketRoute("/", endpoint) }
         let (client, response) = try Self.client(of: server)
         #expect(!response.contains("server_no_context_takeover"))
+        #expect(memory.byteCount == 0)
         let inflater = try Inflater(windowBits: 15)
 
         /// Sends the text, inflates what comes back, and returns how many bytes that were.
@@ -53,12 +57,14 @@ import Testing
 
         let first = try echo()
         #expect(try echo() < first / 4, "the second refers to the first")
+        #expect(memory.byteCount > 200_000)
         server.advance(by: .seconds(29))
         client.send(.pong, [])
         #expect(try echo() < first / 4, "it is not idle yet")
         server.advance(by: .seconds(20))
         client.send(.pong, [])
         server.advance(by: .seconds(11))
+        #expect(memory.byteCount == 0, "idle, it costs nothing")
         #expect(try echo() == first, "a new window knows nothing")
         #expect(try echo() < first / 4)
     }

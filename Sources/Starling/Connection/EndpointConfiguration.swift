@@ -52,27 +52,28 @@ public struct EndpointConfiguration: Sendable {
 ///
 /// Deadlines fire up to 80 ms late: they are served by one timing wheel per event loop.
 public struct ConnectionTimeouts: Sendable, Hashable {
-    /// A connection from which nothing has arrived for so long is sent a ping.
+    /// A ping is sent after this much silence.
     ///
     /// The first is spread at random, so that connections made together are not pinged together.
     public var pingInterval: Duration? = .seconds(25)
-    /// A ping that nothing answers for so long ends the connection; the time of ticks over a second, in which nobody listened, does
-    /// not count.
-    public var pongTimeout: Duration = .seconds(10)
-    /// A close frame that is not answered for so long ends the connection.
-    public var closeTimeout: Duration = .seconds(5)
-    /// A peer that takes no byte for so long, while some wait, is cut.
+    /// The connection ends if nothing arrives within this time after a ping.
     ///
-    /// What it takes shows when the kernel has half of its buffer free again, 64 KiB: one that is so slow that this takes longer counts as
-    /// one that takes nothing.
+    /// Ticks longer than a second, in which the loop read nothing, do not count.
+    public var pongTimeout: Duration = .seconds(10)
+    /// How long to wait for the answer to a close frame of ours; then the connection ends.
+    public var closeTimeout: Duration = .seconds(5)
+    /// A peer that accepts no bytes for this long, while some wait for it, is cut.
+    ///
+    /// Progress shows when half of the kernel's send buffer is free again, 64 KiB: a peer so slow that this takes longer counts as one
+    /// that accepts nothing.
     public var writeTimeout: Duration = .seconds(10)
-    /// A connection that sends no message for so long is closed with 1001.
+    /// A connection whose peer has sent no message for this long is closed with 1001.
     ///
     /// Off by default: pongs prove life.
     public var idleTimeout: Duration?
-    /// `authenticate` may take so long; then the upgrade is refused with 503.
+    /// Time limit for `authenticate`; then the upgrade is refused with 503.
     public var authenticationTimeout: Duration = .seconds(10)
-    /// A compression window of a connection's own that is not used for so long is released, and made anew when needed.
+    /// A connection's own compression window is freed after this much disuse, and allocated again when it is needed.
     ///
     /// Up to 256 KiB each. Only where ``/StarlingDeflate/DeflateConfiguration/preferences`` ask for context takeover is there one.
     public var compressionWindowTimeout: Duration? = .seconds(30)

@@ -15,7 +15,9 @@ internal import StarlingDeflate
 /// span says no more than that the array outlives the call that they are passed to.
 ///
 /// Read it in this order: the tick here; `+Handshake`, how a connection begins; `+Receiving` and `+Sending`, what it
-/// does; `+Closing`, how it ends; `+Deadlines` and `+Topics`.
+/// does; `+Closing`, how it ends; `+Deadlines` and `+Topics`. Then what a bad day needs: `+Backlog`, slow subscribers; `+Memory` and
+/// `+Pausing`; `+Admission`; `+Drain`; `+Handoff` and `+Takeover`. `+Connecting` is a client's, `+Foreign` for connections that another
+/// server has accepted.
 @safe public final class ConnectionDriver {
     /// The loop as other threads see it.
     public let loop: EventLoop

@@ -42,7 +42,7 @@ internal import StarlingCore
         static let opened = Flags(rawValue: 1 << 7)
         /// Counted in the server's admission control.
         static let admitted = Flags(rawValue: 1 << 8)
-        /// Publications go out compressed.
+        /// permessage-deflate is agreed on: messages and publications may go out compressed.
         static let compressing = Flags(rawValue: 1 << 9)
         /// `drained` is owed to the handler.
         static let drainedOwed = Flags(rawValue: 1 << 10)

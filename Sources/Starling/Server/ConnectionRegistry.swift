@@ -102,10 +102,11 @@ public struct ConnectionRegistry: Sendable {
 
     /// Subscribes every connection of a user to a topic; returns how many have it now.
     ///
-    /// Connections with too many subscriptions are left as they are.
+    /// Connections with too many subscriptions are left as they are. 0 for a topic whose name begins with `$starling:`.
     @discardableResult
     public func subscribe(user: String, to topic: Topic) async -> Int {
-        await self.gather { driver in
+        guard !topic.isReserved else { return 0 }
+        return await self.gather { driver in
             driver.openSlots(ofUser: user).map { driver.subscribe($0, to: topic) }
         }.count { $0 }
     }

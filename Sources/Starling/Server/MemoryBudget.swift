@@ -1,26 +1,34 @@
 internal import Synchronization
 
-/// What all connections of a process may hold together, so that overload costs some of them their connection and never the
-/// process its life.
+/// Limits the bytes that all connections of a process may hold together, so that overload costs some of them their connection
+/// and never the process its life.
 ///
-/// Charged are unfinished messages, heads of requests until they are answered, TLS handshakes under way (on the native transport, by
-/// an estimate of 32 KiB each), what waits for peers that read slowly (a publication of more than 64 KiB once, however many have yet to
-/// write it), the rings of topics with slow subscribers, compression windows of connections' own, and inboxes of async handlers
-/// that are full, or whose connection is gone while their task is not. A connection that is idle, or whose peer sends whole messages and reads what it is sent, is charged nothing and never touches the budget, unless it has
-/// windows of its own. Memory of the application, the slots of connections, their TLS sessions and the kernel's socket buffers
-/// are not in it.
+/// **Counted** are unfinished messages; the heads of requests until they are answered; TLS handshakes under way (on the native
+/// transport, an estimate of 32 KiB each); what waits for peers that read slowly (a publication of more than 64 KiB once, however many
+/// have yet to write it); the rings of topics with slow subscribers; connections' own compression windows; and inboxes of async
+/// handlers that are full, or whose connection has ended before their task. A connection that is idle, or whose peer sends whole
+/// messages and reads what it is sent, counts nothing and never touches the budget, unless it has windows of its own.
 ///
-/// - Above ``scarceByteCount`` connections that come to hold more are not read, but for one at a time on each event loop, so that
-///   unfinished messages become whole, and one that does not go on in its turn, while others wait, ends with 1013; rings of topics
-///   keep an eighth; once a second connections let go of their own compressors' windows, those in use too: what they send next is
-///   compressed without reference to what was before.
-/// - Above ``byteCountMax`` upgrades are refused with 503 and `Retry-After`, those whose request has come in part too; rings keep
-///   their newest publication alone; if that is not enough, requests that wait are refused and responses that are not taken cut;
-///   and then those connections that hold most are closed with 1013 until the rest fits: a connection is taken to hold its part of
-///   the rings that it is behind in. What they hold is let go at once, but for the rest of a frame that has begun, which must follow
-///   so that the peer can be told.
-/// - TLS handshakes under way may hold ``handshakeByteCountMax``, so that strangers who begin them, and do not go on, take no room from
-///   those who are connected: further connections are turned away.
+/// **Not counted** are the application's memory, the connections' slots, TLS sessions and the kernel's socket buffers.
+///
+/// **Above ``scarceByteCount``**
+/// - Connections that come to hold more are no longer read, except one at a time on each event loop, so that unfinished messages
+///   can be completed. It has a second; if its message makes no progress while others wait, it is closed with 1013.
+/// - The rings of topics shrink to an eighth.
+/// - Once a second, connections free their own compressors' windows, even those in use: the next message is compressed without
+///   reference to earlier ones. A peer's window stays, because only the peer may give it up (RFC 7692 §7.2.2).
+///
+/// **Above ``byteCountMax``**
+/// - Upgrades get 503 with `Retry-After`, and so do requests of which only a part has arrived.
+/// - Rings keep only their newest publication.
+/// - If that is not enough, waiting requests are refused, responses that their peers do not read are cut, and messages are given up
+///   that tasks have not taken of connections which have ended.
+/// - Then the connections that hold most are closed with 1013 until the rest fits. A connection counts as holding its share of
+///   the rings that it is behind in. What it holds is freed at once, except the rest of a frame whose beginning has been sent, which
+///   must follow so that the peer can be told why.
+///
+/// **TLS handshakes** may use ``handshakeByteCountMax``, so that strangers who begin them and do not go on take no room from those
+/// who are connected: further connections are turned away.
 ///
 /// Servers share ``process`` unless their configuration says otherwise. Any thread.
 public final class MemoryBudget: Sendable {

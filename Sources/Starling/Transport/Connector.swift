@@ -1,4 +1,4 @@
-/// Opens connections to other servers: to a broker, and later to a WebSocket server.
+/// Opens connections to other servers: brokers, and those that `WebSocketClient` connects to.
 ///
 /// `NativeConnector` is one. Whatever a broker link needs beyond bytes, such as TLS, deadlines, faults in a test and
 /// simulated networks, is a connector's business, so that it works for every broker alike.

@@ -150,8 +150,9 @@ public final class ReconnectingClient: Service {
         TopicEvents(updates: TopicUpdates(client: self, topic: topic.topic, position: position))
     }
 
-    /// Publishes an event, and returns when every subscriber will get it.
+    /// Publishes an event, and returns when the server's broadcaster has accepted it.
     ///
+    /// With a history each subscriber then gets it, once; without one, those that are connected do, at most once.
     /// Without a connection it waits for one; after a lost connection it is sent again, with the same key, so that a topic with a
     /// history has it once. Publications of one task arrive in their order.
     ///

@@ -101,8 +101,10 @@ public struct TopicAccess: Sendable, Hashable {
     /// It gets the topic's publications.
     public static let allowed = TopicAccess(member: nil)
 
-    /// It gets the topic's publications, and others see that it is there, until it unsubscribes or its connection ends. One that the
-    /// application takes out of the topic itself, by ``ConnectionRegistry/unsubscribe(user:from:)`` for example, is still seen until then.
+    /// It gets the topic's publications, and others see that it is there, until it unsubscribes or its connection ends.
+    ///
+    /// A client that the application takes out of the topic, for example by `ConnectionRegistry.unsubscribe(user:from:)`, is still seen
+    /// until then: take it out of the presence too, or close its connection.
     ///
     /// Needs a `PresenceBroadcaster`: with another one the subscription fails.
     public static func present(as member: PresenceMember) -> TopicAccess {
