@@ -178,6 +178,9 @@ struct RedisScripts {
     /// Returns whether the lease still held, and how many entries were taken away. A lease that must hold and has ended is not
     /// begun anew, so that whoever asks again, for the answer was lost, is told again.
     ///
+    /// All nodes renew every third of a lease. If none has for half of one, Redis was away and not they: all leases begin anew, and
+    /// nothing is taken away by this call. What has begun to be taken away counts as given up, so that no lease brings it back.
+    ///
     /// Of each entry it reads first: if a slot is on the move and a key is gone already, it ends before the entry is touched.
     var refresh: String {
         """
@@ -185,14 +188,21 @@ struct RedisScripts {
         local nodes, prefix = KEYS[1], ARGV[3]
         local time = redis.call('TIME')
         local now = time[1] * 1000 + math.floor(time[2] / 1000)
+        local lease, taken, max = tonumber(ARGV[2]), 0, tonumber(ARGV[5])
+        if #redis.call('ZRANGEBYSCORE', nodes, now + lease / 2, '+inf', 'LIMIT', 0, 1) == 0 then
+          max = 0
+          for _, name in ipairs(redis.call('ZRANGEBYSCORE', nodes, '(0', '+inf')) do
+            redis.call('ZADD', nodes, now + lease, name)
+          end
+        end
         local known = tonumber(redis.call('ZSCORE', nodes, ARGV[1]) or 0) > now
         if not known and ARGV[6] == '1' then return {0, 0} end
-        redis.call('ZADD', nodes, now + tonumber(ARGV[2]), ARGV[1])
+        redis.call('ZADD', nodes, now + lease, ARGV[1])
         for index = 7, #ARGV do redis.call('ZADD', nodes, 0, ARGV[index]) end
-        local taken, max = 0, tonumber(ARGV[5])
         local dead = redis.call('ZRANGEBYSCORE', nodes, '-inf', now, 'LIMIT', 0, 1)[1]
         if dead and max > 0 then
           local set = prefix .. 'n:' .. dead
+          redis.call('ZADD', nodes, 0, dead)
           local entries = redis.call('SRANDMEMBER', set, max)
           taken = #entries
           for _, entry in ipairs(entries) do

@@ -106,6 +106,72 @@ import Testing
         #expect(try await redis.ask(enter) == ":1\r\n")
     }
 
+    @Test("When Redis was away for longer than all leases nobody leaves, whoever comes back first")
+    func endedLeases() async throws {
+        let redis = try await RedisProcess()
+        let (first, second) = try (
+            self.broadcaster(redis, lease: .seconds(3)), self.broadcaster(redis, lease: .seconds(3))
+        )
+        try await withNodes([first]) { nodes in
+            try await first.subscribe(to: [self.room])
+            let life = Task { try await second.run() }
+            for number in 0..<20 {
+                try await first.enter(PresenceMember(id: "\(number)"), self.room)
+                try await second.enter(PresenceMember(id: "\(100 + number)"), self.room)
+            }
+            try await nodes[0].wait("all to join") { $0.members(who: .joined).count == 40 }
+            life.cancel()
+            try await life.value
+            let names = try await redis.askAll("ZRANGE starling:nodes 0 -1").split(separator: "\r\n")
+                .filter { !"*$".contains($0.prefix(1)) }
+            #expect(names.count == 2)
+            try await redis.ask("ZADD starling:nodes " + names.map { "1 \($0)" }.joined(separator: " "))
+            try await redis.ask("CONFIG RESETSTAT")
+            try await eventually("the first to renew twice") { try await redis.calls(of: "zadd") >= 4 }
+            #expect(nodes[0].members(who: .left).isEmpty)
+            let back = Task { try await second.run() }
+            try await eventually("both to renew several times") { try await redis.calls(of: "zadd") >= 14 }
+            back.cancel()
+            #expect(nodes[0].members(who: .left).isEmpty)
+            #expect(try await first.memberCount(of: self.room) == 40)
+        }
+    }
+
+    @Test("Leases begin anew if nobody has renewed one for half of one, but not what is being taken away")
+    func leasesBeginAnew() async throws {
+        let redis = try await RedisProcess()
+        let scripts = RedisScripts(isSharded: false)
+        func refresh(_ incarnation: String, countMax: Int = 1) async throws -> String {
+            try await redis.ask([
+                "EVAL", scripts.refresh, "1", "starling:nodes", incarnation, "100000", "starling:", "header",
+                "\(countMax)", "1",
+            ])
+        }
+        func standing() async throws -> Int {
+            let now = try await redis.askAll("TIME").split(separator: "\r\n")[2] + "000"
+            return Int(try await redis.ask("ZCOUNT starling:nodes \(now) +inf").dropFirst()) ?? -1
+        }
+        // The first lease is about to end, the second has ended, the third was given up.
+        let now = try await redis.askAll("TIME").split(separator: "\r\n")[2] + "000"
+        let soon = (Int(now) ?? 0) + 20_000
+        for member in ["A", "B"] {
+            _ = try await redis.ask(["SADD", "starling:n:ended", "\0\0\0\u{1}a\(member)"])
+        }
+        try await redis.ask("ZADD starling:nodes \(soon) soon 1000 ended 0 abandoned")
+        #expect(try await refresh("soon") == "*2\r\n:1\r\n:0\r\n")
+        #expect(try await standing() == 2)
+        #expect(try await redis.ask("SCARD starling:n:ended") == ":2")
+        // A node that has been renewing lets the next one end.
+        try await redis.ask("ZADD starling:nodes 1000 ended")
+        try await redis.ask("ZREM starling:nodes abandoned")
+        #expect(try await refresh("soon") == "*2\r\n:1\r\n:1\r\n")
+        #expect(try await redis.ask("SCARD starling:n:ended") == ":1")
+        try await redis.ask("ZADD starling:nodes 1000 soon")
+        #expect(try await refresh("ended") == "*2\r\n:0\r\n:0\r\n")
+        #expect(try await refresh("soon") == "*2\r\n:1\r\n:1\r\n")
+        #expect(try await redis.ask("EXISTS starling:n:ended") == ":0")
+    }
+
     // MARK: - With a Redis that is slow, or another one
 
     private func scripted() -> (ScriptedRedis, RedisBroadcaster) {
