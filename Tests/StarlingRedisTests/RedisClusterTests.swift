@@ -129,6 +129,27 @@ extension RedisProcess {
         }
     }
 
+    @Test("Two servers share a broadcaster: when the first has ended the other one goes on")
+    func shared() async throws {
+        let cluster = try await RedisClusterProcesses()
+        var configuration = RedisConfiguration(try RedisServer(url: cluster.url))
+        configuration.reconnectDelayMax = .milliseconds(500)
+        let node = Node(RedisBroadcaster(configuration, connector: NativeConnector()))
+        var running = Task { try await node.broadcaster.run() }
+        try await node.broadcaster.subscribe(to: ["plain"])
+        for number in 1...3 {
+            try await node.wait("readiness") { $0.broadcaster.isReady }
+            try await node.broadcaster.publish(.text("\(number)"), to: "plain")
+            try await node.wait("number \(number)") { $0.arrived("plain").count == number }
+            let next = Task { try await node.broadcaster.run() }
+            running.cancel()
+            try await running.value
+            running = next
+        }
+        running.cancel()
+        try await running.value
+    }
+
     @Test("Slots that move while everybody publishes lose nothing, and nobody is told of a gap")
     func slotMigration() async throws {
         let cluster = try await RedisClusterProcesses()
