@@ -32,8 +32,8 @@ actor RedisPresence {
     private var isMending = false
     /// Whether Redis has heard of this incarnation.
     private var hasLease = false
-    /// The run of Redis that the lease was last renewed at.
-    private var run: String?
+    /// What the data was called that the lease was last renewed in.
+    private var data: String?
 
     /// Entries that one call takes away from a dead incarnation.
     private static let reapCountMax = 100
@@ -177,13 +177,23 @@ actor RedisPresence {
         }
     }
 
+    /// What a renewal has found.
+    private struct Renewal {
+        let isKnown: Bool
+        /// Entries of a dead incarnation that were taken away.
+        let count: Int
+        let data: String
+        /// Whether data that was moved to the server is as it was where it came from.
+        let isFresh: Bool
+    }
+
     /// Renews the leases of all incarnations; returns whether a dead one may have more entries.
     private func refresh() async -> Bool {
         do throws(RedisError) {
             let count = try await self.renewLease(giveUp: [])
             for incarnation in self.former {
-                let (isKnown, _, _) = try await self.lease(incarnation, mustBeKnown: true, countMax: 0)
-                if !isKnown { self.former.removeAll { $0 == incarnation } }
+                let renewal = try await self.lease(incarnation, mustBeKnown: true, countMax: 0)
+                if !renewal.isKnown { self.former.removeAll { $0 == incarnation } }
             }
             return count == Self.reapCountMax
         } catch {
@@ -199,39 +209,41 @@ actor RedisPresence {
     /// The lease comes before what is entered: what comes without one is refused.
     private func beginLease() async throws(RedisError) {
         let incarnation = self.incarnation
-        let (_, _, run) = try await self.lease(incarnation, mustBeKnown: false, countMax: 0)
+        let renewal = try await self.lease(incarnation, mustBeKnown: false, countMax: 0)
         guard incarnation == self.incarnation else { return }
         self.hasLease = true
-        self.note(run)
+        self.note(renewal)
     }
 
     /// Renews the present incarnation's lease; returns how many entries of a dead one were taken away.
     private func renewLease(giveUp abandoned: [String]) async throws(RedisError) -> Int {
         // Nobody knows of a first lease.
         let (incarnation, mustBeKnown) = (self.incarnation, self.hasLease)
-        let (isKnown, count, run) = try await self.lease(
+        let renewal = try await self.lease(
             incarnation,
             mustBeKnown: mustBeKnown,
             giveUp: abandoned,
             countMax: Self.reapCountMax
         )
-        guard incarnation == self.incarnation else { return count }
-        if mustBeKnown, !isKnown {
+        guard incarnation == self.incarnation else { return renewal.count }
+        if mustBeKnown, !renewal.isKnown {
             self.isUncertain = true
         } else {
             self.hasLease = true
             self.former.removeAll { abandoned.contains($0) }
-            self.note(run)
+            self.note(renewal)
         }
-        return count
+        return renewal.count
     }
 
-    /// A run that took over from another one may have the lease, and lack what was entered last.
-    private func note(_ run: String) {
-        if let known = self.run, known != run, !self.topics.hasMovedData(of: known) {
+    /// A server that took over from another one may have the lease, and lack what was entered last.
+    private func note(_ renewal: Renewal) {
+        if let known = self.data, known != renewal.data,
+            !renewal.isFresh || !self.topics.hasMovedData(known)
+        {
             self.isUncertain = true
         }
-        self.run = run
+        self.data = renewal.data
     }
 
     private func lease(
@@ -239,20 +251,29 @@ actor RedisPresence {
         mustBeKnown: Bool,
         giveUp abandoned: [String] = [],
         countMax: Int
-    ) async throws(RedisError) -> (isKnown: Bool, count: Int, run: String) {
+    ) async throws(RedisError) -> Renewal {
         let make = self.topics.refresh(
             incarnation,
             mustBeKnown: mustBeKnown,
             giveUp: abandoned,
             countMax: countMax
         )
-        let run = Lock("")
+        let asked = Lock<RedisLink?>(nil)
         let reply = try await self.commands.call("a presence lease", isRepeatable: true) { link in
-            run.withLock { $0 = link.run }
+            asked.withLock { $0 = link }
             return make(link)
         }
-        let numbers = reply.elements?.map { $0.number ?? 0 } ?? []
-        return (numbers.first == 1, numbers.last ?? 0, run.withLock { $0 })
+        guard let link = asked.withLock({ $0 }), let parts = reply.elements, parts.count == 4,
+            let data = parts[2].text
+        else { throw RedisError(.protocolViolation, "Redis answers a script with something else") }
+        // It became a master, again perhaps, behind the link's back.
+        if data != link.data { self.commands.replace(link) }
+        return Renewal(
+            isKnown: parts[0].number == 1,
+            count: parts[1].number ?? 0,
+            data: data,
+            isFresh: parts[3].number == 1
+        )
     }
 
     // MARK: - Putting right
@@ -284,7 +305,7 @@ actor RedisPresence {
             self.incarnation = Self.makeIncarnation()
             self.hasLease = false
         }
-        self.run = nil
+        self.data = nil
         self.isUncertain = false
         self.refused = []
         self.owed = []

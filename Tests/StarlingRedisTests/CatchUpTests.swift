@@ -26,7 +26,7 @@ import Testing
     /// Answers everything but histories.
     private static func others(_ call: ScriptedRedis.Call) -> [UInt8]? {
         switch call.script {
-        case "refresh": ScriptedRedis.array([ScriptedRedis.integer(1), ScriptedRedis.integer(0)])
+        case "refresh": call.renewal
         default: nil
         }
     }

@@ -20,6 +20,14 @@ final class ScriptedRedis: Connector {
 
         func text(_ index: Int) -> String { String(decoding: self.arguments[index], as: UTF8.self) }
 
+        /// The answer of a lease that stands.
+        var renewal: [UInt8] {
+            ScriptedRedis.array([
+                ScriptedRedis.integer(1), ScriptedRedis.integer(0), ScriptedRedis.bulk("data " + self.run),
+                ScriptedRedis.integer(1),
+            ])
+        }
+
         /// Answers; replies go out in the order of the commands.
         func answer(_ reply: [UInt8]) { self.link.answer(reply, at: self.place) }
     }
@@ -253,7 +261,9 @@ private final class ScriptedLink: ByteStream {
             return state.replies.count - 1
         }
         switch words[0] {
-        case "INFO": self.answer(ScriptedRedis.bulk("# Server\r\nrun_id:\(self.run)\r\n"), at: place)
+        case "INFO":
+            let text = "# \(words[1])\r\nrun_id:\(self.run)\r\nmaster_replid:data \(self.run)\r\n"
+            self.answer(ScriptedRedis.bulk(text), at: place)
         case "SCRIPT":
             let script = self.state.withLock { state in
                 state.scriptCount += 1

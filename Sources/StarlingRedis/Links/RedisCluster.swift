@@ -27,14 +27,14 @@ final class RedisCluster: Sendable {
         var users: [ObjectIdentifier: RedisClusterUser] = [:]
         /// Those of the subscribed links, by link and partition.
         var receivers: [ObjectIdentifier: [Int: RedisClusterUser]] = [:]
-        /// The runs of all masters that are up, with commas.
+        /// The runs of all masters that are up, and what their data is called, with commas.
         var runs = ""
         /// Has ``RedisCluster/run()`` ask for the slots.
         var doubt: AsyncStream<Void>.Continuation?
 
         mutating func noteRuns() {
             let links = self.links.filter { $0.key.isForCommands && self.masters.contains($0.key.target) }
-            self.runs = links.map(\.value.run).joined(separator: ",")
+            self.runs = links.flatMap { [$0.value.run, $0.value.data] }.joined(separator: ",")
         }
     }
 
@@ -60,7 +60,7 @@ final class RedisCluster: Sendable {
         self.state = Lock(State(owners: Array(repeating: nil, count: RedisPartitions.count)))
     }
 
-    /// The runs of all masters that have slots and are up.
+    /// The runs of all masters that have slots and are up, and what their data is called.
     ///
     /// Data of theirs that is found elsewhere was moved there, whole. What a master that failed left behind may lack its last
     /// writes; and so, for all we know, what one without slots has left.

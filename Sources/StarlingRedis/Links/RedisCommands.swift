@@ -280,6 +280,11 @@ final class RedisCommands: Sendable {
     /// Makes the link anew where that helps: a replica may have a master by now, and emptied scripts are loaded again.
     private func heal(_ link: RedisLink, after error: RedisError) {
         guard error.code == .readOnly || error.code == .noScript else { return }
+        self.replace(link)
+    }
+
+    /// Makes a link anew; what is under way on it is still answered.
+    func replace(_ link: RedisLink) {
         self.forget(link)
         link.retire()
     }
