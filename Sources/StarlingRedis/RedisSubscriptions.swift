@@ -93,6 +93,8 @@ actor RedisSubscriptions {
     private var traces = PendingTraces()
     private var probeHeardAt = ContinuousClock.now
     private var hasHeardProbe = false
+    /// Since when both links are at different servers, as far as histories have said.
+    private var isApartSince: ContinuousClock.Instant?
     /// Topics that the link before had, and Redis has not confirmed on this one.
     private var unconfirmed: Set<Topic> = []
 
@@ -246,6 +248,7 @@ actor RedisSubscriptions {
 
     private func linkIsUp(_ link: RedisLink) {
         self.link = link
+        self.isApartSince = nil
         self.hasHeardProbe = false
         self.probeHeardAt = .now
         self.send(self.topics.words.subscribe, [self.topics.probeChannel], on: link)
@@ -441,7 +444,11 @@ actor RedisSubscriptions {
             }
             guard self.entry(of: catchUp) != nil else { return nil }
             // After a failover one link may be at the new master while the other one is still at the old one.
-            guard self.isCurrent(answer.run) else { return Self.uselessReadDelay }
+            guard self.isCurrent(answer.run) else {
+                self.linksAreApart()
+                return Self.uselessReadDelay
+            }
+            self.isApartSince = nil
             self.take(answer.history, answer.newest, of: topic, after: entry.last)
             if entry.last?.epoch != answer.newest.epoch || answer.run == self.link?.run {
                 self.letGo(ofOtherEpochsThan: answer.newest.epoch, topic)
@@ -486,6 +493,23 @@ actor RedisSubscriptions {
     private func isCurrent(_ run: String) -> Bool {
         guard let link = self.link, !self.source.followsRedirections else { return true }
         return link.run == run
+    }
+
+    /// Makes both links anew if they stay at different servers.
+    ///
+    /// Behind a name or an address that moves each may be the one that is late: a master that became a replica goes on passing on
+    /// what is published, and one that was cut off goes on answering.
+    private func linksAreApart() {
+        let since = self.isApartSince ?? .now
+        self.isApartSince = since
+        guard since.duration(to: .now) > self.configuration.deafAfter else { return }
+        self.isApartSince = nil
+        self.configuration.logger.error(
+            "the links to Redis are at two servers: making them anew",
+            metadata: [LoggingKeys.server: "\(self.name)"]
+        )
+        self.link?.close()
+        self.commands.replace()
     }
 
     /// Delivers what was read.

@@ -90,6 +90,11 @@ final class ScriptedRedis: Connector {
         self.state.withLock { $0.links }.map(\.channels).filter { !$0.isEmpty }
     }
 
+    /// The runs that links are at.
+    var runs: Set<String> {
+        Set(self.state.withLock { $0.links }.filter(\.isOpen).map(\.run))
+    }
+
     /// Sends a message to all links that are subscribed to the channel.
     func push(_ payload: [UInt8], to channel: String) {
         for link in self.state.withLock({ $0.links }) where link.channels.contains(channel) {
@@ -173,7 +178,7 @@ private final class ScriptedLink: ByteStream {
     private static let scripts = ["publish", "history", "enter", "leave", "refresh"]
 
     private unowned let redis: ScriptedRedis
-    private let run: String
+    let run: String
     private let state = Lock(State())
 
     init(_ redis: ScriptedRedis, run: String) {
@@ -183,6 +188,7 @@ private final class ScriptedLink: ByteStream {
 
     var channels: Set<String> { self.state.withLock { $0.channels } }
     var isSubscribed: Bool { !self.channels.isEmpty }
+    var isOpen: Bool { self.state.withLock { !$0.isClosed } }
 
     func read() async throws(TransportError) -> [UInt8]? {
         await withTaskCancellationHandler {

@@ -283,6 +283,11 @@ final class RedisCommands: Sendable {
         self.replace(link)
     }
 
+    /// Makes the present link anew, if there is one.
+    func replace() {
+        if let link = self.state.withLock(\.link) { self.replace(link) }
+    }
+
     /// Makes a link anew; what is under way on it is still answered.
     func replace(_ link: RedisLink) {
         self.forget(link)
