@@ -16,6 +16,8 @@ actor RedisSubscriptions {
         var wasAcknowledged = false
         /// Whether the present link was asked for it in a SUBSCRIBE of its own.
         var isAskedForAlone = false
+        /// Whether the present link had not confirmed it when that was looked at last.
+        var isLate = false
         /// When it is to be left; nil as long as it has subscribers.
         var leaveAt: ContinuousClock.Instant?
         /// The last publication that was delivered, or the newest when the subscription began.
@@ -203,6 +205,16 @@ actor RedisSubscriptions {
         self.sendSubscribe(topics)
     }
 
+    /// Asks again for what the link has not confirmed for a while, each alone: the rights may have been changed.
+    private func subscribeLate() {
+        guard self.link != nil else { return }
+        let open = self.entries.filter { !$0.value.isAcknowledged }
+        let late = open.filter(\.value.isLate).map(\.key).shuffled().prefix(Self.batchCountMax)
+        for topic in open.keys { self.entries[topic]?.isLate = true }
+        for topic in late { self.entries[topic]?.isAskedForAlone = true }
+        self.sendSubscribe(Array(late))
+    }
+
     private func send(_ command: String, _ channels: [String], on link: RedisLink) {
         var rest = channels[...]
         while !rest.isEmpty {
@@ -241,6 +253,7 @@ actor RedisSubscriptions {
         for topic in self.entries.keys {
             self.entries[topic]?.isAcknowledged = false
             self.entries[topic]?.isAskedForAlone = false
+            self.entries[topic]?.isLate = false
         }
         self.updateReadiness(failure)
         return failure
@@ -578,8 +591,13 @@ actor RedisSubscriptions {
     /// Sends the node messages through Redis, and ends a link that does not deliver them: an open connection and an
     /// answered PING prove nothing.
     private func probe() async {
+        var lookedForLate = ContinuousClock.now
         while (try? await Task.sleep(for: self.configuration.probeInterval)) != nil {
             self.sendProbe()
+            if lookedForLate.duration(to: .now) >= self.configuration.deafAfter {
+                lookedForLate = .now
+                self.subscribeLate()
+            }
             guard let link = self.link,
                 self.probeHeardAt.duration(to: .now) > self.configuration.deafAfter
             else { continue }

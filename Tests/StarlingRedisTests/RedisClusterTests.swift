@@ -150,6 +150,34 @@ extension RedisProcess {
         try await running.value
     }
 
+    @Test("A subscription that the rights do not allow only delays those that were asked for with it")
+    func forbiddenTopic() async throws {
+        let cluster = try await RedisClusterProcesses()
+        for master in cluster.masters {
+            try await master.expectOK("ACL SETUSER chat on >pw +@all ~* resetchannels &*p:* &*c:plain*")
+        }
+        let url = cluster.url.replacing("://", with: "://chat:pw@")
+        var configuration = RedisConfiguration(try RedisServer(url: url))
+        configuration.probeInterval = .milliseconds(50)
+        configuration.deafAfter = .milliseconds(500)
+        configuration.waitTimeout = .seconds(20)
+        let broadcaster = RedisBroadcaster(configuration, connector: NativeConnector())
+        // Several in each of the 64 partitions.
+        let good = Set((0..<300).map { Topic("plain \($0)") })
+        let forbidden = Set((0..<200).map { Topic("forbidden \($0)") })
+        try await withNodes([broadcaster]) { nodes in
+            try await nodes[0].wait("readiness") { $0.broadcaster.isReady }
+            let confirmed = Lock<Set<Topic>>([])
+            let asking = Task {
+                try? await broadcaster.subscribe(to: good.union(forbidden)) { topic in
+                    confirmed.withLock { _ = $0.insert(topic) }
+                }
+            }
+            try await eventually("all others") { confirmed.withLock { $0 } == good }
+            asking.cancel()
+        }
+    }
+
     @Test("Slots that move while everybody publishes lose nothing, and nobody is told of a gap")
     func slotMigration() async throws {
         let cluster = try await RedisClusterProcesses()
