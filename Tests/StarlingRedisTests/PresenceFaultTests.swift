@@ -181,7 +181,63 @@ import Testing
         #expect(try await redis.ask("EXISTS starling:n:ended") == ":0")
     }
 
+    @Test("Publications that wait keep nobody from leaving")
+    func fullQueue() async throws {
+        let redis = try await RedisProcess()
+        let broadcaster = try makeBroadcaster(redis) {
+            $0.queuedByteCountMax = 10_000
+            $0.waitTimeout = .seconds(20)
+            $0.replyTimeout = .seconds(20)
+        }
+        try await withNodes([broadcaster]) { _ in
+            for number in 0..<20 { try await broadcaster.enter(PresenceMember(id: "\(number)"), self.room) }
+            let incarnations = try await redis.askAll("ZRANGE starling:nodes 0 -1")
+            redis.freeze()
+            while broadcaster.tryPublish("x", to: "other") {}
+            let leaving = Task { try await broadcaster.leave("0", from: self.room) }
+            let entering = Task { try await broadcaster.enter(PresenceMember(id: "20"), self.room) }
+            redis.thaw()
+            try await leaving.value
+            try await entering.value
+            #expect(try await broadcaster.memberCount(of: self.room) == 20)
+            #expect(try await redis.askAll("ZRANGE starling:nodes 0 -1") == incarnations)
+        }
+    }
+
     // MARK: - With a Redis that is slow, or another one
+
+    @Test("A leave that was certainly not done is tried again by itself, unless its member is back")
+    func refusedLeave() async throws {
+        let (redis, broadcaster) = self.scripted()
+        let calls = Lock<[String]>([])
+        let renewals = Lock(0)
+        let mayLeave = Lock(false)
+        redis.answer { call in
+            if call.script == "refresh" {
+                renewals.withLock { $0 += 1 }
+                return Self.all(call)
+            }
+            calls.withLock { $0.append("\(call.script) \(call.text(1)) \(call.keys[2])") }
+            return call.script == "leave" && !mayLeave.withLock({ $0 })
+                ? ScriptedRedis.refusal : Self.all(call)
+        }
+        try await withNodes([broadcaster]) { _ in
+            for id in ["a", "b"] { try await broadcaster.enter(PresenceMember(id: id), self.room) }
+            let key = try #require(calls.withLock { $0.first?.split(separator: " ").last })
+            for id in ["a", "b"] { try? await broadcaster.leave(id, from: self.room) }
+            try await broadcaster.enter(PresenceMember(id: "b"), self.room)
+            calls.withLock { $0 = [] }
+            try await eventually("another try") { calls.withLock { $0.count } >= 2 }
+            #expect(calls.withLock { Set($0) } == ["leave a \(key)"])
+            mayLeave.withLock { $0 = true }
+            let count = calls.withLock { $0.count }
+            try await eventually("the last try") { calls.withLock { $0.count } > count }
+            let (last, lease) = (calls.withLock { $0.count }, renewals.withLock { $0 })
+            try await eventually("some more leases") { renewals.withLock { $0 } > lease + 3 }
+            #expect(calls.withLock { $0.count } == last)
+            #expect(calls.withLock { Set($0) } == ["leave a \(key)"])
+        }
+    }
 
     private func scripted() -> (ScriptedRedis, RedisBroadcaster) {
         let redis = ScriptedRedis()
