@@ -371,7 +371,7 @@ struct RedisShard: Sendable {
         let name: String
         let topics: RedisTopics
         let source: any RedisLinkSource
-        let budget: RedisByteBudget
+        let budgets: RedisBudgets
     }
 
     let name: String
@@ -387,7 +387,7 @@ struct RedisShard: Sendable {
             parts.name,
             parts.topics.configuration,
             parts.source,
-            parts.budget,
+            parts.budgets,
             status
         )
         self.subscriptions = RedisSubscriptions(
@@ -422,24 +422,24 @@ struct RedisShard: Sendable {
                 connector: connector,
                 sentinels: sentinels
             ),
-            budget: RedisByteBudget(configuration.queuedByteCountMax)
+            budgets: RedisBudgets(configuration.queuedByteCountMax)
         )
     }
 
-    /// The partitions of a Cluster; one bound on what waits is for all of them.
+    /// The partitions of a Cluster; the bounds on what waits are for all of them.
     static func partitions(
         of cluster: RedisCluster,
         _ name: String,
         _ configuration: RedisConfiguration,
         node: UInt64
     ) -> [Parts] {
-        let budget = RedisByteBudget(configuration.queuedByteCountMax)
+        let budgets = RedisBudgets(configuration.queuedByteCountMax)
         return (0..<RedisPartitions.count).map { partition in
             Parts(
                 name: "\(name), partition \(partition)",
                 topics: RedisTopics(configuration, node: node, cluster, partition: partition),
                 source: RedisClusterSource(cluster: cluster, partition: partition),
-                budget: budget
+                budgets: budgets
             )
         }
     }

@@ -21,10 +21,19 @@ actor RedisPresence {
     private var incarnation = RedisPresence.makeIncarnation()
     /// Earlier incarnations of this node, the oldest first: they are kept alive until everybody is in the present one.
     private var former: [String] = []
+    /// An entry that is still to be taken out of an incarnation.
+    private struct Departure: Hashable {
+        let entry: Entry
+        let incarnation: String
+    }
+
     /// Who is still to be entered into the present incarnation.
     private var owed: Set<Entry> = []
     /// Whom Redis will not have, whatever the moment: tried again, but nothing else waits for them.
     private var refused: Set<Entry> = []
+    /// Who has left, and is still to be taken out: it was certainly not done, or the incarnation is a former one, where doing it twice
+    /// is the same as doing it once, for nobody is entered there any more.
+    private var departures: Set<Departure> = []
     /// Whether Redis may know something else than what was sent to the present incarnation.
     private var isUncertain = false
     /// Whether something could not be sent, and ought to be soon.
@@ -32,8 +41,8 @@ actor RedisPresence {
     private var isMending = false
     /// Whether Redis has heard of this incarnation.
     private var hasLease = false
-    /// The run of Redis that the lease was last renewed at.
-    private var run: String?
+    /// What the data was called that the lease was last renewed in.
+    private var data: String?
 
     /// Entries that one call takes away from a dead incarnation.
     private static let reapCountMax = 100
@@ -41,6 +50,8 @@ actor RedisPresence {
     private static let batchCountMax = 200
     /// Incarnations that are kept alive besides the present one; the oldest of more is left to its lease.
     private static let formerMax = 8
+    /// Departures that are remembered; with more another incarnation begins, which has none of them.
+    private static let departuresMax = 10_000
     private static let mendDelay = Duration.milliseconds(200)
 
     init(_ topics: RedisTopics, _ commands: RedisCommands) {
@@ -56,8 +67,14 @@ actor RedisPresence {
 
     func enter(_ member: PresenceMember, _ topic: Topic) async throws(RedisError) {
         guard self.counts.enter(member, topic) else { return }
+        let entry = Entry(topic: topic, name: UTF8Name(member.id))
+        if !self.departures.isEmpty {
+            for incarnation in self.former + [self.incarnation] {
+                self.departures.remove(Departure(entry: entry, incarnation: incarnation))
+            }
+        }
         do throws(RedisError) {
-            try await self.sendEntry(Entry(topic: topic, name: UTF8Name(member.id)))
+            try await self.sendEntry(entry)
         } catch {
             try self.throwUnlessUnavailable(error)
         }
@@ -69,13 +86,21 @@ actor RedisPresence {
         self.owed.remove(entry)
         self.refused.remove(entry)
         // All are sent before anything else can run here: whoever comes back must come after that.
-        for incarnation in self.former { self.postLeave(id, topic, incarnation) }
-        let incarnation = self.incarnation
+        for incarnation in self.former { self.postLeave(entry, incarnation) }
         do throws(RedisError) {
-            _ = try await self.send(self.topics.leave(id, topic, incarnation))
+            try await self.sendDeparture(Departure(entry: entry, incarnation: self.incarnation))
         } catch {
-            if self.leavesOpen(error), incarnation == self.incarnation { self.isUncertain = true }
             try self.throwUnlessUnavailable(error)
+        }
+    }
+
+    private func sendDeparture(_ departure: Departure) async throws(RedisError) {
+        self.departures.remove(departure)
+        do throws(RedisError) {
+            _ = try await self.send(self.command(for: departure))
+        } catch {
+            self.note(error, departure)
+            throw error
         }
     }
 
@@ -130,31 +155,44 @@ actor RedisPresence {
         _ make: @escaping @Sendable (RedisLink) -> RedisCommand
     ) async throws(RedisError) -> RedisValue {
         // Not repeated: a later change of the same member could overtake it.
-        try await self.commands.callOnce("presence", make: make)
+        try await self.commands.callOnce("presence", isPresence: true, make: make)
     }
 
-    private func postLeave(_ id: String, _ topic: Topic, _ incarnation: String) {
+    private func postLeave(_ entry: Entry, _ incarnation: String) {
+        let departure = Departure(entry: entry, incarnation: incarnation)
         let isTaken = self.commands.trySend(
             "presence",
             byteCount: 128,
+            isPresence: true,
             deadline: .now + self.topics.configuration.waitTimeout,
-            make: self.topics.leave(id, topic, incarnation)
+            make: self.command(for: departure)
         ) { result in
-            guard case .failure(let error) = result, self.leavesOpen(error) else { return }
-            Task { await self.noteLoss() }
+            guard case .failure(let error) = result else { return }
+            Task { await self.note(error, departure) }
         }
-        if !isTaken { self.noteLoss() }
+        if !isTaken { self.remember(departure) }
     }
 
-    /// Whether somebody who has left may still be there, which nobody asks for again: only another incarnation puts it right.
-    ///
-    /// Where the key holds something else, nobody has ever been.
-    private nonisolated func leavesOpen(_ error: RedisError) -> Bool {
-        error.code != .wrongType
+    private func command(for departure: Departure) -> @Sendable (RedisLink) -> RedisCommand {
+        self.topics.leave(departure.entry.name.string, departure.entry.topic, departure.incarnation)
     }
 
-    private func noteLoss() {
-        self.isUncertain = true
+    /// Somebody who has left may still be there.
+    private func note(_ error: RedisError, _ departure: Departure) {
+        // Where the key holds something else, nobody has ever been.
+        guard error.code != .wrongType else { return }
+        if error.isOpen, departure.incarnation == self.incarnation {
+            self.isUncertain = true
+        } else {
+            self.remember(departure)
+            if error.isTemporary { self.isPressing = true }
+        }
+    }
+
+    private func remember(_ departure: Departure) {
+        guard self.isWanted(departure) else { return }
+        self.departures.insert(departure)
+        if self.departures.count > Self.departuresMax { self.isUncertain = true }
     }
 
     // MARK: - The lease
@@ -177,13 +215,23 @@ actor RedisPresence {
         }
     }
 
+    /// What a renewal has found.
+    private struct Renewal {
+        let isKnown: Bool
+        /// Entries of a dead incarnation that were taken away.
+        let count: Int
+        let data: String
+        /// Whether data that was moved to the server is as it was where it came from.
+        let isFresh: Bool
+    }
+
     /// Renews the leases of all incarnations; returns whether a dead one may have more entries.
     private func refresh() async -> Bool {
         do throws(RedisError) {
             let count = try await self.renewLease(giveUp: [])
             for incarnation in self.former {
-                let (isKnown, _, _) = try await self.lease(incarnation, mustBeKnown: true, countMax: 0)
-                if !isKnown { self.former.removeAll { $0 == incarnation } }
+                let renewal = try await self.lease(incarnation, mustBeKnown: true, countMax: 0)
+                if !renewal.isKnown { self.former.removeAll { $0 == incarnation } }
             }
             return count == Self.reapCountMax
         } catch {
@@ -199,39 +247,41 @@ actor RedisPresence {
     /// The lease comes before what is entered: what comes without one is refused.
     private func beginLease() async throws(RedisError) {
         let incarnation = self.incarnation
-        let (_, _, run) = try await self.lease(incarnation, mustBeKnown: false, countMax: 0)
+        let renewal = try await self.lease(incarnation, mustBeKnown: false, countMax: 0)
         guard incarnation == self.incarnation else { return }
         self.hasLease = true
-        self.note(run)
+        self.note(renewal)
     }
 
     /// Renews the present incarnation's lease; returns how many entries of a dead one were taken away.
     private func renewLease(giveUp abandoned: [String]) async throws(RedisError) -> Int {
         // Nobody knows of a first lease.
         let (incarnation, mustBeKnown) = (self.incarnation, self.hasLease)
-        let (isKnown, count, run) = try await self.lease(
+        let renewal = try await self.lease(
             incarnation,
             mustBeKnown: mustBeKnown,
             giveUp: abandoned,
             countMax: Self.reapCountMax
         )
-        guard incarnation == self.incarnation else { return count }
-        if mustBeKnown, !isKnown {
+        guard incarnation == self.incarnation else { return renewal.count }
+        if mustBeKnown, !renewal.isKnown {
             self.isUncertain = true
         } else {
             self.hasLease = true
             self.former.removeAll { abandoned.contains($0) }
-            self.note(run)
+            self.note(renewal)
         }
-        return count
+        return renewal.count
     }
 
-    /// A run that took over from another one may have the lease, and lack what was entered last.
-    private func note(_ run: String) {
-        if let known = self.run, known != run, !self.topics.hasMovedData(of: known) {
+    /// A server that took over from another one may have the lease, and lack what was entered last.
+    private func note(_ renewal: Renewal) {
+        if let known = self.data, known != renewal.data,
+            !renewal.isFresh || !self.topics.hasMovedData(known)
+        {
             self.isUncertain = true
         }
-        self.run = run
+        self.data = renewal.data
     }
 
     private func lease(
@@ -239,26 +289,37 @@ actor RedisPresence {
         mustBeKnown: Bool,
         giveUp abandoned: [String] = [],
         countMax: Int
-    ) async throws(RedisError) -> (isKnown: Bool, count: Int, run: String) {
+    ) async throws(RedisError) -> Renewal {
         let make = self.topics.refresh(
             incarnation,
             mustBeKnown: mustBeKnown,
             giveUp: abandoned,
             countMax: countMax
         )
-        let run = Lock("")
-        let reply = try await self.commands.call("a presence lease", isRepeatable: true) { link in
-            run.withLock { $0 = link.run }
+        let asked = Lock<RedisLink?>(nil)
+        let reply = try await self.commands.call("a presence lease", isPresence: true, isRepeatable: true) {
+            link in
+            asked.withLock { $0 = link }
             return make(link)
         }
-        let numbers = reply.elements?.map { $0.number ?? 0 } ?? []
-        return (numbers.first == 1, numbers.last ?? 0, run.withLock { $0 })
+        guard let link = asked.withLock({ $0 }), let parts = reply.elements, parts.count == 4,
+            let data = parts[2].text
+        else { throw RedisError(.protocolViolation, "Redis answers a script with something else") }
+        // It became a master, again perhaps, behind the link's back.
+        if data != link.data { self.commands.replace(link) }
+        return Renewal(
+            isKnown: parts[0].number == 1,
+            count: parts[1].number ?? 0,
+            data: data,
+            isFresh: parts[3].number == 1
+        )
     }
 
     // MARK: - Putting right
 
     private var mustMend: Bool {
         self.isUncertain || !self.owed.isEmpty || !self.refused.isEmpty || !self.former.isEmpty
+            || !self.departures.isEmpty
     }
 
     private func mend() async {
@@ -268,6 +329,7 @@ actor RedisPresence {
         do throws(RedisError) {
             if !self.hasLease { try await self.beginLease() }
             await self.enterOwed()
+            await self.sendDepartures()
             guard !self.isUncertain, self.owed.isEmpty, !self.former.isEmpty else { return }
             var count = try await self.renewLease(giveUp: self.former)
             while count == Self.reapCountMax { count = try await self.renewLease(giveUp: []) }
@@ -284,8 +346,9 @@ actor RedisPresence {
             self.incarnation = Self.makeIncarnation()
             self.hasLease = false
         }
-        self.run = nil
+        self.data = nil
         self.isUncertain = false
+        if self.departures.count > Self.departuresMax { self.departures = [] }
         self.refused = []
         self.owed = []
         for (topic, members) in self.counts.topics {
@@ -319,6 +382,35 @@ actor RedisPresence {
                 LoggingKeys.error: "\(error)",
             ]
         )
+    }
+
+    /// Who is back stays, and an incarnation that has no lease yet, or was given up, keeps nobody.
+    private func isWanted(_ departure: Departure) -> Bool {
+        let isPresent = departure.incarnation == self.incarnation && self.hasLease
+        return (isPresent || self.former.contains(departure.incarnation))
+            && self.counts.topics[departure.entry.topic]?[departure.entry.name] == nil
+    }
+
+    private func sendDepartures() async {
+        self.departures = self.departures.filter(self.isWanted)
+        var rest = Array(self.departures)[...]
+        while !rest.isEmpty, !Task.isCancelled {
+            let batch = rest.prefix(Self.batchCountMax)
+            rest = rest.dropFirst(Self.batchCountMax)
+            await withDiscardingTaskGroup { group in
+                for departure in batch where self.departures.contains(departure) {
+                    group.addTask { await self.departAgain(departure) }
+                }
+            }
+            // As with who is to be entered.
+            if batch.allSatisfy(self.departures.contains) { return }
+        }
+    }
+
+    private func departAgain(_ departure: Departure) async {
+        // It may be back meanwhile.
+        guard self.departures.contains(departure) else { return }
+        try? await self.sendDeparture(departure)
     }
 
     private func enterAgain(_ entry: Entry) async -> (Entry, RedisError)? {

@@ -1,10 +1,15 @@
 /// The two things that must happen in Redis as one.
 ///
-/// A topic's `meta` hash holds the epoch (`e`, eight bytes), the run of Redis that it belongs to (`r`), the newest offset
-/// (`o`) and the bytes in the stream (`b`). Entries of the `stream` have the offset for an id.
+/// A topic's `meta` hash holds the epoch (`e`, eight bytes), the run of Redis that it belongs to (`r`), the name of what that
+/// run had as a master (`d`, its `master_replid`), the newest offset (`o`) and the bytes in the stream (`b`). Entries of the
+/// `stream` have the offset for an id.
 ///
 /// A new run of Redis, or a failover, begins a new epoch: what was written last may be lost with the old one, and nobody
-/// can tell. A slot that moves between the living masters of a Cluster takes its epoch along.
+/// can tell. The run alone does not tell: a master that hangs, becomes a replica, and is the master again later, lacks what was
+/// written meanwhile, and is the same run. A slot that moves between the living masters of a Cluster takes its epoch along, but
+/// not to one that was a replica before: it may have the slot's state of before from the master that it followed.
+///
+/// `d` is missing where a node of an earlier version began the epoch; such a node reads the others.
 struct RedisScripts {
     private let publishCommand: String
 
@@ -22,30 +27,39 @@ struct RedisScripts {
         var refresh = ""
     }
 
+    /// What the link knows of its server is believed where it agrees with what is kept; INFO costs half as much as all else.
     private static let begin = """
         local meta, stream = KEYS[1], KEYS[2]
         local time = redis.call('TIME')
         local now = time[1] * 1000 + math.floor(time[2] / 1000)
-        local known = redis.call('HMGET', meta, 'e', 'r', 'o', 'b')
+        local known = redis.call('HMGET', meta, 'e', 'r', 'o', 'b', 'd')
         local epoch, offset, bytes = known[1], tonumber(known[3] or 0), tonumber(known[4] or 0)
-        local run = string.sub(ARGV[1], 1, 40)
-        if not epoch or not string.find(ARGV[1], known[2], 1, true) then
-          local kind = redis.call('TYPE', stream).ok
-          if kind ~= 'none' and kind ~= 'stream' then
-            return redis.error_reply('WRONGTYPE ' .. stream .. ' holds a ' .. kind)
+        local run, data = string.sub(ARGV[1], 1, 40), string.sub(ARGV[1], 41, 80)
+        if not epoch or known[2] ~= run or known[5] ~= data then
+          local said = redis.call('INFO', 'replication')
+          data = string.match(said, 'master_replid:(%x+)') or data
+          local valid = epoch and known[2] == run and (not known[5] or known[5] == data)
+          if epoch and not valid and string.find(said, 'master_replid2:0+%s') then
+            valid = string.find(string.sub(ARGV[1], 81), known[5] or known[2], 1, true)
           end
-          epoch, offset, bytes = ARGV[2], 0, 0
-          redis.call('DEL', meta, stream)
-          redis.call('HSET', meta, 'e', epoch, 'r', run, 'o', 0, 'b', 0)
-        elseif known[2] ~= run then
-          redis.call('HSET', meta, 'r', run)
+          if valid then
+            redis.call('HSET', meta, 'r', run, 'd', data)
+          else
+            local kind = redis.call('TYPE', stream).ok
+            if kind ~= 'none' and kind ~= 'stream' then
+              return redis.error_reply('WRONGTYPE ' .. stream .. ' holds a ' .. kind)
+            end
+            epoch, offset, bytes = ARGV[2], 0, 0
+            redis.call('DEL', meta, stream)
+            redis.call('HSET', meta, 'e', epoch, 'r', run, 'd', data, 'o', 0, 'b', 0)
+          end
         end
         redis.call('PEXPIRE', meta, ARGV[3])
         """
 
     /// Appends a publication and sends it to the channel.
     ///
-    /// KEYS: meta, stream, idempotency key or none. ARGV: the server's run and others whose data is valid, epoch if a new
+    /// KEYS: meta, stream, idempotency key or none. ARGV: the server's run and data, and others whose data is valid; epoch if a new
     /// one begins, milliseconds to keep the position, channel, header, payload, greatest count, greatest byte count, milliseconds to keep publications,
     /// milliseconds to keep the idempotency key.
     ///
@@ -96,7 +110,7 @@ struct RedisScripts {
 
     /// Reads a part of the stream.
     ///
-    /// KEYS: meta, stream. ARGV: the server's run and others whose data is valid, epoch if a new one begins, milliseconds to
+    /// KEYS: meta, stream. ARGV: the server's run and data, and others whose data is valid; epoch if a new one begins, milliseconds to
     /// keep the position, milliseconds to keep publications, greatest count, epoch and offset to go on behind (none: the newest publications).
     ///
     /// Returns epoch, newest offset, whether it is complete, and id, header and payload of each publication.
@@ -175,8 +189,12 @@ struct RedisScripts {
     /// KEYS: the incarnations by the time their leases end. ARGV: incarnation, milliseconds of a lease, prefix of all keys,
     /// header of an event, greatest count of entries, 1 if the lease must still hold, incarnations to give up.
     ///
-    /// Returns whether the lease still held, and how many entries were taken away. A lease that must hold and has ended is not
+    /// Returns whether the lease still held, how many entries were taken away, what the server's data is called, and whether data that
+    /// was moved there is as it was where it came from. A lease that must hold and has ended is not
     /// begun anew, so that whoever asks again, for the answer was lost, is told again.
+    ///
+    /// All nodes renew every third of a lease. If none has for half of one, Redis was away and not they: all leases begin anew, and
+    /// nothing is taken away by this call. What has begun to be taken away counts as given up, so that no lease brings it back.
     ///
     /// Of each entry it reads first: if a slot is on the move and a key is gone already, it ends before the entry is touched.
     var refresh: String {
@@ -185,14 +203,24 @@ struct RedisScripts {
         local nodes, prefix = KEYS[1], ARGV[3]
         local time = redis.call('TIME')
         local now = time[1] * 1000 + math.floor(time[2] / 1000)
+        local lease, taken, max = tonumber(ARGV[2]), 0, tonumber(ARGV[5])
+        if #redis.call('ZRANGEBYSCORE', nodes, now + lease / 2, '+inf', 'LIMIT', 0, 1) == 0 then
+          max = 0
+          for _, name in ipairs(redis.call('ZRANGEBYSCORE', nodes, '(0', '+inf')) do
+            redis.call('ZADD', nodes, now + lease, name)
+          end
+        end
+        local said = redis.call('INFO', 'replication')
+        local data = string.match(said, 'master_replid:(%x+)') or ''
+        local fresh = string.find(said, 'master_replid2:0+%s') and 1 or 0
         local known = tonumber(redis.call('ZSCORE', nodes, ARGV[1]) or 0) > now
-        if not known and ARGV[6] == '1' then return {0, 0} end
-        redis.call('ZADD', nodes, now + tonumber(ARGV[2]), ARGV[1])
+        if not known and ARGV[6] == '1' then return {0, 0, data, fresh} end
+        redis.call('ZADD', nodes, now + lease, ARGV[1])
         for index = 7, #ARGV do redis.call('ZADD', nodes, 0, ARGV[index]) end
-        local taken, max = 0, tonumber(ARGV[5])
         local dead = redis.call('ZRANGEBYSCORE', nodes, '-inf', now, 'LIMIT', 0, 1)[1]
         if dead and max > 0 then
           local set = prefix .. 'n:' .. dead
+          redis.call('ZADD', nodes, 0, dead)
           local entries = redis.call('SRANDMEMBER', set, max)
           taken = #entries
           for _, entry in ipairs(entries) do
@@ -216,7 +244,7 @@ struct RedisScripts {
             if taken < max then taken = max end
           end
         end
-        return {known and 1 or 0, taken}
+        return {known and 1 or 0, taken, data, fresh}
         """
     }
 }

@@ -16,6 +16,8 @@ actor RedisSubscriptions {
         var wasAcknowledged = false
         /// Whether the present link was asked for it in a SUBSCRIBE of its own.
         var isAskedForAlone = false
+        /// Whether the present link had not confirmed it when that was looked at last.
+        var isLate = false
         /// When it is to be left; nil as long as it has subscribers.
         var leaveAt: ContinuousClock.Instant?
         /// The last publication that was delivered, or the newest when the subscription began.
@@ -93,6 +95,8 @@ actor RedisSubscriptions {
     private var traces = PendingTraces()
     private var probeHeardAt = ContinuousClock.now
     private var hasHeardProbe = false
+    /// Since when both links are at different servers, as far as histories have said.
+    private var isApartSince: ContinuousClock.Instant?
     /// Topics that the link before had, and Redis has not confirmed on this one.
     private var unconfirmed: Set<Topic> = []
 
@@ -201,6 +205,16 @@ actor RedisSubscriptions {
         self.sendSubscribe(topics)
     }
 
+    /// Asks again for what the link has not confirmed for a while, each alone: the rights may have been changed.
+    private func subscribeLate() {
+        guard self.link != nil else { return }
+        let open = self.entries.filter { !$0.value.isAcknowledged }
+        let late = open.filter(\.value.isLate).map(\.key).shuffled().prefix(Self.batchCountMax)
+        for topic in open.keys { self.entries[topic]?.isLate = true }
+        for topic in late { self.entries[topic]?.isAskedForAlone = true }
+        self.sendSubscribe(Array(late))
+    }
+
     private func send(_ command: String, _ channels: [String], on link: RedisLink) {
         var rest = channels[...]
         while !rest.isEmpty {
@@ -239,6 +253,7 @@ actor RedisSubscriptions {
         for topic in self.entries.keys {
             self.entries[topic]?.isAcknowledged = false
             self.entries[topic]?.isAskedForAlone = false
+            self.entries[topic]?.isLate = false
         }
         self.updateReadiness(failure)
         return failure
@@ -246,6 +261,7 @@ actor RedisSubscriptions {
 
     private func linkIsUp(_ link: RedisLink) {
         self.link = link
+        self.isApartSince = nil
         self.hasHeardProbe = false
         self.probeHeardAt = .now
         self.send(self.topics.words.subscribe, [self.topics.probeChannel], on: link)
@@ -441,7 +457,11 @@ actor RedisSubscriptions {
             }
             guard self.entry(of: catchUp) != nil else { return nil }
             // After a failover one link may be at the new master while the other one is still at the old one.
-            guard self.isCurrent(answer.run) else { return Self.uselessReadDelay }
+            guard self.isCurrent(answer.run) else {
+                self.linksAreApart()
+                return Self.uselessReadDelay
+            }
+            self.isApartSince = nil
             self.take(answer.history, answer.newest, of: topic, after: entry.last)
             if entry.last?.epoch != answer.newest.epoch || answer.run == self.link?.run {
                 self.letGo(ofOtherEpochsThan: answer.newest.epoch, topic)
@@ -486,6 +506,23 @@ actor RedisSubscriptions {
     private func isCurrent(_ run: String) -> Bool {
         guard let link = self.link, !self.source.followsRedirections else { return true }
         return link.run == run
+    }
+
+    /// Makes both links anew if they stay at different servers.
+    ///
+    /// Behind a name or an address that moves each may be the one that is late: a master that became a replica goes on passing on
+    /// what is published, and one that was cut off goes on answering.
+    private func linksAreApart() {
+        let since = self.isApartSince ?? .now
+        self.isApartSince = since
+        guard since.duration(to: .now) > self.configuration.deafAfter else { return }
+        self.isApartSince = nil
+        self.configuration.logger.error(
+            "the links to Redis are at two servers: making them anew",
+            metadata: [LoggingKeys.server: "\(self.name)"]
+        )
+        self.link?.close()
+        self.commands.replace()
     }
 
     /// Delivers what was read.
@@ -554,8 +591,13 @@ actor RedisSubscriptions {
     /// Sends the node messages through Redis, and ends a link that does not deliver them: an open connection and an
     /// answered PING prove nothing.
     private func probe() async {
+        var lookedForLate = ContinuousClock.now
         while (try? await Task.sleep(for: self.configuration.probeInterval)) != nil {
             self.sendProbe()
+            if lookedForLate.duration(to: .now) >= self.configuration.deafAfter {
+                lookedForLate = .now
+                self.subscribeLate()
+            }
             guard let link = self.link,
                 self.probeHeardAt.duration(to: .now) > self.configuration.deafAfter
             else { continue }

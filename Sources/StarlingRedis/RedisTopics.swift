@@ -253,15 +253,14 @@ struct RedisTopics: Sendable {
         )
     }
 
-    /// The run of the server that is asked, and of those whose data may have been moved there.
+    /// The run and the data of the server that is asked, and of those whose data may have been moved there.
     private func runs(_ link: RedisLink) -> [UInt8] {
-        guard let cluster = self.cluster else { return Array(link.run.utf8) }
-        return Array("\(link.run),\(cluster.runs)".utf8)
+        Array("\(link.run)\(link.data)\(self.cluster?.runs ?? "")".utf8)
     }
 
-    /// Whether what a run of Redis had is found elsewhere, whole, because its slots were moved and it is still a master.
-    func hasMovedData(of run: String) -> Bool {
-        self.cluster?.runs.split(separator: ",").contains { $0 == run } ?? false
+    /// Whether what a master had is found elsewhere, whole, because its slots were moved and it is still a master.
+    func hasMovedData(_ data: String) -> Bool {
+        self.cluster?.runs.split(separator: ",").contains { $0 == data } ?? false
     }
 
     /// Whether Redis may send us to another server.

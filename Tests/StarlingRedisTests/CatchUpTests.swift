@@ -26,7 +26,7 @@ import Testing
     /// Answers everything but histories.
     private static func others(_ call: ScriptedRedis.Call) -> [UInt8]? {
         switch call.script {
-        case "refresh": ScriptedRedis.array([ScriptedRedis.integer(1), ScriptedRedis.integer(0)])
+        case "refresh": call.renewal
         default: nil
         }
     }
@@ -146,6 +146,33 @@ import Testing
             }
             try await waiting.value
             try await nodes[0].wait("readiness") { $0.broadcaster.isReady }
+        }
+    }
+
+    @Test("Links that stay at two servers are both made anew", arguments: [true, false])
+    func linksApart(areSubscribed: Bool) async throws {
+        let redis = self.scripted()
+        redis.answer { call in
+            guard call.script == "history" else { return Self.others(call) }
+            let epoch: UInt64 = call.run == "1" ? 1 : 2
+            let isOther = call.arguments.count > 5 && call.arguments[5].last != UInt8(epoch)
+            return ScriptedRedis.history(epoch: epoch, newest: epoch == 1 ? 10 : 0, isComplete: !isOther)
+        }
+        let broadcaster = self.broadcaster(redis) {
+            $0.deafAfter = .milliseconds(500)
+            $0.probeInterval = .milliseconds(50)
+        }
+        try await withNodes([broadcaster]) { nodes in
+            try await broadcaster.subscribe(to: [self.topic])
+            // The name points to another server, and one link breaks; the other one stands and works.
+            redis.start(run: "2")
+            redis.breakLinks(areSubscribed: areSubscribed)
+            try await eventually("the other server") {
+                redis.push(ScriptedRedis.publication(epoch: 2, 1), to: self.channel)
+                return nodes[0].gaps(self.topic) == [StreamPosition(epoch: 2, offset: 0)]
+            }
+            try await nodes[0].wait("readiness") { $0.broadcaster.isReady }
+            #expect(redis.runs == ["2"])
         }
     }
 

@@ -64,7 +64,7 @@ private final class LinksByHand: RedisLinkSource {
             "scripted",
             configuration,
             source,
-            RedisByteBudget(1 << 20),
+            RedisBudgets(1 << 20),
             RedisStatus([])
         )
         let running = Task { await commands.run() }

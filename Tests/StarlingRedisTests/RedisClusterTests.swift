@@ -129,6 +129,55 @@ extension RedisProcess {
         }
     }
 
+    @Test("Two servers share a broadcaster: when the first has ended the other one goes on")
+    func shared() async throws {
+        let cluster = try await RedisClusterProcesses()
+        var configuration = RedisConfiguration(try RedisServer(url: cluster.url))
+        configuration.reconnectDelayMax = .milliseconds(500)
+        let node = Node(RedisBroadcaster(configuration, connector: NativeConnector()))
+        var running = Task { try await node.broadcaster.run() }
+        try await node.broadcaster.subscribe(to: ["plain"])
+        for number in 1...3 {
+            try await node.wait("readiness") { $0.broadcaster.isReady }
+            try await node.broadcaster.publish(.text("\(number)"), to: "plain")
+            try await node.wait("number \(number)") { $0.arrived("plain").count == number }
+            let next = Task { try await node.broadcaster.run() }
+            running.cancel()
+            try await running.value
+            running = next
+        }
+        running.cancel()
+        try await running.value
+    }
+
+    @Test("A subscription that the rights do not allow only delays those that were asked for with it")
+    func forbiddenTopic() async throws {
+        let cluster = try await RedisClusterProcesses()
+        for master in cluster.masters {
+            try await master.expectOK("ACL SETUSER chat on >pw +@all ~* resetchannels &*p:* &*c:plain*")
+        }
+        let url = cluster.url.replacing("://", with: "://chat:pw@")
+        var configuration = RedisConfiguration(try RedisServer(url: url))
+        configuration.probeInterval = .milliseconds(50)
+        configuration.deafAfter = .milliseconds(500)
+        configuration.waitTimeout = .seconds(20)
+        let broadcaster = RedisBroadcaster(configuration, connector: NativeConnector())
+        // Several in each of the 64 partitions.
+        let good = Set((0..<300).map { Topic("plain \($0)") })
+        let forbidden = Set((0..<200).map { Topic("forbidden \($0)") })
+        try await withNodes([broadcaster]) { nodes in
+            try await nodes[0].wait("readiness") { $0.broadcaster.isReady }
+            let confirmed = Lock<Set<Topic>>([])
+            let asking = Task {
+                try? await broadcaster.subscribe(to: good.union(forbidden)) { topic in
+                    confirmed.withLock { _ = $0.insert(topic) }
+                }
+            }
+            try await eventually("all others") { confirmed.withLock { $0 } == good }
+            asking.cancel()
+        }
+    }
+
     @Test("Slots that move while everybody publishes lose nothing, and nobody is told of a gap")
     func slotMigration() async throws {
         let cluster = try await RedisClusterProcesses()

@@ -79,6 +79,42 @@ import Testing
         }
     }
 
+    @Test("A topic whose rights are taken away and given back is subscribed again")
+    func rightsComeBack() async throws {
+        let redis = try await RedisProcess()
+        let rights = "ACL SETUSER chat on >pw +@all ~* resetchannels &starling:p:* &starling:c:other"
+        try await redis.ask(rights + " &starling:c:plain")
+        let broadcaster = try makeBroadcaster(redis) {
+            $0.servers = [try RedisServer(url: "redis://chat:pw@127.0.0.1:\(redis.port)")]
+            $0.reconnectDelayMax = .milliseconds(100)
+            $0.probeInterval = .milliseconds(50)
+            $0.deafAfter = .milliseconds(500)
+        }
+        try await withNodes([broadcaster]) { nodes in
+            try await broadcaster.subscribe(to: ["plain", "other"])
+            let link = try await redis.subscribedLink()
+            // Redis ends the link that has what is not allowed any more.
+            try await redis.ask(rights)
+            try await eventually("a new link") {
+                guard let new = try await redis.subscribedLink() else { return false }
+                return new != link
+            }
+            // Both in one command, and then it alone.
+            try await eventually("the topic to be refused twice") {
+                let statistics = try await redis.askAll("INFO errorstats").split(separator: "\r\n")
+                let count = statistics.first { $0.hasPrefix("errorstat_NOPERM:count=") }?.dropFirst(23)
+                return count.flatMap { Int($0) } ?? 0 >= 2
+            }
+            #expect(!broadcaster.isReady)
+            try await redis.ask(rights + " &starling:c:plain")
+            try await nodes[0].wait("readiness") { $0.broadcaster.isReady }
+            for topic: Topic in ["plain", "other"] {
+                try await broadcaster.publish("x", to: topic)
+                try await nodes[0].wait("\(topic)") { $0.arrived(topic).count == 1 }
+            }
+        }
+    }
+
     @Test("Names are bytes: a topic may begin with a mark, and two ways to write one word are two topics")
     func bytes() async throws {
         let redis = try await RedisProcess()

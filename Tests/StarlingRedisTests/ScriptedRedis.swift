@@ -20,6 +20,14 @@ final class ScriptedRedis: Connector {
 
         func text(_ index: Int) -> String { String(decoding: self.arguments[index], as: UTF8.self) }
 
+        /// The answer of a lease that stands.
+        var renewal: [UInt8] {
+            ScriptedRedis.array([
+                ScriptedRedis.integer(1), ScriptedRedis.integer(0), ScriptedRedis.bulk("data " + self.run),
+                ScriptedRedis.integer(1),
+            ])
+        }
+
         /// Answers; replies go out in the order of the commands.
         func answer(_ reply: [UInt8]) { self.link.answer(reply, at: self.place) }
     }
@@ -80,6 +88,11 @@ final class ScriptedRedis: Connector {
     /// How many links are subscribed, and to what.
     var channels: [Set<String>] {
         self.state.withLock { $0.links }.map(\.channels).filter { !$0.isEmpty }
+    }
+
+    /// The runs that links are at.
+    var runs: Set<String> {
+        Set(self.state.withLock { $0.links }.filter(\.isOpen).map(\.run))
     }
 
     /// Sends a message to all links that are subscribed to the channel.
@@ -165,7 +178,7 @@ private final class ScriptedLink: ByteStream {
     private static let scripts = ["publish", "history", "enter", "leave", "refresh"]
 
     private unowned let redis: ScriptedRedis
-    private let run: String
+    let run: String
     private let state = Lock(State())
 
     init(_ redis: ScriptedRedis, run: String) {
@@ -175,6 +188,7 @@ private final class ScriptedLink: ByteStream {
 
     var channels: Set<String> { self.state.withLock { $0.channels } }
     var isSubscribed: Bool { !self.channels.isEmpty }
+    var isOpen: Bool { self.state.withLock { !$0.isClosed } }
 
     func read() async throws(TransportError) -> [UInt8]? {
         await withTaskCancellationHandler {
@@ -253,7 +267,9 @@ private final class ScriptedLink: ByteStream {
             return state.replies.count - 1
         }
         switch words[0] {
-        case "INFO": self.answer(ScriptedRedis.bulk("# Server\r\nrun_id:\(self.run)\r\n"), at: place)
+        case "INFO":
+            let text = "# \(words[1])\r\nrun_id:\(self.run)\r\nmaster_replid:data \(self.run)\r\n"
+            self.answer(ScriptedRedis.bulk(text), at: place)
         case "SCRIPT":
             let script = self.state.withLock { state in
                 state.scriptCount += 1

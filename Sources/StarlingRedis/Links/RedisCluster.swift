@@ -27,12 +27,14 @@ final class RedisCluster: Sendable {
         var users: [ObjectIdentifier: RedisClusterUser] = [:]
         /// Those of the subscribed links, by link and partition.
         var receivers: [ObjectIdentifier: [Int: RedisClusterUser]] = [:]
-        /// The runs of all masters that are up, with commas.
+        /// The runs of all masters that are up, and what their data is called, with commas.
         var runs = ""
+        /// Has ``RedisCluster/run()`` ask for the slots.
+        var doubt: AsyncStream<Void>.Continuation?
 
         mutating func noteRuns() {
             let links = self.links.filter { $0.key.isForCommands && self.masters.contains($0.key.target) }
-            self.runs = links.map(\.value.run).joined(separator: ",")
+            self.runs = links.flatMap { [$0.value.run, $0.value.data] }.joined(separator: ",")
         }
     }
 
@@ -42,8 +44,6 @@ final class RedisCluster: Sendable {
     private let connector: any Connector
     private let scout: RedisScout
     private let state: Lock<State>
-    private let doubts: AsyncStream<Void>
-    private let doubt: AsyncStream<Void>.Continuation
 
     /// How often the slots are asked for when nothing seems to have changed.
     private static let refreshInterval = Duration.seconds(5)
@@ -58,10 +58,9 @@ final class RedisCluster: Sendable {
         self.partitions = RedisPartitions()
         self.scout = RedisScout([server.target] + server.otherTargets, server, configuration, connector)
         self.state = Lock(State(owners: Array(repeating: nil, count: RedisPartitions.count)))
-        (self.doubts, self.doubt) = AsyncStream.makeStream(bufferingPolicy: .bufferingNewest(1))
     }
 
-    /// The runs of all masters that have slots and are up.
+    /// The runs of all masters that have slots and are up, and what their data is called.
     ///
     /// Data of theirs that is found elsewhere was moved there, whole. What a master that failed left behind may lack its last
     /// writes; and so, for all we know, what one without slots has left.
@@ -69,15 +68,19 @@ final class RedisCluster: Sendable {
         self.state.withLock(\.runs)
     }
 
-    /// Keeps the links until the task is cancelled.
+    /// Keeps the links until the task is cancelled; may be called again after that.
     func run() async {
+        // A stream that somebody has waited for in a task that was cancelled has ended for good.
+        let (doubts, doubt) = AsyncStream.makeStream(of: Void.self, bufferingPolicy: .bufferingNewest(1))
+        self.state.withLock { $0.doubt = doubt }
+        defer { self.state.withLock { $0.lanes = [] } }
         await withDiscardingTaskGroup { group in
             group.addTask {
-                while (try? await Task.sleep(for: Self.refreshInterval)) != nil { self.doubt.yield() }
+                while (try? await Task.sleep(for: Self.refreshInterval)) != nil { doubt.yield() }
             }
-            self.doubt.yield()
+            doubt.yield()
             var pause = Self.refreshIntervalMin
-            for await _ in self.doubts {
+            for await _ in doubts {
                 let isKnown = await self.refresh()
                 for lane in self.takeNewLanes() { group.addTask { await self.keep(lane) } }
                 pause =
@@ -106,7 +109,7 @@ final class RedisCluster: Sendable {
     /// A slot has moved, or seems to have.
     func moved(_ partition: Int, to target: ConnectTarget?) {
         if let target { self.update { $0.owners[partition] = target } }
-        self.doubt.yield()
+        self.askAgain()
     }
 
     /// The link for commands to a node that a slot is on its way to; one is made for the next time if there is none.
@@ -115,11 +118,15 @@ final class RedisCluster: Sendable {
             state.visited[target] = .now + Self.visitedAgeMax
             return state.links[Lane(target: target, isForCommands: true)]
         }
-        if link == nil { self.doubt.yield() }
+        if link == nil { self.askAgain() }
         return link
     }
 
     // MARK: - Who has which slot
+
+    private func askAgain() {
+        self.state.withLock(\.doubt)?.yield()
+    }
 
     /// Asks who has which slot; false if nobody answers.
     private func refresh() async -> Bool {
@@ -138,7 +145,7 @@ final class RedisCluster: Sendable {
                 metadata: [LoggingKeys.error: "\(error)"]
             )
             // Nothing else would ask.
-            self.doubt.yield()
+            self.askAgain()
             return false
         }
     }
@@ -251,7 +258,7 @@ final class RedisCluster: Sendable {
                     isForCommands: lane.isForCommands
                 )
             } catch {
-                self.doubt.yield()
+                self.askAgain()
                 return error
             }
             self.update { $0.links[lane] = link }
@@ -281,7 +288,7 @@ final class RedisCluster: Sendable {
             return ended.values
         }
         for user in ended { user.ended.fulfil(RedisError(.movedAway, failure.description)) }
-        self.doubt.yield()
+        self.askAgain()
     }
 
     /// Hands what arrives on a subscribed link to the partitions that it is for.
@@ -318,7 +325,7 @@ final class RedisCluster: Sendable {
                     "Redis refused a subscription",
                     metadata: [LoggingKeys.error: "\(error)"]
                 )
-                self.doubt.yield()
+                self.askAgain()
             }
         }
     }

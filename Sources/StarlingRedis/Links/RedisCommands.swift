@@ -9,6 +9,7 @@ final class RedisCommands: Sendable {
         let make: @Sendable (RedisLink) -> RedisCommand
         let what: String
         let byteCount: Int
+        let budget: RedisByteBudget
         let deadline: ContinuousClock.Instant
         let completion: RedisLink.Completion
         /// Whether a task waits for it.
@@ -43,7 +44,7 @@ final class RedisCommands: Sendable {
     private let name: String
     private let configuration: RedisConfiguration
     private let source: any RedisLinkSource
-    private let budget: RedisByteBudget
+    private let budgets: RedisBudgets
     private let status: RedisStatus
     private let state = Lock(State())
 
@@ -51,13 +52,13 @@ final class RedisCommands: Sendable {
         _ name: String,
         _ configuration: RedisConfiguration,
         _ source: any RedisLinkSource,
-        _ budget: RedisByteBudget,
+        _ budgets: RedisBudgets,
         _ status: RedisStatus
     ) {
         self.name = name
         self.configuration = configuration
         self.source = source
-        self.budget = budget
+        self.budgets = budgets
         self.status = status
     }
 
@@ -77,17 +78,20 @@ final class RedisCommands: Sendable {
     func trySend(
         _ what: String,
         byteCount: Int,
+        isPresence: Bool = false,
         deadline: ContinuousClock.Instant,
         isAwaited: Bool = false,
         make: @escaping @Sendable (RedisLink) -> RedisCommand,
         _ completion: @escaping RedisLink.Completion
     ) -> Bool {
-        guard self.budget.take(byteCount) else { return false }
+        let budget = isPresence ? self.budgets.presence : self.budgets.others
+        guard budget.take(byteCount) else { return false }
         self.send(
             Request(
                 make: make,
                 what: what,
                 byteCount: byteCount,
+                budget: budget,
                 deadline: deadline,
                 completion: completion,
                 isAwaited: isAwaited
@@ -147,7 +151,7 @@ final class RedisCommands: Sendable {
             }
             if let link { self.heal(link, after: error) }
         }
-        self.budget.give(request.byteCount)
+        request.budget.give(request.byteCount)
         request.completion(result)
     }
 
@@ -185,6 +189,7 @@ final class RedisCommands: Sendable {
     func call(
         _ what: String,
         byteCount: Int = 128,
+        isPresence: Bool = false,
         isRepeatable: Bool,
         make: @escaping @Sendable (RedisLink) -> RedisCommand
     ) async throws(RedisError) -> RedisValue {
@@ -196,6 +201,7 @@ final class RedisCommands: Sendable {
                 let isTaken = self.trySend(
                     what,
                     byteCount: byteCount,
+                    isPresence: isPresence,
                     deadline: deadline,
                     isAwaited: true,
                     make: make
@@ -223,14 +229,19 @@ final class RedisCommands: Sendable {
     /// Sends a command and waits for its reply; never tries again.
     func callOnce(
         _ what: String,
+        isPresence: Bool,
         make: @escaping @Sendable (RedisLink) -> RedisCommand
     ) async throws(RedisError) -> RedisValue {
         let deadline = ContinuousClock.now + self.configuration.waitTimeout
         return try await withCheckedContinuation { continuation in
-            let isTaken = self.trySend(what, byteCount: 128, deadline: deadline, isAwaited: true, make: make)
-            {
-                continuation.resume(returning: $0)
-            }
+            let isTaken = self.trySend(
+                what,
+                byteCount: 128,
+                isPresence: isPresence,
+                deadline: deadline,
+                isAwaited: true,
+                make: make
+            ) { continuation.resume(returning: $0) }
             if !isTaken { continuation.resume(returning: .failure(self.queueFull)) }
         }.get()
     }
@@ -280,6 +291,16 @@ final class RedisCommands: Sendable {
     /// Makes the link anew where that helps: a replica may have a master by now, and emptied scripts are loaded again.
     private func heal(_ link: RedisLink, after error: RedisError) {
         guard error.code == .readOnly || error.code == .noScript else { return }
+        self.replace(link)
+    }
+
+    /// Makes the present link anew, if there is one.
+    func replace() {
+        if let link = self.state.withLock(\.link) { self.replace(link) }
+    }
+
+    /// Makes a link anew; what is under way on it is still answered.
+    func replace(_ link: RedisLink) {
         self.forget(link)
         link.retire()
     }
@@ -332,6 +353,17 @@ final class RedisCommands: Sendable {
                 self.settle(request, .failure(error), from: nil)
             }
         }
+    }
+}
+
+/// What may wait for a server: publications do not keep out who comes and goes, and who stays.
+struct RedisBudgets: Sendable {
+    let others: RedisByteBudget
+    let presence: RedisByteBudget
+
+    init(_ byteCount: Int) {
+        self.others = RedisByteBudget(byteCount)
+        self.presence = RedisByteBudget(byteCount)
     }
 }
 

@@ -27,6 +27,10 @@ final class RedisLink: Sendable {
     let server: String
     /// Which run of the server this is: it changes when Redis restarts or fails over.
     let run: String
+    /// What the server's data was called when the link was made; zeros if it was a replica.
+    ///
+    /// It changes when a replica becomes a master, and so when a master is one again.
+    let data: String
     /// The scripts that it has loaded.
     let scripts: RedisScripts.Hashes
     private let stream: any ByteStream
@@ -82,6 +86,7 @@ final class RedisLink: Sendable {
     init(
         server: String,
         run: String,
+        data: String,
         scripts: RedisScripts.Hashes,
         stream: any ByteStream,
         parser: RedisParserBox,
@@ -89,6 +94,7 @@ final class RedisLink: Sendable {
     ) {
         self.server = server
         self.run = run
+        self.data = data
         self.scripts = scripts
         self.stream = stream
         self.parser = parser
@@ -315,7 +321,10 @@ private struct RedisLinkHandshake {
         if self.server.database != 0 {
             _ = try await self.ask(["SELECT", String(self.server.database)], as: "SELECT")
         }
-        let info = try await self.ask(["INFO", "server"], as: "INFO server").text ?? ""
+        let run = try await self.info("server")["run_id"]
+        let replication = try await self.info("replication")
+        // What a replica has is called after its master, and may be something else when it is one.
+        let data = replication["role"] == "slave" ? nil : replication["master_replid"]
         var scripts = RedisScripts.Hashes()
         if isForCommands {
             let texts = RedisScripts(isSharded: self.server.isCluster)
@@ -325,13 +334,13 @@ private struct RedisLinkHandshake {
             scripts.leave = try await self.load(texts.leave)
             scripts.refresh = try await self.load(texts.refresh)
         }
-        let run = info.split(whereSeparator: \.isNewline).first { $0.hasPrefix("run_id:") }?.dropFirst(7)
         guard let run else {
             throw RedisError(.protocolViolation, "Redis at \(self.server.target) does not say its run_id")
         }
         return RedisLink(
             server: "\(self.server.target)",
-            run: String(run),
+            run: run,
+            data: data ?? String(repeating: "0", count: run.utf8.count),
             scripts: scripts,
             stream: self.stream,
             parser: self.parser,
@@ -361,6 +370,15 @@ private struct RedisLinkHandshake {
         guard let password = self.server.password else { return }
         let user = self.server.user.map { [$0] } ?? []
         _ = try await self.ask(["AUTH"] + user + [password], as: "AUTH")
+    }
+
+    /// What the server says of itself.
+    private func info(_ section: String) async throws(RedisError) -> [String: String] {
+        let text = try await self.ask(["INFO", section], as: "INFO \(section)").text ?? ""
+        return text.split(whereSeparator: \.isNewline).reduce(into: [:]) { fields, line in
+            let parts = line.split(separator: ":", maxSplits: 1)
+            if parts.count == 2 { fields[String(parts[0])] = String(parts[1]) }
+        }
     }
 
     private func load(_ script: String) async throws(RedisError) -> String {
