@@ -143,16 +143,6 @@ public struct NativeConnector: Connector {
     }
 }
 
-extension ConnectTarget {
-    /// The name that a certificate must be for.
-    var host: String? {
-        switch self.base {
-        case .tcp(let host, _): host
-        case .unix: nil
-        }
-    }
-}
-
 /// An address as the kernel takes it.
 struct SocketAddress: Sendable {
     let family: Int32

@@ -16,8 +16,6 @@ final class NativeStream: HalfClosableStream {
         var waiters: [Waiter] = []
         /// Whether epoll knows the descriptor.
         var isWatched = false
-        var isReading = false
-        var isWriting = false
     }
 
     private struct Waiter {

@@ -84,12 +84,6 @@ struct TestWire {
         self.bytes += bytes
     }
 
-    /// The bytes that have not been taken apart.
-    mutating func takeRest() -> [UInt8] {
-        defer { self.bytes = [] }
-        return self.bytes
-    }
-
     /// Reads the next response's head, if all of it is there.
     mutating func readHead() -> Bool {
         let end = Array("\r\n\r\n".utf8)

@@ -141,6 +141,6 @@ import Testing
         await server.waiting { await gate.open() }
         while outcomes.withLock({ $0.count }) < 2 { await server.waiting {} }
         while memory.byteCount > 0 { await server.waiting {} }
-        #expect(outcomes.withLock { $0.contains { $0.hasPrefix("timedOut") } })
+        #expect(outcomes.withLock { $0.contains { $0.hasPrefix("memoryExhausted") } })
     }
 }

@@ -58,15 +58,21 @@ public protocol Broadcaster: AnyObject, Sendable {
     func subscribe(to topics: Set<Topic>) async throws(BroadcastError)
 
     /// The node's last subscriber of these topics has gone.
+    ///
+    /// After an error it is not called again: publications that arrive nevertheless find nobody.
     func unsubscribe(from topics: Set<Topic>) async throws(BroadcastError)
 
     /// Publishes to every subscriber of the topic on every node.
     ///
     /// - Returns: The publication's place in the topic's history, or nil for topics without one.
+    /// - Throws: What became of it where it was not, or may not have been, published: whoever has published is told. For synchronous
+    ///   handlers, which do not wait, the broadcaster should log it.
     @discardableResult
     func publish(_ message: Message, to topic: Topic) async throws(BroadcastError) -> StreamPosition?
 
-    /// Does whatever the broadcaster must do in the background, until its task is cancelled.
+    /// Does whatever the broadcaster must do in the background, until its task is cancelled, when the server's last connection has gone.
+    ///
+    /// - Throws: Whatever it cannot go on after. The server logs it and serves on without it; it is not called again.
     func run() async throws(BroadcastError)
 
     /// Whether publications of other nodes arrive, as far as is known; `/ready` asks, on any thread.

@@ -57,6 +57,25 @@ internal import Synchronization
     enum End {
         case clean
         case failed(WebSocketError)
+
+        init(_ closure: WebSocketClosure) {
+            let code: WebSocketError.Code
+            switch closure.cause.base {
+            case .peerClosed, .applicationClosed, .serverDraining, .idleTimeout, .lifetimeReached,
+                .handlerFailed:
+                self = .clean
+                return
+            case .protocolViolation, .limitExceeded: code = .protocolViolation
+            case .slowConsumer: code = .slowConsumer
+            case .publicationsLost: code = .publicationsLost
+            case .memoryExhausted: code = .memoryExhausted
+            case .pingTimeout, .closeTimeout, .writeTimeout, .handshakeTimeout, .authenticationTimeout:
+                code = .timedOut
+            // Those behind the first end a connection before it is open.
+            case .connectionLost, .none, .refused, .responded, .tlsFailed: code = .connectionLost
+            }
+            self = .failed(WebSocketError(code, closeCode: closure.code))
+        }
     }
 
     struct Ping {
@@ -138,17 +157,7 @@ internal import Synchronization
             if byteCount > 0 { rare.inboxCharge = MemoryCharge(byteCount, to: driver.server.memory) }
         }
         rare.closure = closure
-        let code = closure.code
-        switch closure.cause {
-        case .peerClosed, .applicationClosed, .serverDraining, .idleTimeout, .lifetimeReached, .handlerFailed:
-            rare.end = .clean
-        case .connectionLost: rare.end = .failed(WebSocketError(.connectionLost, closeCode: code))
-        case .protocolViolation, .limitExceeded:
-            rare.end = .failed(WebSocketError(.protocolViolation, closeCode: code))
-        case .publicationsLost: rare.end = .failed(WebSocketError(.publicationsLost, closeCode: code))
-        case .slowConsumer: rare.end = .failed(WebSocketError(.slowConsumer, closeCode: code))
-        default: rare.end = .failed(WebSocketError(.timedOut, closeCode: code))
-        }
+        rare.end = End(closure)
         unsafe self.state.pointee.mustReturn = false
         self.isFinished.store(true, ordering: .releasing)
         self.drained()
@@ -177,7 +186,7 @@ internal import Synchronization
     func giveUpWhatIsLeft() {
         self.letGoOfInbox()
         self.rare.inboxCharge = nil
-        self.rare.end = .failed(WebSocketError(.timedOut, closeCode: self.rare.closure?.code))
+        self.rare.end = .failed(WebSocketError(.memoryExhausted, closeCode: self.rare.closure?.code))
     }
 
     /// A client's application is there.
@@ -473,7 +482,7 @@ internal import Synchronization
         // Wherever the caller is after it has waited, and whatever others have sent meanwhile.
         while true {
             let driver = self.driverInOrder
-            if let driver, !driver.isOpen(self.id) { throw WebSocketError(.closed) }
+            if let driver, !driver.takesMessages(self.id) { throw WebSocketError(.closed) }
             if self.isAboveHighWatermark.load(ordering: .relaxed) {
                 guard await self.waitUntilDrained() else { throw WebSocketError(.cancelled) }
             } else if let driver {
@@ -481,7 +490,7 @@ internal import Synchronization
                 case .sent: return
                 case .buffered: return self.passedHighWatermark()
                 case .dropped:
-                    throw WebSocketError(driver.isOpen(self.id) ? .slowConsumer : .closed)
+                    throw WebSocketError(driver.takesMessages(self.id) ? .slowConsumer : .closed)
                 }
             } else if self.postedByteCount.load(ordering: .relaxed) > self.facts.inboundByteCountMax {
                 await self.waitUntilTaken()

@@ -167,7 +167,8 @@ public struct WebSocket: Sendable, AsyncSequence {
 
     /// Starts the closing handshake.
     ///
-    /// Returns at once; iteration ends when it is done.
+    /// Never suspends; iteration ends when the handshake is done. The reason is cut to 123 bytes of UTF-8, and a code that may not
+    /// stand in a frame (RFC 6455 §7.4.1), such as 1005 and 1006, becomes 1000.
     public func close(_ code: CloseCode = .normalClosure, reason: String = "") async {
         self.connection.close(code, reason: reason)
     }

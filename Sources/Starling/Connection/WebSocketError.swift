@@ -7,7 +7,7 @@ public struct WebSocketError: Error, Sendable {
         enum Base: Sendable {
             case closed, connectionLost, protocolViolation, timedOut, messageTooBig, slowConsumer,
                 tooManySubscriptions
-            case broadcasting, publicationsLost, reservedTopic, noTopics, cancelled
+            case broadcasting, publicationsLost, reservedTopic, noTopics, cancelled, memoryExhausted
         }
         let base: Base
 
@@ -17,11 +17,12 @@ public struct WebSocketError: Error, Sendable {
         public static let connectionLost = Code(base: .connectionLost)
         /// The peer broke the protocol or a limit.
         public static let protocolViolation = Code(base: .protocolViolation)
-        /// The peer did not answer a ping, a close or a write in time, or the server closed the connection for want of memory; the
-        /// cause in ``WebSocket/closure`` says which.
+        /// The peer did not answer a ping, a close or a write in time.
         public static let timedOut = Code(base: .timedOut)
         /// The peer reads too slowly: the connection was closed for it, or has no room for a message behind what others have sent.
         public static let slowConsumer = Code(base: .slowConsumer)
+        /// The connection held too much of the server's ``MemoryBudget`` when that was used up.
+        public static let memoryExhausted = Code(base: .memoryExhausted)
         /// The message alone is over ``OutboundConfiguration/byteCountMax``.
         public static let messageTooBig = Code(base: .messageTooBig)
         /// The connection is subscribed to ``EndpointConfiguration/subscriptionsMax`` topics already.

@@ -236,7 +236,7 @@ extension ConnectionDriver {
 
     /// Sends a ping that a task waits for.
     func sendPing(_ connection: AsyncConnection, number: UInt32) {
-        guard self.isOpen(connection.id), let index = self.index(of: connection.id) else { return }
+        guard let index = self.index(of: connection.id), self.isServed(index) else { return }
         self.details(of: index).pinger = connection
         let payload = unsafe withUnsafeBytes(of: number) { unsafe Array($0) }
         unsafe self.appendFrame(.ping, payload.span.bytes, to: index)

@@ -130,7 +130,7 @@ extension ConnectionDriver {
 
     /// Whoever has not done in its time waits again, behind the others; but for one that is read for its close frame alone.
     private func endTurn(_ turn: MemoryTurn) {
-        guard self.isOpen(turn.connection), let index = self.index(of: turn.connection) else { return }
+        guard let index = self.index(of: turn.connection), self.isServed(index) else { return }
         let slot = unsafe self.slots.pointer(index)
         guard unsafe slot.pointee.chargedByteCount > 0 else { return }
         // Others wait for the memory of a message that does not go on.

@@ -41,8 +41,8 @@ extension ConnectionDriver {
         to topic: Topic,
         _ policy: SlowConsumerPolicy?
     ) -> SubscriptionOutcome {
-        guard let index = self.index(of: id), unsafe self.slots.pointer(index).pointee.phase == .open,
-            self.isOpen(id), let endpoint = unsafe self.slots.pointer(index).pointee.endpoint
+        guard let index = self.index(of: id), self.isServed(index),
+            let endpoint = unsafe self.slots.pointer(index).pointee.endpoint
         else { return .closed }
         return self.subscribe(index, to: topic, policy) ? .subscribed(endpoint.hub) : .tooMany
     }
@@ -59,8 +59,8 @@ extension ConnectionDriver {
         _ policy: SlowConsumerPolicy?,
         resumed: UInt64? = nil
     ) -> RecoveryOutcome {
-        guard let index = self.index(of: id), unsafe self.slots.pointer(index).pointee.phase == .open,
-            self.isOpen(id), let endpoint = unsafe self.slots.pointer(index).pointee.endpoint
+        guard let index = self.index(of: id), self.isServed(index),
+            let endpoint = unsafe self.slots.pointer(index).pointee.endpoint
         else { return .closed }
         if let resumed {
             return self.isRecovering(id, topic, resumed) ? .began(endpoint.hub, recovery: resumed) : .closed
@@ -124,7 +124,7 @@ extension ConnectionDriver {
         after cursor: StreamPosition?,
         newest: StreamPosition?
     ) -> RecoveryProgress {
-        guard self.isOpen(id), let index = self.index(of: id),
+        guard let index = self.index(of: id), self.isServed(index),
             let endpoint = unsafe self.slots.pointer(index).pointee.endpoint
         else { return .ended }
         guard let entry = endpoint.topics.subscribers(of: topic),

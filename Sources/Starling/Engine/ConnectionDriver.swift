@@ -439,12 +439,17 @@ internal import StarlingDeflate
         return unsafe slot.pointee.generation == id.generation && slot.pointee.phase != .free ? id.slot : nil
     }
 
-    /// Whether messages can be sent to a connection.
-    func isOpen(_ id: ConnectionID) -> Bool {
-        guard let index = self.index(of: id) else { return false }
+    /// Whether a connection is open, and its endpoint's.
+    func isServed(_ index: Int) -> Bool {
         let slot = unsafe self.slots.pointer(index)
-        if unsafe slot.pointee.phase == .leaving { return self.takesLateOrders(index) }
         return unsafe slot.pointee.phase == .open && slot.pointee.closing.isOpen
+    }
+
+    /// Whether messages for a connection, and a close, are taken: it is open, or on its way to another process, which gets them.
+    func takesMessages(_ id: ConnectionID) -> Bool {
+        guard let index = self.index(of: id) else { return false }
+        if unsafe self.slots.pointer(index).pointee.phase == .leaving { return self.takesLateOrders(index) }
+        return self.isServed(index)
     }
 
     /// The connection's cold part, made if there is none.

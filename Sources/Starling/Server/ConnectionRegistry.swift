@@ -33,7 +33,8 @@ public struct ConnectionRegistry: Sendable {
     /// The connection of this name, or nil.
     public func connection(_ id: ConnectionID) async -> Entry? {
         await self.gather { driver in
-            driver.index(of: id).flatMap { driver.isOpen(id) ? driver.entry(of: $0) : nil }.map { [$0] } ?? []
+            guard let index = driver.index(of: id), driver.takesMessages(id) else { return [] }
+            return [driver.entry(of: index)]
         }.first
     }
 
@@ -84,7 +85,7 @@ public struct ConnectionRegistry: Sendable {
         -> Bool
     {
         await self.gather { driver in
-            guard driver.isOpen(id) else { return [] }
+            guard driver.takesMessages(id) else { return [] }
             driver.close(id, code, reason: reason, cause: .applicationClosed)
             return [true]
         }.contains(true)
@@ -152,20 +153,20 @@ extension ConnectionDriver {
     }
 
     func openSlots() -> [Int] {
-        (0..<self.slots.usedCapacity).filter(self.isOpen)
+        (0..<self.slots.usedCapacity).filter(self.isServed)
     }
 
     func openSlots(ofUser user: String) -> [Int] {
-        (self.users[user] ?? []).map(Int.init).filter(self.isOpen)
+        (self.users[user] ?? []).map(Int.init).filter(self.isServed)
     }
 
     /// Connections that messages and closes reach: the open ones, and those that are between two processes.
     func reachableSlots() -> [Int] {
-        (0..<self.slots.usedCapacity).filter { self.isOpen(self.id(of: $0)) }
+        (0..<self.slots.usedCapacity).filter { self.takesMessages(self.id(of: $0)) }
     }
 
     func reachableSlots(ofUser user: String) -> [Int] {
-        (self.users[user] ?? []).map(Int.init).filter { self.isOpen(self.id(of: $0)) }
+        (self.users[user] ?? []).map(Int.init).filter { self.takesMessages(self.id(of: $0)) }
     }
 
     func subscribers(of topic: Topic) -> [Int] {
@@ -173,11 +174,6 @@ extension ConnectionDriver {
         for endpoint in self.endpoints {
             subscribers += endpoint.topics.subscribers(of: topic)?.subscribers.map(Int.init) ?? []
         }
-        return subscribers.filter(self.isOpen)
-    }
-
-    private func isOpen(_ index: Int) -> Bool {
-        let slot = unsafe self.slots.pointer(index)
-        return unsafe slot.pointee.phase == .open && slot.pointee.closing.isOpen
+        return subscribers.filter(self.isServed)
     }
 }
