@@ -396,6 +396,7 @@ struct RedisShard: Sendable {
             self.commands,
             parts.source,
             sinks,
+            parts.budgets.held,
             readiness,
             status
         )

@@ -306,7 +306,7 @@ actor RedisPresence {
             let data = parts[2].text
         else { throw RedisError(.protocolViolation, "Redis answers a script with something else") }
         // It became a master, again perhaps, behind the link's back.
-        if data != link.data { self.commands.replace(link) }
+        if !data.isEmpty, data != link.data { self.commands.replace(link) }
         return Renewal(
             isKnown: parts[0].number == 1,
             count: parts[1].number ?? 0,

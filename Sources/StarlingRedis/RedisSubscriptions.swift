@@ -36,11 +36,6 @@ actor RedisSubscriptions {
             self.isAcknowledged && !self.isCatchingUp
         }
 
-        mutating func letGo() {
-            self.held = []
-            self.heldByteCount = 0
-            self.heldBeforeRead = 0
-        }
     }
 
     /// Somebody who waits for topics to be live.
@@ -70,7 +65,11 @@ actor RedisSubscriptions {
     /// Histories that are read at a time.
     private static let catchUpsMax = 64
     /// Bytes of publications that may be held back for one topic; more are let go, and read from the history.
+    ///
+    /// For all topics together there is a bound of its own, ``RedisBudgets/held``.
     private static let heldByteCountMax = 1 << 20
+    /// What a publication takes besides its payload.
+    private static let heldByteCountMin = 160
     private static let pageCountMax = 256
     /// How long a history is left alone that could not be read, and one that did not say what it must say in the end.
     private static let refusedReadDelay = Duration.seconds(1)
@@ -81,6 +80,7 @@ actor RedisSubscriptions {
     private let commands: RedisCommands
     private let source: any RedisLinkSource
     private let sinks: RedisSinks
+    private let budget: RedisByteBudget
     private let readiness: RedisReadiness
     private let status: RedisStatus
 
@@ -106,6 +106,7 @@ actor RedisSubscriptions {
         _ commands: RedisCommands,
         _ source: any RedisLinkSource,
         _ sinks: RedisSinks,
+        _ budget: RedisByteBudget,
         _ readiness: RedisReadiness,
         _ status: RedisStatus
     ) {
@@ -114,6 +115,7 @@ actor RedisSubscriptions {
         self.commands = commands
         self.source = source
         self.sinks = sinks
+        self.budget = budget
         self.readiness = readiness
         self.status = status
     }
@@ -267,7 +269,7 @@ actor RedisSubscriptions {
         self.send(self.topics.words.subscribe, [self.topics.probeChannel], on: link)
         self.unconfirmed = Set(self.entries.filter { $0.value.wasAcknowledged }.keys)
         // Whatever came by the link before is read with the rest when this one is confirmed. It may be of an epoch that is over.
-        for topic in self.entries.keys { self.entries[topic]?.letGo() }
+        for topic in self.entries.keys { self.keepHeld([], topic) }
         self.updateReadiness()
         self.sendSubscribe(Array(self.entries.keys))
     }
@@ -354,13 +356,35 @@ actor RedisSubscriptions {
         return true
     }
 
+    /// Holds a publication back until the history has been read; without room for it the history is read once more.
     private func hold(_ publication: Publication) {
         let topic = publication.topic
         guard let count = self.entries[topic]?.heldByteCount else { return }
-        let byteCount = publication.message.byteCount
-        if count + byteCount > Self.heldByteCountMax { self.entries[topic]?.letGo() }
+        let byteCount = Self.byteCount(publication)
+        if count + byteCount > Self.heldByteCountMax { self.keepHeld([], topic) }
+        if !self.budget.take(byteCount) {
+            self.keepHeld([], topic)
+            guard self.budget.take(byteCount) else {
+                self.entries[topic]?.mustReadAgain = true
+                return
+            }
+        }
         self.entries[topic]?.held.append(publication)
         self.entries[topic]?.heldByteCount += byteCount
+    }
+
+    private static func byteCount(_ publication: Publication) -> Int {
+        publication.message.byteCount + self.heldByteCountMin
+    }
+
+    /// Lets go of what is held but for some of it.
+    private func keepHeld(_ held: [Publication], beforeRead: Int = 0, _ topic: Topic) {
+        guard let entry = self.entries[topic], !entry.held.isEmpty else { return }
+        let byteCount = held.reduce(0) { $0 + Self.byteCount($1) }
+        self.budget.give(entry.heldByteCount - byteCount)
+        self.entries[topic]?.held = held
+        self.entries[topic]?.heldByteCount = byteCount
+        self.entries[topic]?.heldBeforeRead = beforeRead
     }
 
     // MARK: - Catching up
@@ -553,9 +577,7 @@ actor RedisSubscriptions {
         guard let entry = self.entries[topic], entry.heldBeforeRead > 0 else { return }
         let current = entry.held.prefix(entry.heldBeforeRead).filter { $0.position?.epoch == epoch }
         let held = current + entry.held.dropFirst(entry.heldBeforeRead)
-        self.entries[topic]?.held = held
-        self.entries[topic]?.heldByteCount = held.reduce(0) { $0 + $1.message.byteCount }
-        self.entries[topic]?.heldBeforeRead = current.count
+        self.keepHeld(held, beforeRead: current.count, topic)
     }
 
     /// Delivers what is held; false if something is missing before it.
@@ -563,13 +585,11 @@ actor RedisSubscriptions {
         let held = self.entries[topic]?.held ?? []
         for (index, publication) in held.enumerated() {
             guard let position = publication.position, self.deliverIfNext(publication, position) else {
-                self.entries[topic]?.held = Array(held[index...])
-                self.entries[topic]?.heldByteCount = held[index...].reduce(0) { $0 + $1.message.byteCount }
-                self.entries[topic]?.heldBeforeRead = 0
+                self.keepHeld(Array(held[index...]), topic)
                 return false
             }
         }
-        self.entries[topic]?.letGo()
+        self.keepHeld([], topic)
         return true
     }
 
@@ -580,7 +600,10 @@ actor RedisSubscriptions {
         while (try? await Task.sleep(for: interval)) != nil {
             let now = ContinuousClock.now
             let left = self.entries.filter { $0.value.leaveAt.map { $0 <= now } ?? false }.map(\.key)
-            for topic in left { self.entries[topic] = nil }
+            for topic in left {
+                self.keepHeld([], topic)
+                self.entries[topic] = nil
+            }
             self.unconfirmed.subtract(left)
             if let link = self.link, !left.isEmpty {
                 self.send(self.topics.words.unsubscribe, left.map(self.topics.channel), on: link)
