@@ -434,14 +434,7 @@ actor RedisPresence {
             isRepeatable: true,
             make: self.topics.members(of: topic, from: cursor?.value ?? "0", countMax: countMax)
         )
-        guard let parts = reply.elements, parts.count == 2, let next = parts[0].text,
-            let fields = parts[1].elements
-        else { throw RedisError(.protocolViolation, "Redis answers HSCAN with something else") }
-        var members: [PresenceMember] = []
-        for index in stride(from: 0, to: fields.count - 1, by: 2) {
-            members.append(PresenceMember(id: fields[index].text ?? "", info: fields[index + 1].text ?? ""))
-        }
-        return PresencePage(members: members, next: next == "0" ? nil : PresenceCursor(next))
+        return try self.topics.members(reply)
     }
 
     func memberCount(of topic: Topic) async throws(RedisError) -> Int {

@@ -7,7 +7,7 @@ internal import Starling
 /// history it remembers the last position: whatever is missing between that and what arrives is read from the stream
 /// first.
 actor RedisSubscriptions {
-    private struct Entry {
+    struct Entry {
         /// Tells it from earlier entries of the topic: what was begun for those is none of its business.
         let generation: UInt64
         /// Whether Redis has confirmed it on the present link.
@@ -30,6 +30,11 @@ actor RedisSubscriptions {
         var isCatchingUp = false
         /// Whether the subscription was confirmed while the history was being read: there may be more in it by now.
         var mustReadAgain = false
+        /// Whom of the members somebody was told of; nil if nobody has asked, and no event has come.
+        var roster: RedisRoster?
+        var hasTooManyMembers = false
+        /// The data that it was subscribed at last.
+        var data: String?
 
         /// Whether whatever is published from now on will be delivered.
         var isLive: Bool {
@@ -76,22 +81,25 @@ actor RedisSubscriptions {
     private static let uselessReadDelay = Duration.milliseconds(100)
 
     private let name: String
-    private let topics: RedisTopics
-    private let commands: RedisCommands
+    let topics: RedisTopics
+    let commands: RedisCommands
     private let source: any RedisLinkSource
-    private let sinks: RedisSinks
-    private let budget: RedisByteBudget
+    let sinks: RedisSinks
+    let budgets: RedisBudgets
     private let readiness: RedisReadiness
     private let status: RedisStatus
 
-    private var link: RedisLink?
-    private var entries: [Topic: Entry] = [:]
+    private(set) var link: RedisLink?
+    var entries: [Topic: Entry] = [:]
     private var lastGeneration: UInt64 = 0
     private var waiters: [Topic: [Waiter]] = [:]
     private var catchUps = Deque<CatchUp>()
     private var catchUpsRunning = 0
     /// Topics that are caught up in a while, for their history could not be read.
     private var catchUpsPostponed = 0
+    /// Topics whose members are to be read.
+    var comparisons: [Topic: Comparison] = [:]
+    var comparing: AsyncStream<Void>.Continuation?
     private var traces = PendingTraces()
     private var probeHeardAt = ContinuousClock.now
     private var hasHeardProbe = false
@@ -106,7 +114,7 @@ actor RedisSubscriptions {
         _ commands: RedisCommands,
         _ source: any RedisLinkSource,
         _ sinks: RedisSinks,
-        _ budget: RedisByteBudget,
+        _ budgets: RedisBudgets,
         _ readiness: RedisReadiness,
         _ status: RedisStatus
     ) {
@@ -115,12 +123,12 @@ actor RedisSubscriptions {
         self.commands = commands
         self.source = source
         self.sinks = sinks
-        self.budget = budget
+        self.budgets = budgets
         self.readiness = readiness
         self.status = status
     }
 
-    private var configuration: RedisConfiguration {
+    var configuration: RedisConfiguration {
         self.topics.configuration
     }
 
@@ -235,6 +243,7 @@ actor RedisSubscriptions {
             group.addTask { await self.leaveTopics() }
             group.addTask { await self.probe() }
             group.addTask { await self.serveCatchUps() }
+            group.addTask { await self.serveComparisons() }
             await RedisReconnection(self.configuration).run { await self.runLink() }
         }
         while let waiter = self.waiters.values.first?.first { self.giveUp(waiter) }
@@ -303,8 +312,15 @@ actor RedisSubscriptions {
     private func confirmed(_ channel: String) {
         // So that the node is ready without waiting for the next one.
         if channel == self.topics.probeChannel { return self.sendProbe() }
-        guard let topic = self.topics.topic(ofChannel: channel), self.entries[topic] != nil else { return }
+        guard let topic = self.topics.topic(ofChannel: channel), let entry = self.entries[topic] else {
+            return
+        }
         self.entries[topic]?.isAcknowledged = true
+        if !entry.isAcknowledged {
+            let data = self.link.map { $0.run + $0.data }
+            self.entries[topic]?.data = data
+            if entry.wasAcknowledged { self.compareMembers(of: topic, isSameData: entry.data == data) }
+        }
         self.entries[topic]?.wasAcknowledged = true
         defer { if self.unconfirmed.remove(topic) != nil { self.updateReadiness() } }
         if self.configuration.history(topic) == nil {
@@ -326,6 +342,7 @@ actor RedisSubscriptions {
         }
         guard let topic = self.topics.topic(ofChannel: channel), self.entries[topic] != nil else { return }
         if let event = PublicationCodec.decodeEvent(payload, topic: topic) {
+            self.note(event)
             return self.sinks.deliver(event)
         }
         if let (number, context) = PublicationCodec.decodeTrace(payload) {
@@ -362,9 +379,9 @@ actor RedisSubscriptions {
         guard let count = self.entries[topic]?.heldByteCount else { return }
         let byteCount = Self.byteCount(publication)
         if count + byteCount > Self.heldByteCountMax { self.keepHeld([], topic) }
-        if !self.budget.take(byteCount) {
+        if !self.budgets.held.take(byteCount) {
             self.keepHeld([], topic)
-            guard self.budget.take(byteCount) else {
+            guard self.budgets.held.take(byteCount) else {
                 self.entries[topic]?.mustReadAgain = true
                 return
             }
@@ -381,7 +398,7 @@ actor RedisSubscriptions {
     private func keepHeld(_ held: [Publication], beforeRead: Int = 0, _ topic: Topic) {
         guard let entry = self.entries[topic], !entry.held.isEmpty else { return }
         let byteCount = held.reduce(0) { $0 + Self.byteCount($1) }
-        self.budget.give(entry.heldByteCount - byteCount)
+        self.budgets.held.give(entry.heldByteCount - byteCount)
         self.entries[topic]?.held = held
         self.entries[topic]?.heldByteCount = byteCount
         self.entries[topic]?.heldBeforeRead = beforeRead
@@ -527,7 +544,7 @@ actor RedisSubscriptions {
     /// Whether what a run of Redis says of a topic agrees with what is subscribed to.
     ///
     /// In a Cluster a slot takes its histories along, and both links follow one table of slots.
-    private func isCurrent(_ run: String) -> Bool {
+    func isCurrent(_ run: String) -> Bool {
         guard let link = self.link, !self.source.followsRedirections else { return true }
         return link.run == run
     }
@@ -602,6 +619,7 @@ actor RedisSubscriptions {
             let left = self.entries.filter { $0.value.leaveAt.map { $0 <= now } ?? false }.map(\.key)
             for topic in left {
                 self.keepHeld([], topic)
+                self.forgetRoster(of: topic)
                 self.entries[topic] = nil
             }
             self.unconfirmed.subtract(left)

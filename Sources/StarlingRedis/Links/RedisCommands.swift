@@ -362,6 +362,8 @@ struct RedisBudgets: Sendable {
     let presence: RedisByteBudget
     /// Publications that are held back until histories have been read; more are read from those.
     let held = RedisByteBudget(32 << 20)
+    /// Members that somebody here was told of.
+    let rosters = RedisByteBudget(32 << 20)
 
     init(_ byteCount: Int) {
         self.others = RedisByteBudget(byteCount)
