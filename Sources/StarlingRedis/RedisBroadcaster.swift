@@ -247,9 +247,12 @@ public final class RedisBroadcaster: HistoryBroadcaster, ImmediateBroadcaster, P
         from cursor: PresenceCursor?,
         countMax: Int
     ) async throws(BroadcastError) -> PresencePage {
-        try await self.asking { () async throws(RedisError) in
-            try await self.shard(of: topic).presence.members(of: topic, from: cursor, countMax: countMax)
+        let shard = self.shard(of: topic)
+        let page = try await self.asking { () async throws(RedisError) in
+            try await shard.presence.members(of: topic, from: cursor, countMax: countMax)
         }
+        await shard.subscriptions.told(page.members, of: topic)
+        return page
     }
 
     /// How many members are present on all nodes.
@@ -396,6 +399,7 @@ struct RedisShard: Sendable {
             self.commands,
             parts.source,
             sinks,
+            parts.budgets,
             readiness,
             status
         )

@@ -306,7 +306,7 @@ actor RedisPresence {
             let data = parts[2].text
         else { throw RedisError(.protocolViolation, "Redis answers a script with something else") }
         // It became a master, again perhaps, behind the link's back.
-        if data != link.data { self.commands.replace(link) }
+        if !data.isEmpty, data != link.data { self.commands.replace(link) }
         return Renewal(
             isKnown: parts[0].number == 1,
             count: parts[1].number ?? 0,
@@ -434,14 +434,7 @@ actor RedisPresence {
             isRepeatable: true,
             make: self.topics.members(of: topic, from: cursor?.value ?? "0", countMax: countMax)
         )
-        guard let parts = reply.elements, parts.count == 2, let next = parts[0].text,
-            let fields = parts[1].elements
-        else { throw RedisError(.protocolViolation, "Redis answers HSCAN with something else") }
-        var members: [PresenceMember] = []
-        for index in stride(from: 0, to: fields.count - 1, by: 2) {
-            members.append(PresenceMember(id: fields[index].text ?? "", info: fields[index + 1].text ?? ""))
-        }
-        return PresencePage(members: members, next: next == "0" ? nil : PresenceCursor(next))
+        return try self.topics.members(reply)
     }
 
     func memberCount(of topic: Topic) async throws(RedisError) -> Int {

@@ -7,7 +7,7 @@ internal import Starling
 /// history it remembers the last position: whatever is missing between that and what arrives is read from the stream
 /// first.
 actor RedisSubscriptions {
-    private struct Entry {
+    struct Entry {
         /// Tells it from earlier entries of the topic: what was begun for those is none of its business.
         let generation: UInt64
         /// Whether Redis has confirmed it on the present link.
@@ -30,17 +30,17 @@ actor RedisSubscriptions {
         var isCatchingUp = false
         /// Whether the subscription was confirmed while the history was being read: there may be more in it by now.
         var mustReadAgain = false
+        /// Whom of the members somebody was told of; nil if nobody has asked, and no event has come.
+        var roster: RedisRoster?
+        var hasTooManyMembers = false
+        /// The data that it was subscribed at last.
+        var data: String?
 
         /// Whether whatever is published from now on will be delivered.
         var isLive: Bool {
             self.isAcknowledged && !self.isCatchingUp
         }
 
-        mutating func letGo() {
-            self.held = []
-            self.heldByteCount = 0
-            self.heldBeforeRead = 0
-        }
     }
 
     /// Somebody who waits for topics to be live.
@@ -70,28 +70,36 @@ actor RedisSubscriptions {
     /// Histories that are read at a time.
     private static let catchUpsMax = 64
     /// Bytes of publications that may be held back for one topic; more are let go, and read from the history.
+    ///
+    /// For all topics together there is a bound of its own, ``RedisBudgets/held``.
     private static let heldByteCountMax = 1 << 20
+    /// What a publication takes besides its payload.
+    private static let heldByteCountMin = 160
     private static let pageCountMax = 256
     /// How long a history is left alone that could not be read, and one that did not say what it must say in the end.
     private static let refusedReadDelay = Duration.seconds(1)
     private static let uselessReadDelay = Duration.milliseconds(100)
 
     private let name: String
-    private let topics: RedisTopics
-    private let commands: RedisCommands
+    let topics: RedisTopics
+    let commands: RedisCommands
     private let source: any RedisLinkSource
-    private let sinks: RedisSinks
+    let sinks: RedisSinks
+    let budgets: RedisBudgets
     private let readiness: RedisReadiness
     private let status: RedisStatus
 
-    private var link: RedisLink?
-    private var entries: [Topic: Entry] = [:]
+    private(set) var link: RedisLink?
+    var entries: [Topic: Entry] = [:]
     private var lastGeneration: UInt64 = 0
     private var waiters: [Topic: [Waiter]] = [:]
     private var catchUps = Deque<CatchUp>()
     private var catchUpsRunning = 0
     /// Topics that are caught up in a while, for their history could not be read.
     private var catchUpsPostponed = 0
+    /// Topics whose members are to be read.
+    var comparisons: [Topic: Comparison] = [:]
+    var comparing: AsyncStream<Void>.Continuation?
     private var traces = PendingTraces()
     private var probeHeardAt = ContinuousClock.now
     private var hasHeardProbe = false
@@ -106,6 +114,7 @@ actor RedisSubscriptions {
         _ commands: RedisCommands,
         _ source: any RedisLinkSource,
         _ sinks: RedisSinks,
+        _ budgets: RedisBudgets,
         _ readiness: RedisReadiness,
         _ status: RedisStatus
     ) {
@@ -114,11 +123,12 @@ actor RedisSubscriptions {
         self.commands = commands
         self.source = source
         self.sinks = sinks
+        self.budgets = budgets
         self.readiness = readiness
         self.status = status
     }
 
-    private var configuration: RedisConfiguration {
+    var configuration: RedisConfiguration {
         self.topics.configuration
     }
 
@@ -233,6 +243,7 @@ actor RedisSubscriptions {
             group.addTask { await self.leaveTopics() }
             group.addTask { await self.probe() }
             group.addTask { await self.serveCatchUps() }
+            group.addTask { await self.serveComparisons() }
             await RedisReconnection(self.configuration).run { await self.runLink() }
         }
         while let waiter = self.waiters.values.first?.first { self.giveUp(waiter) }
@@ -267,7 +278,7 @@ actor RedisSubscriptions {
         self.send(self.topics.words.subscribe, [self.topics.probeChannel], on: link)
         self.unconfirmed = Set(self.entries.filter { $0.value.wasAcknowledged }.keys)
         // Whatever came by the link before is read with the rest when this one is confirmed. It may be of an epoch that is over.
-        for topic in self.entries.keys { self.entries[topic]?.letGo() }
+        for topic in self.entries.keys { self.keepHeld([], topic) }
         self.updateReadiness()
         self.sendSubscribe(Array(self.entries.keys))
     }
@@ -301,8 +312,15 @@ actor RedisSubscriptions {
     private func confirmed(_ channel: String) {
         // So that the node is ready without waiting for the next one.
         if channel == self.topics.probeChannel { return self.sendProbe() }
-        guard let topic = self.topics.topic(ofChannel: channel), self.entries[topic] != nil else { return }
+        guard let topic = self.topics.topic(ofChannel: channel), let entry = self.entries[topic] else {
+            return
+        }
         self.entries[topic]?.isAcknowledged = true
+        if !entry.isAcknowledged {
+            let data = self.link.map { $0.run + $0.data }
+            self.entries[topic]?.data = data
+            if entry.wasAcknowledged { self.compareMembers(of: topic, isSameData: entry.data == data) }
+        }
         self.entries[topic]?.wasAcknowledged = true
         defer { if self.unconfirmed.remove(topic) != nil { self.updateReadiness() } }
         if self.configuration.history(topic) == nil {
@@ -324,6 +342,7 @@ actor RedisSubscriptions {
         }
         guard let topic = self.topics.topic(ofChannel: channel), self.entries[topic] != nil else { return }
         if let event = PublicationCodec.decodeEvent(payload, topic: topic) {
+            self.note(event)
             return self.sinks.deliver(event)
         }
         if let (number, context) = PublicationCodec.decodeTrace(payload) {
@@ -354,13 +373,35 @@ actor RedisSubscriptions {
         return true
     }
 
+    /// Holds a publication back until the history has been read; without room for it the history is read once more.
     private func hold(_ publication: Publication) {
         let topic = publication.topic
         guard let count = self.entries[topic]?.heldByteCount else { return }
-        let byteCount = publication.message.byteCount
-        if count + byteCount > Self.heldByteCountMax { self.entries[topic]?.letGo() }
+        let byteCount = Self.byteCount(publication)
+        if count + byteCount > Self.heldByteCountMax { self.keepHeld([], topic) }
+        if !self.budgets.held.take(byteCount) {
+            self.keepHeld([], topic)
+            guard self.budgets.held.take(byteCount) else {
+                self.entries[topic]?.mustReadAgain = true
+                return
+            }
+        }
         self.entries[topic]?.held.append(publication)
         self.entries[topic]?.heldByteCount += byteCount
+    }
+
+    private static func byteCount(_ publication: Publication) -> Int {
+        publication.message.byteCount + self.heldByteCountMin
+    }
+
+    /// Lets go of what is held but for some of it.
+    private func keepHeld(_ held: [Publication], beforeRead: Int = 0, _ topic: Topic) {
+        guard let entry = self.entries[topic], !entry.held.isEmpty else { return }
+        let byteCount = held.reduce(0) { $0 + Self.byteCount($1) }
+        self.budgets.held.give(entry.heldByteCount - byteCount)
+        self.entries[topic]?.held = held
+        self.entries[topic]?.heldByteCount = byteCount
+        self.entries[topic]?.heldBeforeRead = beforeRead
     }
 
     // MARK: - Catching up
@@ -503,7 +544,7 @@ actor RedisSubscriptions {
     /// Whether what a run of Redis says of a topic agrees with what is subscribed to.
     ///
     /// In a Cluster a slot takes its histories along, and both links follow one table of slots.
-    private func isCurrent(_ run: String) -> Bool {
+    func isCurrent(_ run: String) -> Bool {
         guard let link = self.link, !self.source.followsRedirections else { return true }
         return link.run == run
     }
@@ -553,9 +594,7 @@ actor RedisSubscriptions {
         guard let entry = self.entries[topic], entry.heldBeforeRead > 0 else { return }
         let current = entry.held.prefix(entry.heldBeforeRead).filter { $0.position?.epoch == epoch }
         let held = current + entry.held.dropFirst(entry.heldBeforeRead)
-        self.entries[topic]?.held = held
-        self.entries[topic]?.heldByteCount = held.reduce(0) { $0 + $1.message.byteCount }
-        self.entries[topic]?.heldBeforeRead = current.count
+        self.keepHeld(held, beforeRead: current.count, topic)
     }
 
     /// Delivers what is held; false if something is missing before it.
@@ -563,13 +602,11 @@ actor RedisSubscriptions {
         let held = self.entries[topic]?.held ?? []
         for (index, publication) in held.enumerated() {
             guard let position = publication.position, self.deliverIfNext(publication, position) else {
-                self.entries[topic]?.held = Array(held[index...])
-                self.entries[topic]?.heldByteCount = held[index...].reduce(0) { $0 + $1.message.byteCount }
-                self.entries[topic]?.heldBeforeRead = 0
+                self.keepHeld(Array(held[index...]), topic)
                 return false
             }
         }
-        self.entries[topic]?.letGo()
+        self.keepHeld([], topic)
         return true
     }
 
@@ -580,7 +617,11 @@ actor RedisSubscriptions {
         while (try? await Task.sleep(for: interval)) != nil {
             let now = ContinuousClock.now
             let left = self.entries.filter { $0.value.leaveAt.map { $0 <= now } ?? false }.map(\.key)
-            for topic in left { self.entries[topic] = nil }
+            for topic in left {
+                self.keepHeld([], topic)
+                self.forgetRoster(of: topic)
+                self.entries[topic] = nil
+            }
             self.unconfirmed.subtract(left)
             if let link = self.link, !left.isEmpty {
                 self.send(self.topics.words.unsubscribe, left.map(self.topics.channel), on: link)

@@ -220,6 +220,17 @@ struct RedisTopics: Sendable {
         }
     }
 
+    func members(_ reply: RedisValue) throws(RedisError) -> PresencePage {
+        guard let parts = reply.elements, parts.count == 2, let next = parts[0].text,
+            let fields = parts[1].elements
+        else { throw RedisError(.protocolViolation, "Redis answers HSCAN with something else") }
+        var members: [PresenceMember] = []
+        for index in stride(from: 0, to: fields.count - 1, by: 2) {
+            members.append(PresenceMember(id: fields[index].text ?? "", info: fields[index + 1].text ?? ""))
+        }
+        return PresencePage(members: members, next: next == "0" ? nil : PresenceCursor(next))
+    }
+
     func memberCount(of topic: Topic) -> @Sendable (RedisLink) -> RedisCommand {
         { _ in RedisCommand("HLEN", self.prefix + "i:" + topic.name) }
     }

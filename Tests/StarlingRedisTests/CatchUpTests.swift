@@ -96,11 +96,14 @@ import Testing
         }
     }
 
+    /// Somebody joins.
+    private static let event: [UInt8] =
+        [UInt8(ascii: "S"), 1, 3] + Array(repeating: 0, count: 8) + [0, 0, 0, 1] + [65]
+
     /// Waits until all that was pushed before has been looked at.
     private func waitForPush(_ redis: ScriptedRedis, _ node: Node) async throws {
         let count = node.members(who: .joined).count
-        let event: [UInt8] = [UInt8(ascii: "S"), 1, 3] + Array(repeating: 0, count: 8) + [0, 0, 0, 1] + [65]
-        redis.push(event, to: self.channel)
+        redis.push(Self.event, to: self.channel)
         try await node.wait("what was pushed") { $0.members(who: .joined).count > count }
     }
 
@@ -149,14 +152,87 @@ import Testing
         }
     }
 
+    /// What a history of so many publications says.
+    private func history(_ call: ScriptedRedis.Call, epoch: UInt64 = 1, newest: Int) -> [UInt8] {
+        let after = call.arguments.count > 6 ? Int(call.text(6)) ?? 0 : newest
+        let last = min(after + 256, newest)
+        return ScriptedRedis.history(epoch: epoch, newest: newest, after < last ? after + 1...last : nil)
+    }
+
+    @Test("Publications that are held back are bounded by more than their bytes, and nothing is lost by it")
+    func heldWithoutBytes() async throws {
+        let redis = self.scripted()
+        let broadcaster = self.broadcaster(redis)
+        try await withNodes([broadcaster]) { nodes in
+            let subscribing = Task { try await broadcaster.subscribe(to: [self.topic]) }
+            let first = try await redis.call(of: "history")
+            for offset in 1...7000 {
+                redis.push(ScriptedRedis.publication(epoch: 1, offset, payload: ""), to: self.channel)
+            }
+            try await self.waitForPush(redis, nodes[0])
+            first.answer(ScriptedRedis.history(epoch: 1, newest: 0))
+            let second = try await redis.call(of: "history")
+            redis.answer { call in
+                call.script == "history" ? self.history(call, newest: 7000) : Self.others(call)
+            }
+            second.answer(self.history(second, newest: 7000))
+            try await subscribing.value
+            try await nodes[0].wait("all") { self.offsets($0).last == 7000 }
+            #expect(self.offsets(nodes[0]) == Array(1...7000))
+        }
+    }
+
+    @Test("So are those of all topics together")
+    func heldTogether() async throws {
+        let redis = self.scripted()
+        let broadcaster = self.broadcaster(redis)
+        let topics = (0..<40).map { Topic("history:\($0)") }
+        let payload = String(repeating: "x", count: 900_000)
+        try await withNodes([broadcaster]) { nodes in
+            // What is held in one round must not count in the next.
+            for (round, count) in [(1, 40), (2, 30), (3, 30)] {
+                let topics = topics.prefix(count)
+                let subscribing = Task { try await broadcaster.subscribe(to: Set(topics)) }
+                var calls: [ScriptedRedis.Call] = []
+                for _ in topics { calls.append(try await redis.call(of: "history")) }
+                for topic in topics {
+                    let publication = ScriptedRedis.publication(epoch: 1, round, payload: payload)
+                    redis.push(publication, to: "starling:c:\(topic)")
+                }
+                let joined = nodes[0].members(who: .joined).count
+                redis.push(Self.event, to: "starling:c:\(topics[0])")
+                try await nodes[0].wait("what was pushed") { $0.members(who: .joined).count > joined }
+                let asked = Lock(0)
+                redis.answer { call in
+                    guard call.script == "history" else { return Self.others(call) }
+                    asked.withLock { $0 += 1 }
+                    return self.history(call, newest: round)
+                }
+                for call in calls { call.answer(ScriptedRedis.history(epoch: 1, newest: round - 1)) }
+                try await subscribing.value
+                for topic in topics {
+                    try await nodes[0].wait("\(topic)") {
+                        $0.arrived(topic).last?.position == StreamPosition(epoch: 1, offset: UInt64(round))
+                    }
+                }
+                #expect((asked.withLock { $0 } > 0) == (round == 1))
+                redis.answer(Self.others)
+                try await broadcaster.unsubscribe(from: Set(topics))
+                try await eventually("the topics to be left") { redis.channels.allSatisfy { $0.count < 2 } }
+            }
+        }
+    }
+
     @Test("Links that stay at two servers are both made anew", arguments: [true, false])
     func linksApart(areSubscribed: Bool) async throws {
         let redis = self.scripted()
         redis.answer { call in
             guard call.script == "history" else { return Self.others(call) }
-            let epoch: UInt64 = call.run == "1" ? 1 : 2
-            let isOther = call.arguments.count > 5 && call.arguments[5].last != UInt8(epoch)
-            return ScriptedRedis.history(epoch: epoch, newest: epoch == 1 ? 10 : 0, isComplete: !isOther)
+            guard call.run == "2" else { return ScriptedRedis.history(epoch: 1, newest: 10) }
+            let isOther = call.arguments.count > 5 && call.arguments[5].last == 1
+            return isOther
+                ? ScriptedRedis.history(epoch: 2, newest: 1, isComplete: false)
+                : self.history(call, epoch: 2, newest: 1)
         }
         let broadcaster = self.broadcaster(redis) {
             $0.deafAfter = .milliseconds(500)

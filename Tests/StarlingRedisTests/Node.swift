@@ -38,6 +38,11 @@ final class Node: Sendable {
         self.state.withLock { $0.gaps[topic] ?? [] }
     }
 
+    /// Joins and leaves that have arrived, in order.
+    var events: [PresenceEvent] {
+        self.state.withLock { $0.events }
+    }
+
     /// Whose join or leave has arrived, in order.
     func members(who kind: PresenceEvent.Kind) -> [String] {
         self.state.withLock { $0.events.filter { $0.kind == kind }.map(\.member.id) }

@@ -1,8 +1,9 @@
 import Starling
 import StarlingNative
-import StarlingRedis
 import TestSupport
 import Testing
+
+@testable import StarlingRedis
 
 @Suite struct RedisPresenceTests {
     private let room: Topic = "room"
@@ -95,6 +96,92 @@ import Testing
             }
             #expect(try await broadcaster.memberCount(of: self.room) == 300)
         }
+    }
+
+    @Test("Who comes and goes while a link is deaf is told when there is another one")
+    func missedEvents() async throws {
+        let redis = try await RedisProcess()
+        let proxy = try TCPProxy(to: redis.port)
+        defer { proxy.stop() }
+        let entering = try self.broadcaster(redis, lease: .seconds(60))
+        let watching = try makeBroadcaster(redis) {
+            $0.servers = [try RedisServer(url: "redis://127.0.0.1:\(proxy.port)")]
+            $0.deafAfter = .milliseconds(500)
+            $0.probeInterval = .milliseconds(50)
+            $0.reconnectDelayMax = .milliseconds(100)
+        }
+        try await withNodes([watching, entering]) { nodes in
+            // Of these nobody hears: the page tells of them.
+            for id in ["a", "b"] { try await entering.enter(PresenceMember(id: id), self.room) }
+            try await watching.subscribe(to: [self.room])
+            #expect(try await watching.members(of: self.room, from: nil, countMax: 10).members.count == 2)
+            for id in ["c", "d"] { try await entering.enter(PresenceMember(id: id), self.room) }
+            try await nodes[0].wait("both") { $0.members(who: .joined) == ["c", "d"] }
+            proxy.mute()
+            for id in ["a", "c"] { try await entering.leave(id, from: self.room) }
+            try await entering.enter(PresenceMember(id: "e", info: "late"), self.room)
+            try await nodes[0].wait("the node to notice") { !$0.broadcaster.isReady }
+            #expect(nodes[0].members(who: .left).isEmpty)
+            proxy.unmute()
+            try await nodes[0].wait("who is gone") { $0.members(who: .left).sorted() == ["a", "c"] }
+            try await nodes[0].wait("who is new") { $0.members(who: .joined) == ["c", "d", "e"] }
+            #expect(nodes[0].events.last { $0.kind == .joined }?.member.info == "late")
+            // What is told from now on is told once.
+            try await entering.leave("e", from: self.room)
+            try await nodes[0].wait("the last one") { $0.members(who: .left).last == "e" }
+            #expect(nodes[0].members(who: .left).count == 3)
+            #expect(nodes[0].members(who: .joined).count == 3)
+        }
+    }
+
+    @Test("Who leaves while there is no Redis has left when there is an empty one, and nobody else has")
+    func leftDuringRestart() async throws {
+        let redis = try await RedisProcess()
+        func make() throws -> RedisBroadcaster {
+            try makeBroadcaster(redis) {
+                $0.presenceLease = .seconds(2)
+                $0.waitTimeout = .seconds(3)
+                $0.reconnectDelayMax = .milliseconds(100)
+            }
+        }
+        let (watching, entering) = try (make(), make())
+        try await withNodes([watching, entering]) { nodes in
+            try await watching.subscribe(to: [self.room])
+            for number in 0..<50 { try await entering.enter(PresenceMember(id: "\(number)"), self.room) }
+            try await nodes[0].wait("all") { $0.members(who: .joined).count == 50 }
+            redis.kill()
+            try await entering.leave("7", from: self.room)
+            try await redis.start()
+            try await nodes[0].wait("who is gone") { $0.members(who: .left) == ["7"] }
+            try await eventually("all others") { try await watching.memberCount(of: self.room) == 49 }
+            #expect(nodes[0].members(who: .left) == ["7"])
+        }
+    }
+
+    @Test("Who comes or goes while members are read is left to the events")
+    func comparison() {
+        func member(_ id: String) -> PresenceMember { PresenceMember(id: id, info: "i") }
+        func present(_ ids: String...) -> [UTF8Name: PresenceMember] {
+            Dictionary(uniqueKeysWithValues: ids.map { (UTF8Name($0), member($0)) })
+        }
+        var roster = RedisRoster()
+        for id in ["a", "b", "c"] { roster.tell(member(id)) }
+        roster.beginComparison()
+        roster.note(PresenceEvent(.left, member("a"), self.room))
+        roster.note(PresenceEvent(.joined, member("d"), self.room))
+        // Read before the one went and the other came.
+        let early = roster.compare(with: present("a", "b"), areComplete: false, self.room)
+        #expect(early.isEmpty)
+        roster.beginComparison()
+        let events = roster.compare(with: present("b", "d", "e"), areComplete: true, self.room)
+        #expect(
+            events == [
+                PresenceEvent(.left, member("c"), self.room), PresenceEvent(.joined, member("e"), self.room),
+            ]
+        )
+        roster.beginComparison()
+        #expect(roster.compare(with: [:], areComplete: true, self.room).count == 3)
+        #expect(roster.byteCount == 0)
     }
 
     @Test("Keeping members present costs Redis commands per node, not per member")

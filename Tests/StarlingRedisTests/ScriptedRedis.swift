@@ -153,9 +153,9 @@ final class ScriptedRedis: Connector {
     }
 
     /// A publication as it comes on a channel.
-    static func publication(epoch: UInt64, _ offset: Int) -> [UInt8] {
+    static func publication(epoch: UInt64, _ offset: Int, payload: String? = nil) -> [UInt8] {
         PublicationCodec.header("x", origin: 1, hasPosition: true) + self.bytes(epoch)
-            + self.bytes(UInt64(offset)) + Array("\(offset)".utf8)
+            + self.bytes(UInt64(offset)) + Array((payload ?? "\(offset)").utf8)
     }
 
     private static func bytes(_ number: UInt64) -> [UInt8] {

@@ -356,10 +356,14 @@ final class RedisCommands: Sendable {
     }
 }
 
-/// What may wait for a server: publications do not keep out who comes and goes, and who stays.
+/// What may wait for a server, or for its answers: publications do not keep out who comes and goes, and who stays.
 struct RedisBudgets: Sendable {
     let others: RedisByteBudget
     let presence: RedisByteBudget
+    /// Publications that are held back until histories have been read; more are read from those.
+    let held = RedisByteBudget(32 << 20)
+    /// Members that somebody here was told of.
+    let rosters = RedisByteBudget(32 << 20)
 
     init(_ byteCount: Int) {
         self.others = RedisByteBudget(byteCount)
@@ -367,7 +371,7 @@ struct RedisBudgets: Sendable {
     }
 }
 
-/// The bytes of commands that may wait for a server, or for its answers.
+/// Bytes that may wait.
 final class RedisByteBudget: Sendable {
     private let rest: Lock<Int>
 
