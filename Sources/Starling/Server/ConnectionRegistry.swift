@@ -32,7 +32,7 @@ public struct ConnectionRegistry: Sendable {
 
     /// The connection of this name, or nil.
     public func connection(_ id: ConnectionID) async -> Entry? {
-        await self.gather { driver in
+        await self.gather { driver -> [Entry] in
             guard let index = driver.index(of: id), driver.takesMessages(id) else { return [] }
             return [driver.entry(of: index)]
         }.first
