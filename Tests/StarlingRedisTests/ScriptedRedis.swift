@@ -268,7 +268,7 @@ private final class ScriptedLink: ByteStream {
         }
         switch words[0] {
         case "INFO":
-            let text = "# \(words[1])\r\nrun_id:\(self.run)\r\nmaster_replid:data \(self.run)\r\n"
+            let text = "# Server\r\nrun_id:\(self.run)\r\nmaster_replid:data \(self.run)\r\n"
             self.answer(ScriptedRedis.bulk(text), at: place)
         case "SCRIPT":
             let script = self.state.withLock { state in

@@ -321,10 +321,10 @@ private struct RedisLinkHandshake {
         if self.server.database != 0 {
             _ = try await self.ask(["SELECT", String(self.server.database)], as: "SELECT")
         }
-        let run = try await self.info("server")["run_id"]
-        let replication = try await self.info("replication")
+        let information = try await self.information()
+        let run = information["run_id"]
         // What a replica has is called after its master, and may be something else when it is one.
-        let data = replication["role"] == "slave" ? nil : replication["master_replid"]
+        let data = information["role"] == "slave" ? nil : information["master_replid"]
         var scripts = RedisScripts.Hashes()
         if isForCommands {
             let texts = RedisScripts(isSharded: self.server.isCluster)
@@ -373,8 +373,8 @@ private struct RedisLinkHandshake {
     }
 
     /// What the server says of itself.
-    private func info(_ section: String) async throws(RedisError) -> [String: String] {
-        let text = try await self.ask(["INFO", section], as: "INFO \(section)").text ?? ""
+    private func information() async throws(RedisError) -> [String: String] {
+        let text = try await self.ask(["INFO", "server", "replication"], as: "INFO").text ?? ""
         return text.split(whereSeparator: \.isNewline).reduce(into: [:]) { fields, line in
             let parts = line.split(separator: ":", maxSplits: 1)
             if parts.count == 2 { fields[String(parts[0])] = String(parts[1]) }
