@@ -181,12 +181,10 @@ actor RedisPresence {
     private func note(_ error: RedisError, _ departure: Departure) {
         // Where the key holds something else, nobody has ever been.
         guard error.code != .wrongType else { return }
-        if error.isOpen, departure.incarnation == self.incarnation {
-            self.isUncertain = true
-        } else {
-            self.remember(departure)
-            if error.isTemporary { self.isPressing = true }
-        }
+        // Its incarnation is a former one by the time that it is tried again.
+        if error.isOpen, departure.incarnation == self.incarnation { self.isUncertain = true }
+        self.remember(departure)
+        if error.isTemporary { self.isPressing = true }
     }
 
     private func remember(_ departure: Departure) {

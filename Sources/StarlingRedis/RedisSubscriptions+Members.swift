@@ -55,12 +55,15 @@ extension RedisSubscriptions {
 
     /// The topic is subscribed on a link, after another one.
     func compareMembers(of topic: Topic, isSameData: Bool) {
+        if !isSameData {
+            let delay = self.configuration.presenceLease + self.configuration.reconnectDelayMax
+            self.entries[topic]?.membersSettleAt = .now + delay
+        }
         guard let entry = self.entries[topic], entry.roster != nil else { return }
-        let settled = self.configuration.presenceLease + self.configuration.reconnectDelayMax
         self.comparisons[topic] = Comparison(
             generation: entry.generation,
             at: .now,
-            isCompleteAt: isSameData ? .now : .now + settled
+            isCompleteAt: entry.membersSettleAt
         )
         self.comparing?.yield()
     }

@@ -35,6 +35,8 @@ actor RedisSubscriptions {
         var hasTooManyMembers = false
         /// The data that it was subscribed at last.
         var data: String?
+        /// Until when other nodes may still be entering their members there.
+        var membersSettleAt = ContinuousClock.now
 
         /// Whether whatever is published from now on will be delivered.
         var isLive: Bool {
