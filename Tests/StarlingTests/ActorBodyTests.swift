@@ -136,6 +136,27 @@ import Testing
         #expect(client.takeTexts().prefix(3) == ["first", "second", "third"])
     }
 
+    @Test("Behind what was handed over on another thread there is as much room as ever, and no more")
+    func room() throws {
+        let results = Lock<[SendResult]>([])
+        let client = try self.connect { socket in
+            for try await _ in socket { break }
+            Self.elsewhere { socket.trySend("first") }
+            let longest = Message.binary([UInt8](repeating: 1, count: 1 << 20))
+            let sent = ["second", longest, longest].map { socket.trySend($0) }
+            results.withLock { $0 = sent }
+            for try await _ in socket {}
+        }
+        client.server.limitOutput(of: client.connection, to: 0)
+        client.send(.text, Array("begin".utf8))
+        client.server.advance(by: .milliseconds(1))
+        // Below the watermark the longest message has room.
+        #expect(results.withLock { $0 } == [.sent, .sent, .dropped])
+        client.server.limitOutput(of: client.connection, to: nil)
+        client.server.advance(by: .milliseconds(1))
+        #expect(client.server.takeOutput(of: client.connection).count == 7 + 8 + 10 + (1 << 20))
+    }
+
     /// Waits for another thread without leaving this one.
     private static func elsewhere(_ work: @escaping @Sendable () -> Void) {
         let isDone = DispatchSemaphore(value: 0)

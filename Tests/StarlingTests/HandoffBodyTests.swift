@@ -109,7 +109,8 @@ import Testing
                     seen.withLock { $0.append(socket.isResumed ? "resumed" : "begun") }
                     for try await message in socket { seen.withLock { $0.append(message.text ?? "") } }
                     if !socket.isResumed { await gate.pass() }
-                    seen.withLock { $0.append("ended") }
+                    let leavesTheRest = socket.mustReturn
+                    seen.withLock { $0.append(leavesTheRest ? "returned" : "ended") }
                 }
             )
         }
@@ -126,7 +127,7 @@ import Testing
         server.endInput(of: client.connection)
         #expect(seen.withLock { $0 } == ["begun"])
         self.openGate(client)
-        #expect(seen.withLock { $0 } == ["begun", "ended", "resumed", "late", "ended"])
+        #expect(seen.withLock { $0 } == ["begun", "returned", "resumed", "late", "ended"])
         server.failHandOff()
         server.beginShutdown()
         #expect(server.isFinished)

@@ -34,6 +34,8 @@ final class BroadcastHub: Sendable {
         /// Publications that come after a change which is under way, by topic: whoever subscribes and publishes is to hear it.
         var held: [Topic: [Publication]] = [:]
         var isPublishing = false
+        /// Publications that were taken out of the queue, and that the broadcaster has not answered yet.
+        var publishingCount = 0
         var queuedByteCount = 0
         var wakeup: CheckedContinuation<Void, Never>?
         var isFinished = false
@@ -403,6 +405,7 @@ final class BroadcastHub: Sendable {
             for publication in publications {
                 // As above: the publisher has not waited for an answer, the broadcaster logs and counts.
                 _ = try? await self.broadcaster.publish(publication.message, to: publication.topic)
+                self.state.withLock { $0.publishingCount -= 1 }
             }
         }
         self.releasePublishedWaiters(if: Self.hasPublished)
@@ -416,6 +419,7 @@ final class BroadcastHub: Sendable {
             }
             defer { state.queue = [] }
             state.queuedByteCount -= state.queue.reduce(0) { $0 + Self.queuedByteCount(of: $1.message) }
+            state.publishingCount += state.queue.count
             return state.queue
         }
     }
@@ -425,9 +429,11 @@ final class BroadcastHub: Sendable {
         Inbox.messageByteCount + message.byteCount
     }
 
-    /// How many publications the broadcaster has not been given.
+    /// How many publications the broadcaster has not been given, or not answered.
     var unpublishedCount: Int {
-        self.state.withLock { $0.queue.count + $0.held.values.reduce(0) { $0 + $1.count } }
+        self.state.withLock { state in
+            state.publishingCount + state.queue.count + state.held.values.reduce(0) { $0 + $1.count }
+        }
     }
 
     /// Returns when the broadcaster has been given all publications, or the task is cancelled.

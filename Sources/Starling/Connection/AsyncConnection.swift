@@ -158,7 +158,8 @@ internal import Synchronization
         }
         rare.closure = closure
         rare.end = End(closure)
-        unsafe self.state.pointee.mustReturn = false
+        // A body that has begun to return goes on to: another one comes, with what this one leaves for it.
+        if !rare.handoff.isHeeded { unsafe self.state.pointee.mustReturn = false }
         self.isFinished.store(true, ordering: .releasing)
         self.drained()
         self.resumeReader()
@@ -177,15 +178,16 @@ internal import Synchronization
         unsafe self.state.pointee.isReadingPaused = false
     }
 
-    /// What a body has not taken of a connection that has ended, and the budget is charged for; on the loop.
+    /// What the budget is charged for messages of a connection that has ended, until its body has done with them; on the loop.
     var leftByteCount: Int {
-        unsafe self.state.pointee.rare?.inboxCharge == nil ? 0 : self.state.pointee.inbox.byteCount
+        unsafe self.state.pointee.rare?.inboxCharge?.byteCount ?? 0
     }
 
-    /// Gives that up, for want of memory.
+    /// Gives up those that the body has not taken, for want of memory.
     func giveUpWhatIsLeft() {
-        self.letGoOfInbox()
         self.rare.inboxCharge = nil
+        guard unsafe self.state.pointee.inbox.byteCount > 0 else { return }
+        self.letGoOfInbox()
         self.rare.end = .failed(WebSocketError(.memoryExhausted, closeCode: self.rare.closure?.code))
     }
 
@@ -440,7 +442,7 @@ internal import Synchronization
         while self.end == nil, self.isAboveHighWatermark.load(ordering: .relaxed) {
             if self.mustReturn {
                 guard staysBehind else {
-                    self.rare.handoff.isHeeded = true
+                    if self.bodyThatRuns != nil { self.rare.handoff.isHeeded = true }
                     return false
                 }
                 await self.waitForDrain()
@@ -480,7 +482,7 @@ internal import Synchronization
             throw WebSocketError(.messageTooBig)
         }
         // Wherever the caller is after it has waited, and whatever others have sent meanwhile.
-        while true {
+        while !self.isOver {
             let driver = self.driverInOrder
             if let driver, !driver.takesMessages(self.id) { throw WebSocketError(.closed) }
             if self.isAboveHighWatermark.load(ordering: .relaxed) {
@@ -495,15 +497,24 @@ internal import Synchronization
             } else if self.postedByteCount.load(ordering: .relaxed) > self.facts.inboundByteCountMax {
                 await self.waitUntilTaken()
             } else {
-                guard !self.isOver, self.post(message) else { throw WebSocketError(.closed) }
+                guard self.post(message) else { throw WebSocketError(.closed) }
                 return
             }
         }
+        throw WebSocketError(.closed)
     }
 
     func trySend(_ message: Message) -> SendResult {
         if self.isOver { return .dropped }
         if let result = self.sendOnLoop(message) { return result }
+        if let driver = self.loop.currentDriver {
+            // Behind what others have handed over, for which there must be room as well.
+            let posted = self.postedByteCount.load(ordering: .relaxed)
+            guard driver.hasRoom(for: message.byteCount, behind: posted, self.id), self.post(message) else {
+                return .dropped
+            }
+            return self.isAboveHighWatermark.load(ordering: .relaxed) ? .buffered : .sent
+        }
         guard message.byteCount <= self.facts.outboundByteCountMax,
             !self.isAboveHighWatermark.load(ordering: .relaxed),
             self.postedByteCount.load(ordering: .relaxed) <= self.facts.inboundByteCountMax
@@ -514,9 +525,12 @@ internal import Synchronization
     /// Hands a message over to the loop; false if the connection is not the loop's any more.
     private func post(_ message: Message) -> Bool {
         self.handOver(message.byteCount)
-        if self.loop.post(.send(message, to: self)) { return true }
+        return self.loop.post(.send(message, to: self))
+    }
+
+    /// A message that was handed over too late: the loop has ended, or another process has the connection.
+    func cameTooLate(_ message: Message) {
         self.took(message.byteCount)
-        return false
     }
 
     private func handOver(_ byteCount: Int) {
@@ -559,7 +573,7 @@ internal import Synchronization
             do {
                 try await hub.waitUntilSubscribed(to: topic)
             } catch {
-                throw self.failure(of: error)
+                throw await self.failure(of: error)
             }
         }
     }
@@ -569,8 +583,12 @@ internal import Synchronization
 
     /// What a broadcaster's failure is for whoever has asked: nothing of its own, if the connection has ended, or the caller's task is
     /// cancelled.
-    func failure(of error: BroadcastError) -> WebSocketError {
-        if self.isOver { return WebSocketError(.closed) }
+    func failure(of error: BroadcastError) async -> WebSocketError {
+        // Asked on the loop: topics are left before a connection's end is known elsewhere.
+        let id = self.id
+        guard await self.onLoop(orElse: false, { $0.takesMessages(id) }) else {
+            return WebSocketError(.closed)
+        }
         return Task.isCancelled
             ? WebSocketError(.cancelled) : WebSocketError(.broadcasting, underlying: error)
     }

@@ -197,7 +197,7 @@ struct SubscriptionRecovery {
         do {
             return try await question()
         } catch {
-            throw self.connection.failure(of: error)
+            throw await self.connection.failure(of: error)
         }
     }
 }

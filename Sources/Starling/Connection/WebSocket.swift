@@ -70,8 +70,8 @@ public struct WebSocket: Sendable, AsyncSequence {
 
     /// Sends a message.
     ///
-    /// Suspends only while the outbound buffer is above its high watermark, or, on another thread than the loop's, while more
-    /// than ``EndpointConfiguration/inboundByteCountMax`` is on its way to the loop. When it returns, the message is in order
+    /// Suspends only while the outbound buffer is above its high watermark, or while more than
+    /// ``EndpointConfiguration/inboundByteCountMax`` is on its way to the loop from other threads. When it returns, the message is in order
     /// behind all earlier ones of this task; it is not yet received. Should others have filled the buffer before the message
     /// reaches the loop, the connection is closed with 1013 (try again later): a message that was accepted is not left out.
     ///
@@ -99,7 +99,8 @@ public struct WebSocket: Sendable, AsyncSequence {
 
     /// Sends a message if the outbound buffer takes it now.
     ///
-    /// Never suspends. On the connection's loop the result says what the buffer has made of the message. On another thread it
+    /// Never suspends. On the connection's loop the result says what the buffer has made of the message, or will make of it behind
+    /// those that other threads have handed over. On another thread it
     /// is never ``SendResult/buffered``: ``SendResult/sent`` says that the message is on its way to the loop, with the same end as
     /// `send` has for one that does not fit there; ``SendResult/dropped`` that the connection is closed, that the
     /// message is too big, that the buffer is above its high watermark, or that more than

@@ -99,10 +99,8 @@ extension ConnectionDriver {
     }
 
     private func drainMessage(of subprotocol: Subprotocol, _ index: Int, _ delay: Duration) -> Message? {
-        if let message = subprotocol.connectionDrainMessage {
-            return message(self.id(of: index), self.topics(of: index), delay)
-        }
-        return subprotocol.drainMessage?(delay)
+        subprotocol.connectionDrainMessage?(self.id(of: index), self.topics(of: index), delay)
+            ?? subprotocol.drainMessage?(delay)
     }
 
     /// Sees one connection off, as a shutdown does.

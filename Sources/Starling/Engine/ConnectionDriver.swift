@@ -211,7 +211,8 @@ internal import StarlingDeflate
         guard self.loop.mailbox.prepareToSleep() else { return 0 }
         if !self.waitingUpgrades.isEmpty { return Self.turnIntervalMilliseconds }
         // One that holds something looks whether others need the memory.
-        return self.wheel.count > 0 || self.drain != nil || self.chargedByteCount > 0
+        let holdsMemory = self.chargedByteCount > 0 || !self.stragglers.isEmpty
+        return self.wheel.count > 0 || self.drain != nil || holdsMemory
             ? Int32(TimerWheel.intervalMilliseconds) : -1
     }
 
@@ -443,6 +444,15 @@ internal import StarlingDeflate
     func isServed(_ index: Int) -> Bool {
         let slot = unsafe self.slots.pointer(index)
         return unsafe slot.pointee.phase == .open && slot.pointee.closing.isOpen
+    }
+
+    /// Whether there is room for a message behind others that are on their way to a connection.
+    func hasRoom(for byteCount: Int, behind postedByteCount: Int, _ id: ConnectionID) -> Bool {
+        guard self.takesMessages(id), let index = self.index(of: id),
+            let outbound = unsafe self.slots.pointer(index).pointee.endpoint?.outbound
+        else { return false }
+        let waiting = unsafe self.slots.pointer(index).pointee.outbound.byteCount
+        return outbound.hasRoom(for: byteCount, behind: waiting + postedByteCount)
     }
 
     /// Whether messages for a connection, and a close, are taken: it is open, or on its way to another process, which gets them.

@@ -107,7 +107,9 @@ public final class EventLoop: TaskExecutor, Sendable {
         case .closed:
             Self.handleAfterEnd(message)
             return false
-        case .departed: return false
+        case .departed:
+            Self.handleAfterEnd(message)
+            return false
         }
     }
 
@@ -118,7 +120,8 @@ public final class EventLoop: TaskExecutor, Sendable {
         switch message {
         case .job(let job): globalConcurrentExecutor.enqueue(ExecutorJob(job))
         case .perform(let work): work(nil)
-        case .publication, .send: break
+        case .send(let message, let connection): connection.cameTooLate(message)
+        case .publication: break
         }
     }
 

@@ -90,7 +90,7 @@ public final class MemoryBudget: Sendable {
 
 /// What is charged to a budget as long as this lives.
 final class MemoryCharge {
-    private let byteCount: Int
+    let byteCount: Int
     private let budget: MemoryBudget
 
     init(_ byteCount: Int, to budget: MemoryBudget) {
