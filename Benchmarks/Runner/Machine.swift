@@ -17,10 +17,8 @@ struct Machine: Codable {
 
     init() throws {
         self.date = Date.now.formatted(.iso8601.year().month().day())
-        self.processor =
-            field("model name", of: try readFile("/proc/cpuinfo"))?.replacing(" Processor", with: "")
-            ?? "unknown"
         let facts = try readFile("/proc/cpuinfo")
+        self.processor = field("model name", of: facts)?.replacing(" Processor", with: "") ?? "unknown"
         self.processorModel = field("cpu family", of: facts).flatMap { family in
             field("model\t", of: facts).map { "family \(family), model \($0)" }
         }
@@ -37,7 +35,8 @@ struct Machine: Codable {
 
     /// A line for readers.
     var summary: String {
-        "\(self.processor)\(self.processorModel.map { " (\($0))" } ?? ""), \(self.coreCount) cores, \(self.memoryGiB) GiB; Linux \(self.kernel) with "
+        let processor = self.processor + (self.processorModel.map { " (\($0))" } ?? "")
+        return "\(processor), \(self.coreCount) cores, \(self.memoryGiB) GiB; Linux \(self.kernel) with "
             + "\(self.congestionControl); load average \(hundredths(self.loadAverage)) before the first measurement"
     }
 }
@@ -71,8 +70,8 @@ struct Versions: Codable {
     var summary: String {
         let peers = Contender.allCases.compactMap { self.peers[$0.rawValue] }
         let own = ["Swift \(self.swift)", "OpenSSL \(self.openSSL)", "Redis \(self.redis)"]
-        return ([self.starling.map { "Starling \($0)" }].compactMap(\.self) + own + peers)
-            .joined(separator: "; ")
+        let starling = self.starling.map { ["Starling \($0)"] } ?? []
+        return (starling + own + peers).joined(separator: "; ")
     }
 }
 

@@ -42,7 +42,6 @@ actor RedisSubscriptions {
         var isLive: Bool {
             self.isAcknowledged && !self.isCatchingUp
         }
-
     }
 
     /// Somebody who waits for topics to be live.

@@ -88,18 +88,23 @@ private final class FussyBroadcaster: Broadcaster {
         }
     }
 
-    @Test("Whose topic has no subscriber any more waits for it no longer")
-    func abandoned() async throws {
-        let hub = self.hub(FussyBroadcaster())
-        hub.addInterest(in: "t", of: self.loop)
-        let waiting = Task { () -> BroadcastError.Code? in
+    /// Somebody who waits for a topic; ends with the error's code, if there is one.
+    private func waiter(for topic: Topic, _ hub: BroadcastHub) -> Task<BroadcastError.Code?, Never> {
+        Task {
             do throws(BroadcastError) {
-                try await hub.waitUntilSubscribed(to: "t")
+                try await hub.waitUntilSubscribed(to: topic)
                 return nil
             } catch {
                 return error.code
             }
         }
+    }
+
+    @Test("Whose topic has no subscriber any more waits for it no longer")
+    func abandoned() async throws {
+        let hub = self.hub(FussyBroadcaster())
+        hub.addInterest(in: "t", of: self.loop)
+        let waiting = self.waiter(for: "t", hub)
         try await eventually("somebody to wait") { hub.waitingCount == 1 }
         hub.removeInterest(in: "t", of: self.loop)
         // Nor does one that begins to wait too late.
@@ -114,16 +119,7 @@ private final class FussyBroadcaster: Broadcaster {
         let hub = self.hub(broadcaster)
         try await self.withRunning([hub]) {
             hub.addInterest(in: "silent", of: self.loop)
-            let waiters = (0..<2).map { _ in
-                Task { () -> BroadcastError.Code? in
-                    do throws(BroadcastError) {
-                        try await hub.waitUntilSubscribed(to: "silent")
-                        return nil
-                    } catch {
-                        return error.code
-                    }
-                }
-            }
+            let waiters = (0..<2).map { _ in self.waiter(for: "silent", hub) }
             try await eventually("both to wait") { hub.waitingCount == 2 }
             try await eventually("the broker to be asked") { broadcaster.seen.callsUnderWay == 1 }
             waiters[0].cancel()

@@ -39,6 +39,11 @@ final class BroadcastHub: Sendable {
         var queuedByteCount = 0
         var wakeup: CheckedContinuation<Void, Never>?
         var isFinished = false
+
+        /// Publications that the broadcaster has not been given, or not answered.
+        var unpublishedCount: Int {
+            self.publishingCount + self.queue.count + self.held.values.reduce(0) { $0 + $1.count }
+        }
     }
 
     /// Who waits until the broadcaster delivers a topic.
@@ -408,7 +413,7 @@ final class BroadcastHub: Sendable {
                 self.state.withLock { $0.publishingCount -= 1 }
             }
         }
-        self.releasePublishedWaiters(if: Self.hasPublished)
+        self.releasePublishedWaiters { $0.unpublishedCount == 0 }
     }
 
     private func takeQueue() -> [Publication]? {
@@ -431,9 +436,7 @@ final class BroadcastHub: Sendable {
 
     /// How many publications the broadcaster has not been given, or not answered.
     var unpublishedCount: Int {
-        self.state.withLock { state in
-            state.publishingCount + state.queue.count + state.held.values.reduce(0) { $0 + $1.count }
-        }
+        self.state.withLock(\.unpublishedCount)
     }
 
     /// Returns when the broadcaster has been given all publications, or the task is cancelled.
@@ -442,7 +445,7 @@ final class BroadcastHub: Sendable {
         await withTaskCancellationHandler {
             await withCheckedContinuation { continuation in
                 let isDone = self.state.withLock { state in
-                    if Self.hasPublished(state) || state.isFinished || Task.isCancelled { return true }
+                    if state.unpublishedCount == 0 || state.isFinished || Task.isCancelled { return true }
                     state.publishedWaiters[number] = continuation
                     return false
                 }
@@ -451,10 +454,6 @@ final class BroadcastHub: Sendable {
         } onCancel: {
             self.state.withLock { $0.publishedWaiters.removeValue(forKey: number) }?.resume()
         }
-    }
-
-    private static func hasPublished(_ state: State) -> Bool {
-        state.queue.isEmpty && state.held.isEmpty && !state.isPublishing
     }
 
     private func releasePublishedWaiters(if isDone: (State) -> Bool) {

@@ -40,7 +40,7 @@ public struct ConnectionRegistry: Sendable {
 
     /// The connections of a user.
     public func connections(ofUser user: String) async -> [Entry] {
-        await self.gather { driver in driver.openSlots(ofUser: user).map { driver.entry(of: $0) } }
+        await self.gather { driver in driver.servedSlots(ofUser: user).map { driver.entry(of: $0) } }
     }
 
     /// The subscribers of a topic.
@@ -108,14 +108,14 @@ public struct ConnectionRegistry: Sendable {
     public func subscribe(user: String, to topic: Topic) async -> Int {
         guard !topic.isReserved else { return 0 }
         return await self.gather { driver in
-            driver.openSlots(ofUser: user).map { driver.subscribe($0, to: topic) }
+            driver.servedSlots(ofUser: user).map { driver.subscribe($0, to: topic) }
         }.count { $0 }
     }
 
     /// Unsubscribes every connection of a user from a topic.
     public func unsubscribe(user: String, from topic: Topic) async {
         _ = await self.gather { driver in
-            driver.openSlots(ofUser: user).map { driver.unsubscribe($0, from: topic) }
+            driver.servedSlots(ofUser: user).map { driver.unsubscribe($0, from: topic) }
         }
     }
 
@@ -152,11 +152,7 @@ extension ConnectionDriver {
         )
     }
 
-    func openSlots() -> [Int] {
-        (0..<self.slots.usedCapacity).filter(self.isServed)
-    }
-
-    func openSlots(ofUser user: String) -> [Int] {
+    func servedSlots(ofUser user: String) -> [Int] {
         (self.users[user] ?? []).map(Int.init).filter(self.isServed)
     }
 
